@@ -1,1 +1,7 @@
-//! sys
+//! What Ambit asks of the Linux kernel beyond the standard library: namespaces, netlink, descriptor passing, socket options.
+//!
+//! The only crate with `unsafe`, so that it can be read as a whole. Everything here is synchronous and knows nothing of
+//! the mesh: callers decide, and make what they get asynchronous where they need it.
+
+pub mod netns;
+pub mod socket;
