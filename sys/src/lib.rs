@@ -4,4 +4,5 @@
 //! the mesh: callers decide, and make what they get asynchronous where they need it.
 
 pub mod netns;
+pub mod seqpacket;
 pub mod socket;
