@@ -3,5 +3,16 @@
 //! Nothing here opens a socket, reads a clock, draws a random number or touches a file: `now` and `rng` are arguments.
 //! So every decision is a table test, and the tool that explains a decision runs the code that decides.
 
+pub mod admit;
+pub mod certificate;
+pub mod decide;
+pub mod delta;
 pub mod identity;
+pub mod model;
 pub mod name;
+pub mod parse;
+pub mod pick;
+pub mod plan;
+pub mod refusal;
+pub mod store;
+pub mod table;
