@@ -1,1 +1,6 @@
-//! net
+//! The machinery that both proxies share: TLS, tunnels, discovery and certificate clients, metrics.
+//!
+//! Drivers only: they move bytes and carry out what `mesh` decided. What a worker thread calls is cheap and takes no
+//! lock across an await; what the main thread runs is ordinary async code.
+
+pub mod tls;
