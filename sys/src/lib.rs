@@ -6,5 +6,7 @@
 pub mod netlink;
 pub mod netns;
 pub mod process;
+pub mod route;
 pub mod seqpacket;
 pub mod socket;
+pub mod sysctl;
