@@ -1,0 +1,254 @@
+//! Kubernetes manifests as typed, checked values.
+//!
+//! A document is read into a plain tree by the YAML parser and from there into the few fields the mesh acts on, field
+//! by field, so that every fault names where it is (`spec.rules[0].to[1].operation.ports[0]`) and one reading finds all
+//! faults of an object. Security kinds refuse fields that the API does not have; core kinds ignore what is not read
+//! here. Nothing in this module touches a file: [`crate::source`] does, and decides what stands in for a bad object.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde_json::Value;
+
+pub mod authorization;
+pub mod core;
+mod meta;
+pub mod peer;
+mod read;
+pub mod selector;
+mod yaml;
+
+pub use self::{
+    authorization::AuthorizationPolicy,
+    core::{EndpointSlice, Namespace, Node, Pod, Service, ServiceAccount},
+    meta::Meta,
+    peer::PeerAuthentication,
+    selector::Selector,
+    yaml::{Document, LIMITS, Limits, documents, tree},
+};
+use self::{
+    meta::metadata,
+    read::{At, Faults},
+};
+
+/// The kinds that are compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `v1`.
+    Namespace,
+    /// `v1`.
+    Node,
+    /// `v1`.
+    ServiceAccount,
+    /// `v1`.
+    Service,
+    /// `discovery.k8s.io/v1`.
+    EndpointSlice,
+    /// `v1`.
+    Pod,
+    /// `security.istio.io/v1`.
+    AuthorizationPolicy,
+    /// `security.istio.io/v1`.
+    PeerAuthentication,
+}
+
+impl Kind {
+    const ALL: [Self; 8] = [
+        Self::Namespace,
+        Self::Node,
+        Self::ServiceAccount,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Pod,
+        Self::AuthorizationPolicy,
+        Self::PeerAuthentication,
+    ];
+
+    /// As written in `kind:`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
+            Self::ServiceAccount => "ServiceAccount",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Pod => "Pod",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::PeerAuthentication => "PeerAuthentication",
+        }
+    }
+
+    /// Whether an object of this kind says who may talk to whom, so that losing one is not safe.
+    pub fn is_policy(self) -> bool {
+        matches!(self, Self::AuthorizationPolicy | Self::PeerAuthentication)
+    }
+
+    fn namespaced(self) -> bool {
+        !matches!(self, Self::Namespace | Self::Node)
+    }
+
+    fn group(self) -> &'static str {
+        match self {
+            Self::EndpointSlice => "discovery.k8s.io",
+            Self::AuthorizationPolicy | Self::PeerAuthentication => "security.istio.io",
+            _ => "",
+        }
+    }
+
+    fn versions(self) -> &'static [&'static str] {
+        if self.is_policy() { &["v1", "v1beta1"] } else { &["v1"] }
+    }
+
+    /// The kind of this API group and name, whatever the version.
+    pub fn find(group: &str, name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.group() == group && kind.as_str() == name)
+    }
+}
+
+/// Which object. Written `Kind/namespace/name`, without a namespace for kinds that have none.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectRef {
+    /// Of which kind.
+    pub kind: Kind,
+    /// Empty for kinds without namespaces.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+}
+
+impl ObjectRef {
+    /// A reference of three parts.
+    pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
+        Self { kind, namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.as_str())?;
+        if !self.namespace.is_empty() {
+            write!(f, "/{}", self.namespace)?;
+        }
+        write!(f, "/{}", self.name)
+    }
+}
+
+/// One thing that is wrong with an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fault {
+    /// Path of the field, for example `spec.action`; empty if the whole object is meant.
+    pub field: String,
+    /// What is wrong and what is expected, in words.
+    pub reason: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.field.is_empty() { f.write_str(&self.reason) } else { write!(f, "{}: {}", self.field, self.reason) }
+    }
+}
+
+/// An object without faults.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "each variant is the type it holds")]
+pub enum Object {
+    Namespace(Namespace),
+    Node(Node),
+    ServiceAccount(ServiceAccount),
+    Service(Service),
+    EndpointSlice(EndpointSlice),
+    Pod(Pod),
+    AuthorizationPolicy(AuthorizationPolicy),
+    PeerAuthentication(PeerAuthentication),
+}
+
+impl Object {
+    /// Which object this is.
+    pub fn reference(&self) -> ObjectRef {
+        let (kind, meta) = match self {
+            Self::Namespace(object) => (Kind::Namespace, &object.meta),
+            Self::Node(object) => (Kind::Node, &object.meta),
+            Self::ServiceAccount(object) => (Kind::ServiceAccount, &object.meta),
+            Self::Service(object) => (Kind::Service, &object.meta),
+            Self::EndpointSlice(object) => (Kind::EndpointSlice, &object.meta),
+            Self::Pod(object) => (Kind::Pod, &object.meta),
+            Self::AuthorizationPolicy(object) => (Kind::AuthorizationPolicy, &object.meta),
+            Self::PeerAuthentication(object) => (Kind::PeerAuthentication, &object.meta),
+        };
+        ObjectRef::new(kind, &meta.namespace, &meta.name)
+    }
+}
+
+/// What one manifest turned out to be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Manifest {
+    /// Good.
+    Object(Box<Object>),
+    /// Of a kind that is not compiled, as `apiVersion/kind`.
+    Unused(String),
+    /// Of a kind that is compiled, but faulty.
+    Refused(Refused),
+    /// Not a manifest at all.
+    Alien(Fault),
+}
+
+/// A faulty object: as much as could be read of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refused {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace, `default` if it names none; empty for kinds without namespaces.
+    pub namespace: String,
+    /// Its name, if that is one.
+    pub name: Option<String>,
+    /// The workloads that it selects, if that much could be read; only for policies.
+    pub selector: Option<Selector>,
+    /// What is wrong, at least one.
+    pub faults: Vec<Fault>,
+}
+
+/// Reads one manifest. `path` is where the tree stands in its document (`items[3]`), empty for the document itself.
+pub fn manifest(tree: &Value, path: &str) -> Manifest {
+    let at = At::new(path, tree);
+    let (Some(version), Some(kind)) = (at.peek("apiVersion"), at.peek("kind")) else {
+        let reason = "not a manifest: apiVersion and kind are missing".to_owned();
+        return Manifest::Alien(Fault { field: path.to_owned(), reason });
+    };
+    let (group, number) = version.split_once('/').unwrap_or(("", version));
+    let Some(found) = Kind::find(group, kind) else {
+        return Manifest::Unused(format!("{version}/{kind}"));
+    };
+    let mut faults = Faults::default();
+    if !found.versions().contains(&number) {
+        faults.add(&at, "apiVersion", format!("version {number:?} of {kind} is not known: use {}", found.versions()[0]));
+    }
+    let meta = metadata(&at, found, &mut faults);
+    let selector = if found.is_policy() { selector::peek(&at) } else { None };
+    let namespace = meta.namespace.clone();
+    let name = (!meta.name.is_empty()).then(|| meta.name.clone());
+    let object = object(found, meta, &at, &mut faults);
+    if faults.is_empty() {
+        return Manifest::Object(Box::new(object));
+    }
+    Manifest::Refused(Refused { kind: found, namespace, name, selector, faults: faults.into() })
+}
+
+fn object(kind: Kind, meta: Meta, at: &At<'_>, faults: &mut Faults) -> Object {
+    match kind {
+        Kind::Namespace => Object::Namespace(Namespace { meta }),
+        Kind::Node => Object::Node(Node { meta }),
+        Kind::ServiceAccount => Object::ServiceAccount(ServiceAccount { meta }),
+        Kind::Service => Object::Service(core::service(meta, at, faults)),
+        Kind::EndpointSlice => Object::EndpointSlice(core::endpoint_slice(meta, at, faults)),
+        Kind::Pod => Object::Pod(core::pod(meta, at, faults)),
+        Kind::AuthorizationPolicy => {
+            Object::AuthorizationPolicy(authorization::authorization_policy(meta, at, faults))
+        }
+        Kind::PeerAuthentication => Object::PeerAuthentication(peer::peer_authentication(meta, at, faults)),
+    }
+}
+
+/// Labels or annotations.
+pub type Labels = BTreeMap<String, String>;
+
+#[cfg(test)]
+mod tests;

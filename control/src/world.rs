@@ -1,0 +1,98 @@
+//! Everything that is known, as typed values: the input of [`crate::compile`].
+//!
+//! A world is a plain value. [`crate::source`] makes one out of files; node agents add what they see on their nodes.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+};
+
+use mesh::local::Local;
+
+use crate::manifest::{
+    AuthorizationPolicy, EndpointSlice, Fault, Kind, Namespace, Node, Object, ObjectRef, PeerAuthentication, Pod,
+    Selector, Service, ServiceAccount,
+};
+
+/// Namespace and name.
+pub type Key = (String, String);
+
+/// All objects, by name, or by namespace and name.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[expect(missing_docs, reason = "the first eight are the kinds they are named after")]
+pub struct World {
+    pub namespaces: BTreeMap<String, Namespace>,
+    pub nodes: BTreeMap<String, Node>,
+    pub service_accounts: BTreeMap<Key, ServiceAccount>,
+    pub services: BTreeMap<Key, Service>,
+    pub endpoint_slices: BTreeMap<Key, EndpointSlice>,
+    pub pods: BTreeMap<Key, Pod>,
+    pub authorization_policies: BTreeMap<Key, AuthorizationPolicy>,
+    pub peer_authentications: BTreeMap<Key, PeerAuthentication>,
+    /// Policies that never had a good version: each denies until it has one.
+    pub denials: BTreeMap<ObjectRef, Denial>,
+    /// What is wrong with objects whose newest version is refused, those among `denials` included.
+    pub faults: BTreeMap<ObjectRef, Vec<Fault>>,
+    /// Resources that were stored ready-made.
+    pub stored: Local,
+    /// What node agents say. `None`: there are no agents, and a pod's manifest speaks for it.
+    pub reports: Option<Reports>,
+}
+
+/// What node agents say of the pods of their nodes.
+pub type Reports = BTreeMap<Key, PodReport>;
+
+/// What a node agent says of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodReport {
+    /// The node that reports. A report by another node than the pod's is not heeded.
+    pub node: String,
+    /// As found in the pod's network namespace.
+    pub addresses: Vec<IpAddr>,
+    /// Whether it is up.
+    pub ready: bool,
+    /// Whether its traffic goes through the node proxy. Only then is it published as HBONE.
+    pub captured: bool,
+}
+
+/// The stand-in for a policy that cannot be understood.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Denial {
+    /// Whom it denies. `None`: its whole namespace, or the mesh if that is the root namespace.
+    pub selector: Option<Selector>,
+}
+
+impl World {
+    /// Adds an object, in place of one with the same reference.
+    pub fn insert(&mut self, object: Object) {
+        let ObjectRef { namespace, name, .. } = object.reference();
+        let key = (namespace, name);
+        match object {
+            Object::Namespace(object) => drop(self.namespaces.insert(key.1, object)),
+            Object::Node(object) => drop(self.nodes.insert(key.1, object)),
+            Object::ServiceAccount(object) => drop(self.service_accounts.insert(key, object)),
+            Object::Service(object) => drop(self.services.insert(key, object)),
+            Object::EndpointSlice(object) => drop(self.endpoint_slices.insert(key, object)),
+            Object::Pod(object) => drop(self.pods.insert(key, object)),
+            Object::AuthorizationPolicy(object) => drop(self.authorization_policies.insert(key, object)),
+            Object::PeerAuthentication(object) => drop(self.peer_authentications.insert(key, object)),
+        }
+    }
+
+    /// The object of this reference.
+    pub fn object(&self, reference: &ObjectRef) -> Option<Object> {
+        let key = (reference.namespace.clone(), reference.name.clone());
+        match reference.kind {
+            Kind::Namespace => self.namespaces.get(&key.1).cloned().map(Object::Namespace),
+            Kind::Node => self.nodes.get(&key.1).cloned().map(Object::Node),
+            Kind::ServiceAccount => self.service_accounts.get(&key).cloned().map(Object::ServiceAccount),
+            Kind::Service => self.services.get(&key).cloned().map(Object::Service),
+            Kind::EndpointSlice => self.endpoint_slices.get(&key).cloned().map(Object::EndpointSlice),
+            Kind::Pod => self.pods.get(&key).cloned().map(Object::Pod),
+            Kind::AuthorizationPolicy => {
+                self.authorization_policies.get(&key).cloned().map(Object::AuthorizationPolicy)
+            }
+            Kind::PeerAuthentication => self.peer_authentications.get(&key).cloned().map(Object::PeerAuthentication),
+        }
+    }
+}
