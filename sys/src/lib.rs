@@ -5,6 +5,7 @@
 
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod process;
 pub mod route;
 pub mod seqpacket;

@@ -1,0 +1,274 @@
+//! Tables in namespaces made for each test, and what connections make of them.
+
+use super::*;
+use crate::{
+    netns::{Netns, privileged},
+    route, socket,
+};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+
+fn every_kind_of_rule() -> Table {
+    let (four, six) = (
+        Ipv4Addr::new(10, 1, 2, 3).into(),
+        Ipv6Addr::LOCALHOST.into(),
+    );
+    let rules = [true, false].into_iter().flat_map(|is| {
+        let conditions = [
+            Match::Tcp,
+            Match::Mark {
+                mark: 0x539,
+                mask: 0xfff,
+                is,
+            },
+            Match::Mark {
+                mark: 7,
+                mask: u32::MAX,
+                is,
+            },
+            Match::ConnectionMark {
+                mark: 0x111,
+                mask: 0xfff,
+                is,
+            },
+            Match::Out {
+                name: "lo".into(),
+                is,
+            },
+            Match::Source {
+                ip: four,
+                prefix: 32,
+                is,
+            },
+            Match::Source {
+                ip: four,
+                prefix: 9,
+                is,
+            },
+            Match::Source {
+                ip: six,
+                prefix: 128,
+                is,
+            },
+            Match::Destination {
+                ip: four,
+                prefix: 0,
+                is,
+            },
+            Match::Destination {
+                ip: six,
+                prefix: 64,
+                is,
+            },
+            Match::Port { port: 15008, is },
+        ];
+        conditions.map(|condition| Rule {
+            when: vec![Match::Tcp, condition],
+            then: Action::Accept,
+        })
+    });
+    let mangle = [
+        Action::MarkConnection {
+            mark: 0x111,
+            mask: 0xfff,
+        },
+        Action::RestoreMark,
+        Action::Accept,
+    ];
+    let mangle = mangle.map(|then| Rule { when: vec![], then });
+    let chain = |name: &str, kind, hook, priority, rules| Chain {
+        name: name.into(),
+        kind,
+        hook,
+        priority,
+        rules,
+    };
+    let arrival = vec![Rule {
+        when: vec![Match::In {
+            name: "eth0".into(),
+            is: true,
+        }],
+        then: Action::Accept,
+    }];
+    let redirect = rules
+        .chain([Rule {
+            when: vec![Match::Tcp],
+            then: Action::Redirect(15001),
+        }])
+        .collect();
+    Table {
+        name: "ours".into(),
+        chains: vec![
+            chain(
+                "mangle-output",
+                Kind::Route,
+                Hook::Output,
+                -150,
+                mangle.to_vec(),
+            ),
+            chain(
+                "filter-prerouting",
+                Kind::Filter,
+                Hook::Prerouting,
+                -150,
+                arrival,
+            ),
+            chain("nat-output", Kind::Nat, Hook::Output, -100, redirect),
+        ],
+    }
+}
+
+#[test]
+fn what_is_put_in_place_is_listed_back() {
+    if !privileged("what_is_put_in_place_is_listed_back") {
+        return;
+    }
+    let table = every_kind_of_rule();
+    Netns::create()
+        .unwrap()
+        .within(|| {
+            assert_eq!(list()?, []);
+            replace(&table)?;
+            assert_eq!(tables()?, [(INET, "ours".to_owned())]);
+            let listed = list()?;
+            for (chain, found) in table.chains.iter().zip(&listed) {
+                for (rule, found) in chain.rules.iter().zip(&found.rules) {
+                    assert_eq!(&expression::compile(rule), found, "{rule:?}");
+                }
+            }
+            assert!(table.stands(&listed), "{listed:#?}");
+            replace(&table)?;
+            assert!(table.stands(&list()?), "replacing does not add");
+            remove("ours")?;
+            assert_eq!(list()?, []);
+            assert_eq!(remove("ours").unwrap_err().kind(), io::ErrorKind::NotFound);
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn any_difference_is_seen() {
+    if !privileged("any_difference_is_seen") {
+        return;
+    }
+    let table = every_kind_of_rule();
+    let mut others = Vec::new();
+    for change in [
+        |table: &mut Table| drop(table.chains.pop()),
+        |table: &mut Table| drop(table.chains[2].rules.remove(3)),
+        |table: &mut Table| table.chains[2].rules.swap(0, 4),
+        |table: &mut Table| table.chains[1].priority += 1,
+        |table: &mut Table| table.chains[1].hook = Hook::Input,
+        |table: &mut Table| table.chains[0].name.push('x'),
+        |table: &mut Table| table.chains[2].rules[0].then = Action::Redirect(15006),
+        |table: &mut Table| {
+            table.chains[2].rules[1].when[1] = Match::Mark {
+                mark: 0x538,
+                mask: 0xfff,
+                is: true,
+            }
+        },
+        |table: &mut Table| table.name.push('x'),
+    ] {
+        let mut other = table.clone();
+        change(&mut other);
+        others.push(other);
+    }
+    for other in others {
+        let listed = Netns::create()
+            .unwrap()
+            .within(|| replace(&other).and_then(|()| list()))
+            .unwrap();
+        assert!(!table.stands(&listed), "{other:?}");
+        assert!(other.stands(&listed));
+    }
+}
+
+#[test]
+fn a_table_that_cannot_be_is_refused_whole() {
+    if !privileged("a_table_that_cannot_be_is_refused_whole") {
+        return;
+    }
+    let mut table = every_kind_of_rule();
+    // Redirection is for chains of its own kind.
+    table.chains[0].rules.push(Rule {
+        when: vec![],
+        then: Action::Redirect(1),
+    });
+    Netns::create()
+        .unwrap()
+        .within(|| {
+            let error = replace(&table).unwrap_err();
+            assert!(crate::netlink::errno(&error).is_some(), "{error:?}");
+            assert_eq!(tables()?, []);
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_redirected_connection_knows_where_it_was_going() {
+    if !privileged("a_redirected_connection_knows_where_it_was_going") {
+        return;
+    }
+    let (here, there) = (Netns::create().unwrap(), Netns::create().unwrap());
+    let table = Table {
+        name: "ours".into(),
+        chains: vec![Chain {
+            name: "out".into(),
+            kind: Kind::Nat,
+            hook: Hook::Output,
+            priority: -100,
+            rules: vec![Rule {
+                when: vec![Match::Tcp],
+                then: Action::Redirect(15001),
+            }],
+        }],
+    };
+    let listeners = here
+        .within(|| {
+            route::set_up("lo")?;
+            route::veth("a", "b", &there)?;
+            route::add_address("a", [192, 0, 2, 1].into(), 24)?;
+            route::add_address("a", "2001:db8::1".parse().unwrap(), 64)?;
+            route::set_up("a")?;
+            there.within(|| route::set_up("b"))?;
+            replace(&table)?;
+            let any6 = (Ipv6Addr::UNSPECIFIED, 15001).into();
+            socket::listen(
+                any6,
+                socket::Options {
+                    transparent: true,
+                    ..Default::default()
+                },
+            )
+        })
+        .unwrap();
+    listeners.set_nonblocking(false).unwrap();
+    for wanted in ["192.0.2.9:80", "[2001:db8::9]:443"] {
+        let wanted: std::net::SocketAddr = wanted.parse().unwrap();
+        let client = here.within(|| TcpStream::connect(wanted)).unwrap();
+        let (server, _) = listeners.accept().unwrap();
+        assert_eq!(socket::original_destination(&server).unwrap(), wanted);
+        drop(client);
+    }
+    // A socket of IPv4 alone, and a connection that no rule touched.
+    let plain = here
+        .within(|| {
+            remove("ours")?;
+            TcpListener::bind(("192.0.2.1", 80))
+        })
+        .unwrap();
+    let _client = here.within(|| TcpStream::connect("192.0.2.1:80")).unwrap();
+    let (server, _) = plain.accept().unwrap();
+    let untouched = socket::original_destination(&server);
+    assert!(
+        untouched
+            .as_ref()
+            .is_ok_and(|to| to.to_string() == "192.0.2.1:80")
+            || untouched
+                .as_ref()
+                .is_err_and(|error| error.kind() == io::ErrorKind::NotFound),
+        "{untouched:?}"
+    );
+}
