@@ -3,6 +3,8 @@
 //! Drivers only: they move bytes and carry out what `mesh` decided. What a worker thread calls is cheap and takes no
 //! lock across an await; what the main thread runs is ordinary async code.
 
+pub mod ca;
 pub mod certificates;
+pub mod channel;
 pub mod clock;
 pub mod tls;
