@@ -15,7 +15,6 @@ use rcgen::{
     KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo, string::Ia5String,
 };
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, pem::PemObject as _};
-use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer as _, X509Certificate, X509CertificationRequest};
 
 use crate::state::{PUBLIC, SECRET, StateDir, StateError};
@@ -109,7 +108,7 @@ impl Authority {
         if !parsed.is_ca() {
             return Err(refused(ROOT_CERT, "is not the certificate of a certificate authority"));
         }
-        let expires = OffsetDateTime::from(parsed.validity().not_after.to_datetime()).into();
+        let expires = parsed.validity().not_after.to_datetime().into();
         let issuer = Issuer::from_ca_cert_der(&root, key).map_err(|error| refused(ROOT_CERT, &format!("cannot sign: {error}")))?;
         Ok(Self { root_pem, root, issuer, expires })
     }

@@ -6,7 +6,7 @@
 //! it. So, where both types change:
 //!
 //! 1. policies that are new and only bind whoever names them: without effect yet;
-//! 2. workloads and services; a workload goes on naming a policy that ends or widens its scope in this push;
+//! 2. workloads and services; a workload goes on naming a policy that ends or widens its scope, if step 3 has any;
 //! 3. all other policies that are new or changed;
 //! 4. those workloads again, now without the names kept for them;
 //! 5. the policies that are gone.
@@ -54,7 +54,9 @@ pub(super) fn steps(addresses: Change, policies: Change, between: &Between<'_>) 
     let mut last = Change::default();
     for (name, resource) in addresses.upserts {
         let old = between.old_addresses.get(&name);
-        let kept = old.map_or_else(Vec::new, |old| kept(old, &resource, between.new_policies, &changes));
+        // Without other policies to come there is nothing to bridge.
+        let bridged = old.filter(|_| !rest.is_empty());
+        let kept = bridged.map_or_else(Vec::new, |old| kept(old, &resource, between.new_policies, &changes));
         match naming(&resource, kept) {
             None => interim.upserts.push((name, resource)),
             Some(both) => {

@@ -297,3 +297,21 @@ impl fmt::Display for Malformed {
 }
 
 impl std::error::Error for Malformed {}
+
+#[cfg(test)]
+impl Stream {
+    /// How many responses of a kind wait for an answer.
+    pub(super) fn unanswered(&self, kind: Kind) -> usize {
+        self.subscriptions[kind.index()].unanswered.len()
+    }
+
+    /// Whether a response of this kind and nonce waits for an answer.
+    pub(super) fn awaits(&self, kind: Kind, nonce: u64) -> bool {
+        self.subscriptions[kind.index()].unanswered.iter().any(|(sent, _)| *sent == nonce)
+    }
+
+    /// Responses sent so far.
+    pub(super) fn sent(&self) -> u64 {
+        self.nonces
+    }
+}

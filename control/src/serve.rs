@@ -1,0 +1,109 @@
+//! The services on the wire: discovery, certificates, the nodes' reports, and the operator's local pages.
+//!
+//! Here requests meet decisions made elsewhere ([`crate::publish`], [`crate::placements`], [`crate::ca`]); nothing is
+//! decided here. Every call needs a node's token, and who calls is the node of that token.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{io::AsyncRead, io::AsyncWrite, sync::watch};
+use tokio_stream::Stream;
+use tonic::{Status, transport::server::Connected};
+
+use crate::{
+    ca::Authority,
+    placements::Placements,
+    publish::Snapshot,
+    reports::Reports,
+    serve::{certificates::Certificates, discovery::Discovery, metrics::Metrics, nodes::Nodes, streams::Streams},
+    stubs::{
+        certificate::istio_certificate_service_server::IstioCertificateServiceServer,
+        discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
+        node::node_service_server::NodeServiceServer,
+    },
+    tokens::Tokens,
+};
+
+pub mod accept;
+pub mod admin;
+mod certificates;
+mod discovery;
+pub mod metrics;
+mod nodes;
+pub mod streams;
+#[cfg(test)]
+mod tests;
+
+/// A request with the names and versions of 100,000 resources.
+const LARGEST_SUBSCRIPTION: usize = 16 * 1024 * 1024;
+const LARGEST_REPORT: usize = 4 * 1024 * 1024;
+const LARGEST_CERTIFICATE_REQUEST: usize = 64 * 1024;
+
+/// One state of the mesh, as all services see it.
+#[derive(Debug, Default)]
+pub struct Mesh {
+    /// The resources.
+    pub snapshot: Arc<Snapshot>,
+    /// Which pods run where.
+    pub placements: Placements,
+    /// The status of every object, and the problems of the source, as YAML.
+    pub statuses: String,
+}
+
+/// What the services share.
+#[derive(Debug)]
+pub struct Hub {
+    /// Signs leaves.
+    pub authority: Authority,
+    /// Whom identities must belong to.
+    pub trust_domain: String,
+    /// The longest life of a leaf.
+    pub longest_life: Duration,
+    /// Who may call.
+    pub tokens: Tokens,
+    /// What nodes said.
+    pub reports: Reports,
+    /// The state to bring every subscriber to.
+    pub mesh: watch::Sender<Arc<Mesh>>,
+    /// Who subscribes.
+    pub streams: Streams,
+    /// Counts.
+    pub metrics: Metrics,
+    /// True once this process is to end.
+    pub closing: watch::Sender<bool>,
+}
+
+impl Hub {
+    fn caller<T>(&self, request: &tonic::Request<T>, call: &'static str) -> Result<String, Status> {
+        self.tokens.caller(request.metadata().as_ref()).map_err(|refused| {
+            tracing::warn!(call, reason = %refused, "refused a caller");
+            self.metrics.refused_callers.inc();
+            Status::unauthenticated(refused.to_string())
+        })
+    }
+}
+
+/// Serves the three services on connections that are already encrypted, until `hub.closing` and the last call's end.
+pub async fn serve<I, C>(hub: Arc<Hub>, connections: I) -> Result<(), tonic::transport::Error>
+where
+    I: Stream<Item = std::io::Result<C>>,
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let mut closing = hub.closing.subscribe();
+    let closed = async move {
+        let _ = closing.wait_for(|closing| *closing).await;
+    };
+    let discovery = AggregatedDiscoveryServiceServer::new(Discovery(Arc::clone(&hub))).max_decoding_message_size(LARGEST_SUBSCRIPTION);
+    let certificates =
+        IstioCertificateServiceServer::new(Certificates(Arc::clone(&hub))).max_decoding_message_size(LARGEST_CERTIFICATE_REQUEST);
+    let nodes = NodeServiceServer::new(Nodes(hub)).max_decoding_message_size(LARGEST_REPORT);
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .http2_max_header_list_size(16 * 1024)
+        .max_concurrent_streams(128)
+        .add_service(discovery)
+        .add_service(certificates)
+        .add_service(nodes)
+        .serve_with_incoming_shutdown(connections, closed)
+        .await
+}

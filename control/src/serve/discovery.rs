@@ -1,0 +1,126 @@
+//! Delta discovery: one task per subscriber, between its socket and its [`publish::Stream`](crate::publish::Stream).
+//!
+//! While a response waits for a slow subscriber nothing else is prepared for it; the next push is made from the state
+//! that is current then.
+
+use std::sync::Arc;
+
+use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Hub, streams::Entry};
+use crate::{
+    publish::{Malformed, Stream},
+    stubs::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService,
+};
+
+/// Requests taken in before an answer is prepared: a subscriber sends one per type when it connects.
+const AT_ONCE: usize = 8;
+
+pub(super) struct Discovery(pub(super) Arc<Hub>);
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Discovery {
+    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let node = self.0.caller(&request, "discovery")?;
+        let entry = self.0.streams.enter(&node).ok_or_else(|| Status::resource_exhausted("this node has too many streams open"))?;
+        let (responses, receiver) = mpsc::channel(1);
+        let subscriber = Subscriber { hub: Arc::clone(&self.0), node, entry, stream: Stream::default() };
+        tokio::spawn(subscriber.run(request.into_inner(), responses));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+struct Subscriber {
+    hub: Arc<Hub>,
+    node: String,
+    entry: Entry,
+    stream: Stream,
+}
+
+impl Subscriber {
+    async fn run(mut self, requests: Streaming<DeltaDiscoveryRequest>, responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>) {
+        tracing::info!(node = self.node, "a subscriber connected");
+        let mut closing = self.hub.closing.subscribe();
+        let ended = tokio::select! {
+            ended = self.converse(requests, &responses) => ended,
+            _ = closing.wait_for(|closing| *closing) => Err(Status::unavailable("the control plane ends")),
+            () = responses.closed() => Ok(()),
+        };
+        match ended {
+            Ok(()) => tracing::info!(node = self.node, "a subscriber left"),
+            Err(status) => {
+                tracing::info!(node = self.node, reason = status.message(), "a subscriber's stream ended");
+                // Nobody may be there to hear it.
+                let _ = responses.try_send(Err(status));
+            }
+        }
+    }
+
+    /// Ends with the stream: well, or with what to tell the subscriber.
+    async fn converse(
+        &mut self,
+        mut requests: Streaming<DeltaDiscoveryRequest>,
+        responses: &mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    ) -> Result<(), Status> {
+        let mut mesh = self.hub.mesh.subscribe();
+        loop {
+            tokio::select! {
+                request = requests.message() => match request? {
+                    Some(request) => self.take(request)?,
+                    None => return Ok(()),
+                },
+                changed = mesh.changed() => if changed.is_err() {
+                    return Err(Status::unavailable("the control plane ends"));
+                },
+            }
+            for _ in 1..AT_ONCE {
+                tokio::select! {
+                    biased;
+                    request = requests.message() => match request? {
+                        Some(request) => self.take(request)?,
+                        None => return Ok(()),
+                    },
+                    () = std::future::ready(()) => break,
+                }
+            }
+            let snapshot = Arc::clone(&mesh.borrow_and_update().snapshot);
+            for response in self.stream.push(&snapshot) {
+                self.hub.metrics.pushed(&response);
+                if responses.send(Ok(response)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            self.entry.progressed(&self.stream);
+        }
+    }
+
+    fn take(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+        if let Some(node) = &request.node {
+            self.entry.named(&node.id);
+        }
+        let type_url = request.type_url.clone();
+        match self.stream.request(request) {
+            Ok(None) => Ok(()),
+            Ok(Some(complaint)) => {
+                tracing::warn!(node = self.node, r#type = type_url, reason = complaint, "a subscriber did not accept resources");
+                self.hub.metrics.rejected(&type_url);
+                Ok(())
+            }
+            Err(malformed) => {
+                tracing::warn!(node = self.node, reason = %malformed, "a malformed discovery request");
+                Err(match malformed {
+                    Malformed::UnknownType(_) | Malformed::LongName(_) => Status::invalid_argument(malformed.to_string()),
+                    Malformed::TooManyNames => Status::resource_exhausted(malformed.to_string()),
+                })
+            }
+        }
+    }
+}
