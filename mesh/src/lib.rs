@@ -8,6 +8,7 @@ pub mod certificate;
 pub mod decide;
 pub mod delta;
 pub mod identity;
+pub mod local;
 pub mod model;
 pub mod name;
 pub mod parse;

@@ -1,0 +1,196 @@
+//! A layer 4 authorization policy.
+
+use std::net::IpAddr;
+
+use crate::name::Name;
+
+/// One policy (`istio.security.Authorization`), or what stands in for one that is not understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// `<namespace>/<name>`.
+    pub name: Name,
+    /// Which workloads it is for.
+    pub scope: Scope,
+    /// What it does.
+    pub effect: Effect,
+}
+
+/// Which workloads a policy is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All.
+    Mesh,
+    /// Those of a namespace.
+    Namespace(Name),
+    /// Those that list its name.
+    Selected,
+}
+
+/// What a policy does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It could not be understood: it denies everything in its scope. Says why.
+    DenyAll(String),
+    /// It allows or denies what its groups match.
+    Rules {
+        /// What happens to what matches.
+        action: Action,
+        /// Evaluated and told, never enforced.
+        dry_run: bool,
+        /// Any of them that matches makes the policy match.
+        groups: Box<[Group]>,
+    },
+}
+
+/// What a policy does to what it matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Only what some such policy matches passes.
+    Allow,
+    /// What it matches does not pass.
+    Deny,
+}
+
+/// All its rules must match; none: everything matches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Group(pub Box<[Rule]>);
+
+/// Any of its entries must match; none: it matches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rule(pub Box<[Match]>);
+
+/// Attributes that are present must all match, by any of their values; none present: never matches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Match {
+    /// Of the peer's identity.
+    pub namespaces: Box<[StringMatch]>,
+    /// Must not match.
+    pub not_namespaces: Box<[StringMatch]>,
+    /// The peer's SPIFFE id without scheme.
+    pub principals: Box<[StringMatch]>,
+    /// Must not match.
+    pub not_principals: Box<[StringMatch]>,
+    /// Of the peer, as seen on the socket.
+    pub source_ips: Box<[IpRange]>,
+    /// Must not match.
+    pub not_source_ips: Box<[IpRange]>,
+    /// Of the pod.
+    pub destination_ips: Box<[IpRange]>,
+    /// Must not match.
+    pub not_destination_ips: Box<[IpRange]>,
+    /// Of the pod.
+    pub destination_ports: Box<[u16]>,
+    /// Must not match.
+    pub not_destination_ports: Box<[u16]>,
+    /// Of the peer's identity, in any trust domain.
+    pub service_accounts: Box<[WorkloadAccount]>,
+    /// Must not match.
+    pub not_service_accounts: Box<[WorkloadAccount]>,
+}
+
+/// A pattern over text; case matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StringMatch {
+    /// The whole.
+    Exact(Box<str>),
+    /// The beginning.
+    Prefix(Box<str>),
+    /// Any text, as long as there is one.
+    Presence,
+    /// The end.
+    Suffix(Box<str>),
+}
+
+/// A range of addresses. IPv4 written as IPv6 is IPv4 here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpRange {
+    /// Host bits mean nothing.
+    pub address: IpAddr,
+    /// Prefix length.
+    pub length: u8,
+}
+
+/// A service account of any trust domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkloadAccount {
+    /// Kubernetes namespace.
+    pub namespace: Name,
+    /// Kubernetes service account.
+    pub service_account: Name,
+}
+
+impl IpRange {
+    /// Whether an address lies in the range. The families are apart: `::/0` holds no IPv4 address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let host_bits = |width: u8| u32::from(width - self.length.min(width));
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(range), IpAddr::V4(address)) => {
+                let differing = u32::from(range) ^ u32::from(address);
+                differing.checked_shr(host_bits(32)).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(range), IpAddr::V6(address)) => {
+                let differing = u128::from(range) ^ u128::from(address);
+                differing.checked_shr(host_bits(128)).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+impl StringMatch {
+    /// Whether it matches a text.
+    pub fn matches(&self, text: &str) -> bool {
+        match self {
+            Self::Exact(value) => **value == *text,
+            Self::Prefix(value) => text.starts_with(&**value),
+            Self::Presence => !text.is_empty(),
+            Self::Suffix(value) => text.ends_with(&**value),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(address: &str, length: u8) -> IpRange {
+        IpRange { address: address.parse().unwrap(), length }
+    }
+
+    #[test]
+    fn ranges_compare_network_bits_only() {
+        for (range, address, inside) in [
+            (range("10.1.2.3", 8), "10.200.0.1", true),
+            (range("10.1.2.3", 8), "11.0.0.1", false),
+            (range("10.1.2.3", 32), "10.1.2.3", true),
+            (range("10.1.2.3", 32), "10.1.2.2", false),
+            (range("0.0.0.0", 0), "1.2.3.4", true),
+            (range("0.0.0.0", 0), "::1", false),
+            (range("::", 0), "fd00::1", true),
+            (range("::", 0), "1.2.3.4", false),
+            (range("::", 0), "::ffff:1.2.3.4", false),
+            (range("0.0.0.0", 0), "::ffff:1.2.3.4", true),
+            (range("fd00::", 8), "fd12::1", true),
+            (range("fd00::1", 128), "fd00::2", false),
+        ] {
+            assert_eq!(range.contains(address.parse().unwrap()), inside, "{range:?} {address}");
+        }
+    }
+
+    #[test]
+    fn strings_match_by_plain_comparison() {
+        let exact = |s: &str| StringMatch::Exact(s.into());
+        for (pattern, text, matches) in [
+            (exact("a.b"), "a.b", true),
+            (exact("a.b"), "axb", false),
+            (exact("A"), "a", false),
+            (StringMatch::Prefix("a.".into()), "a.b", true),
+            (StringMatch::Prefix("a.".into()), "ab", false),
+            (StringMatch::Suffix("*".into()), "b", false),
+            (StringMatch::Presence, "x", true),
+            (StringMatch::Presence, "", false),
+        ] {
+            assert_eq!(pattern.matches(text), matches, "{pattern:?} {text}");
+        }
+    }
+}
