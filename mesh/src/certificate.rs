@@ -91,7 +91,11 @@ pub enum Standing {
 
 impl Default for Life {
     fn default() -> Self {
-        Self::Missing(Pause { failures: 0, since: Duration::ZERO, until: Duration::ZERO })
+        Self::Missing(Pause {
+            failures: 0,
+            since: Duration::ZERO,
+            until: Duration::ZERO,
+        })
     }
 }
 
@@ -105,18 +109,34 @@ impl Life {
             (_, Event::Issued { until }) => {
                 let half = until.saturating_sub(now) / 2;
                 let next = now + half.mul_f64(1.0 - RENEWAL_JITTER * chance).max(FIRST_PAUSE);
-                Self::Held { until, next: Pause { failures: 0, since: now, until: next } }
+                Self::Held {
+                    until,
+                    next: Pause {
+                        failures: 0,
+                        since: now,
+                        until: next,
+                    },
+                }
             }
             (Self::Missing(pause), Event::Awaited) => Self::Missing(pause.hurried()),
-            (Self::Held { until, next }, Event::Awaited) if now >= until => {
-                Self::Held { until, next: next.hurried() }
+            (Self::Held { until, next }, Event::Awaited) if now >= until => Self::Held {
+                until,
+                next: next.hurried(),
+            },
+            (Self::Missing(pause), Event::Asked) => Self::Asking {
+                failures: pause.failures,
+            },
+            (Self::Held { until, next }, Event::Asked) => Self::Renewing {
+                until,
+                failures: next.failures,
+            },
+            (Self::Asking { failures }, Event::Failed) => {
+                Self::Missing(Pause::after(failures, now, chance))
             }
-            (Self::Missing(pause), Event::Asked) => Self::Asking { failures: pause.failures },
-            (Self::Held { until, next }, Event::Asked) => Self::Renewing { until, failures: next.failures },
-            (Self::Asking { failures }, Event::Failed) => Self::Missing(Pause::after(failures, now, chance)),
-            (Self::Renewing { until, failures }, Event::Failed) => {
-                Self::Held { until, next: Pause::after(failures, now, chance) }
-            }
+            (Self::Renewing { until, failures }, Event::Failed) => Self::Held {
+                until,
+                next: Pause::after(failures, now, chance),
+            },
             (Self::Held { .. }, Event::Awaited | Event::Failed)
             | (Self::Missing(_), Event::Failed)
             | (Self::Asking { .. } | Self::Renewing { .. }, Event::Awaited | Event::Asked) => self,
@@ -134,9 +154,13 @@ impl Life {
     /// What connections may count on at `now`. A certificate is not used from the second of its end on.
     pub fn standing(&self, now: Duration) -> Standing {
         match *self {
-            Self::Held { until, .. } | Self::Renewing { until, .. } if now < until => Standing::Available,
+            Self::Held { until, .. } | Self::Renewing { until, .. } if now < until => {
+                Standing::Available
+            }
             Self::Held { .. } | Self::Renewing { .. } => Standing::Expired,
-            Self::Missing(Pause { failures: 0, .. }) | Self::Asking { failures: 0 } => Standing::Initializing,
+            Self::Missing(Pause { failures: 0, .. }) | Self::Asking { failures: 0 } => {
+                Standing::Initializing
+            }
             Self::Missing(_) | Self::Asking { .. } => Standing::Unavailable,
         }
     }
@@ -148,13 +172,20 @@ impl Pause {
         // 2^9 × 0.5 s is more than the longest pause.
         let length = (FIRST_PAUSE * (1 << failures.min(9))).min(LONGEST_PAUSE);
         let length = length.mul_f64(1.0 + JITTER * (2.0 * chance - 1.0));
-        Self { failures: failures.saturating_add(1), since: now, until: now + length }
+        Self {
+            failures: failures.saturating_add(1),
+            since: now,
+            until: now + length,
+        }
     }
 
     /// The pause when someone waits for its end. One attempt a second is what a waiting connection is worth: after an
     /// outage of the authority it is served at once, and an authority in trouble is not asked per connection.
     fn hurried(self) -> Self {
-        Self { until: self.until.min(self.since + PAUSE_WHILE_WAITED_FOR), ..self }
+        Self {
+            until: self.until.min(self.since + PAUSE_WHILE_WAITED_FOR),
+            ..self
+        }
     }
 }
 
@@ -171,7 +202,11 @@ mod tests {
     const EVEN: f64 = 0.5;
 
     fn pause(failures: u32, since: Duration, until: Duration) -> Pause {
-        Pause { failures, since, until }
+        Pause {
+            failures,
+            since,
+            until,
+        }
     }
 
     #[test]
@@ -179,8 +214,13 @@ mod tests {
         use {Event::*, Life::*};
         let (failed, later) = (pause(3, NOW - s(1), NOW + s(9)), NOW + s(500));
         let hurried = pause(3, NOW - s(1), NOW);
-        let issued = Issued { until: NOW + s(100) };
-        let held = Held { until: NOW + s(100), next: pause(0, NOW, NOW + s(50).mul_f64(0.95)) };
+        let issued = Issued {
+            until: NOW + s(100),
+        };
+        let held = Held {
+            until: NOW + s(100),
+            next: pause(0, NOW, NOW + s(50).mul_f64(0.95)),
+        };
         let again = pause(4, NOW, NOW + s(4));
         let table = [
             (Missing(failed), Awaited, Missing(hurried)),
@@ -191,15 +231,99 @@ mod tests {
             (Asking { failures: 3 }, Asked, Asking { failures: 3 }),
             (Asking { failures: 3 }, issued, held),
             (Asking { failures: 3 }, Failed, Missing(again)),
-            (Held { until: later, next: failed }, Awaited, Held { until: later, next: failed }),
-            (Held { until: NOW, next: failed }, Awaited, Held { until: NOW, next: hurried }),
-            (Held { until: later, next: failed }, Asked, Renewing { until: later, failures: 3 }),
-            (Held { until: later, next: failed }, issued, held),
-            (Held { until: later, next: failed }, Failed, Held { until: later, next: failed }),
-            (Renewing { until: later, failures: 3 }, Awaited, Renewing { until: later, failures: 3 }),
-            (Renewing { until: later, failures: 3 }, Asked, Renewing { until: later, failures: 3 }),
-            (Renewing { until: later, failures: 3 }, issued, held),
-            (Renewing { until: later, failures: 3 }, Failed, Held { until: later, next: again }),
+            (
+                Held {
+                    until: later,
+                    next: failed,
+                },
+                Awaited,
+                Held {
+                    until: later,
+                    next: failed,
+                },
+            ),
+            (
+                Held {
+                    until: NOW,
+                    next: failed,
+                },
+                Awaited,
+                Held {
+                    until: NOW,
+                    next: hurried,
+                },
+            ),
+            (
+                Held {
+                    until: later,
+                    next: failed,
+                },
+                Asked,
+                Renewing {
+                    until: later,
+                    failures: 3,
+                },
+            ),
+            (
+                Held {
+                    until: later,
+                    next: failed,
+                },
+                issued,
+                held,
+            ),
+            (
+                Held {
+                    until: later,
+                    next: failed,
+                },
+                Failed,
+                Held {
+                    until: later,
+                    next: failed,
+                },
+            ),
+            (
+                Renewing {
+                    until: later,
+                    failures: 3,
+                },
+                Awaited,
+                Renewing {
+                    until: later,
+                    failures: 3,
+                },
+            ),
+            (
+                Renewing {
+                    until: later,
+                    failures: 3,
+                },
+                Asked,
+                Renewing {
+                    until: later,
+                    failures: 3,
+                },
+            ),
+            (
+                Renewing {
+                    until: later,
+                    failures: 3,
+                },
+                issued,
+                held,
+            ),
+            (
+                Renewing {
+                    until: later,
+                    failures: 3,
+                },
+                Failed,
+                Held {
+                    until: later,
+                    next: again,
+                },
+            ),
         ];
         for (state, event, next) in table {
             assert_eq!(state.on(event, NOW, EVEN), next, "{state:?} {event:?}");
@@ -209,7 +333,18 @@ mod tests {
     #[test]
     fn the_first_is_due_at_once_and_the_next_at_half_life() {
         assert_eq!(Life::default().due(), Some(Duration::ZERO));
-        let held = |chance| Life::default().on(Event::Issued { until: NOW + s(86_400) }, NOW, chance).due().unwrap();
+        let held = |chance| {
+            Life::default()
+                .on(
+                    Event::Issued {
+                        until: NOW + s(86_400),
+                    },
+                    NOW,
+                    chance,
+                )
+                .due()
+                .unwrap()
+        };
         assert_eq!(held(0.0), NOW + s(43_200));
         assert_eq!(held(1.0), NOW + s(38_880));
     }
@@ -219,13 +354,28 @@ mod tests {
         let mut life = Life::default();
         let mut pauses = Vec::new();
         for _ in 0..40 {
-            life = life.on(Event::Asked, NOW, EVEN).on(Event::Failed, NOW, EVEN);
+            life = life
+                .on(Event::Asked, NOW, EVEN)
+                .on(Event::Failed, NOW, EVEN);
             pauses.push((life.due().unwrap() - NOW).as_millis());
         }
-        assert_eq!(pauses[..10], [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 128_000, 150_000]);
+        assert_eq!(
+            pauses[..10],
+            [
+                500, 1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 128_000, 150_000
+            ]
+        );
         assert!(pauses[10..].iter().all(|&p| p == 150_000));
-        let least = Life::Asking { failures: 0 }.on(Event::Failed, NOW, 0.0).due().unwrap() - NOW;
-        let most = Life::Asking { failures: 0 }.on(Event::Failed, NOW, 1.0).due().unwrap() - NOW;
+        let least = Life::Asking { failures: 0 }
+            .on(Event::Failed, NOW, 0.0)
+            .due()
+            .unwrap()
+            - NOW;
+        let most = Life::Asking { failures: 0 }
+            .on(Event::Failed, NOW, 1.0)
+            .due()
+            .unwrap()
+            - NOW;
         assert_eq!((least.as_millis(), most.as_millis()), (400, 600));
     }
 
@@ -235,7 +385,10 @@ mod tests {
         let mut life = Life::default().on(Event::Issued { until }, NOW, EVEN);
         for _ in 0..3 {
             life = life.on(Event::Asked, NOW, EVEN);
-            assert_eq!(life.standing(until - Duration::from_nanos(1)), Standing::Available);
+            assert_eq!(
+                life.standing(until - Duration::from_nanos(1)),
+                Standing::Available
+            );
             assert_eq!(life.standing(until), Standing::Expired);
             life = life.on(Event::Failed, NOW, EVEN);
             assert_eq!(life.standing(NOW), Standing::Available);
@@ -258,6 +411,9 @@ mod tests {
     #[test]
     fn one_that_has_ended_on_arrival_is_asked_for_again_after_a_pause() {
         let life = Life::default().on(Event::Issued { until: NOW - s(5) }, NOW, EVEN);
-        assert_eq!((life.standing(NOW), life.due()), (Standing::Expired, Some(NOW + FIRST_PAUSE)));
+        assert_eq!(
+            (life.standing(NOW), life.due()),
+            (Standing::Expired, Some(NOW + FIRST_PAUSE))
+        );
     }
 }

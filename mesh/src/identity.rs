@@ -34,7 +34,11 @@ impl Identity {
 
     /// The id without its scheme, which is what policies call a principal.
     pub fn principal(&self) -> String {
-        let Self { trust_domain, namespace, service_account } = self;
+        let Self {
+            trust_domain,
+            namespace,
+            service_account,
+        } = self;
         format!("{trust_domain}/ns/{namespace}/sa/{service_account}")
     }
 }
@@ -44,10 +48,14 @@ impl FromStr for Identity {
 
     /// Compares bytes: no case folding, no percent-decoding, no query, no trailing slash (SPIFFE-ID §2).
     fn from_str(text: &str) -> Result<Self, NotAnIdentity> {
-        let parts = text.strip_prefix("spiffe://").map(|rest| rest.split('/').collect::<Vec<_>>());
+        let parts = text
+            .strip_prefix("spiffe://")
+            .map(|rest| rest.split('/').collect::<Vec<_>>());
         match parts.as_deref() {
             Some([trust_domain, "ns", namespace, "sa", service_account])
-                if [trust_domain, namespace, service_account].into_iter().all(|part| is_segment(part)) =>
+                if [trust_domain, namespace, service_account]
+                    .into_iter()
+                    .all(|part| is_segment(part)) =>
             {
                 Ok(Self::new(trust_domain, namespace, service_account))
             }
@@ -59,19 +67,34 @@ impl FromStr for Identity {
 /// The characters that SPIFFE allows in a path segment; `.` and `..` are not names.
 fn is_segment(text: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    !text.is_empty() && text.len() <= 255 && text != "." && text != ".." && text.bytes().all(allowed)
+    !text.is_empty()
+        && text.len() <= 255
+        && text != "."
+        && text != ".."
+        && text.bytes().all(allowed)
 }
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { trust_domain, namespace, service_account } = self;
-        write!(f, "spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}")
+        let Self {
+            trust_domain,
+            namespace,
+            service_account,
+        } = self;
+        write!(
+            f,
+            "spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}"
+        )
     }
 }
 
 impl fmt::Display for NotAnIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is not of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>", self.0)
+        write!(
+            f,
+            "{:?} is not of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>",
+            self.0
+        )
     }
 }
 
@@ -110,7 +133,11 @@ mod tests {
             "https://cluster.local/ns/shop/sa/cart",
             "spiffe://cluster.local/ns/shop/sa/cärt",
         ] {
-            assert_eq!(text.parse::<Identity>(), Err(NotAnIdentity(text.to_owned())), "{text:?}");
+            assert_eq!(
+                text.parse::<Identity>(),
+                Err(NotAnIdentity(text.to_owned())),
+                "{text:?}"
+            );
         }
     }
 }

@@ -18,7 +18,8 @@ pub struct Name(u32);
 const BLOCKS: usize = 26;
 const FIRST_BLOCK: usize = 64;
 
-static TEXT: [OnceLock<Box<[OnceLock<&'static str>]>>; BLOCKS] = [const { OnceLock::new() }; BLOCKS];
+static TEXT: [OnceLock<Box<[OnceLock<&'static str>]>>; BLOCKS] =
+    [const { OnceLock::new() }; BLOCKS];
 static IDS: OnceLock<RwLock<HashMap<&'static str, u32>>> = OnceLock::new();
 
 impl Name {
@@ -40,7 +41,8 @@ impl Name {
         let id = u32::try_from(ids.len()).expect("fewer than 2^32 distinct names");
         let text: &'static str = Box::leak(text.into());
         let (block, at) = place(id);
-        let slots = TEXT[block].get_or_init(|| (0..FIRST_BLOCK << block).map(|_| OnceLock::new()).collect());
+        let slots = TEXT[block]
+            .get_or_init(|| (0..FIRST_BLOCK << block).map(|_| OnceLock::new()).collect());
         slots[at].get_or_init(|| text);
         ids.insert(text, id);
         Self(id)
@@ -98,7 +100,9 @@ mod tests {
 
     #[test]
     fn names_keep_their_text_across_blocks() {
-        let names: Vec<_> = (0..1000).map(|i| Name::new(&format!("across-{i}"))).collect();
+        let names: Vec<_> = (0..1000)
+            .map(|i| Name::new(&format!("across-{i}")))
+            .collect();
         for (i, name) in names.iter().enumerate() {
             assert_eq!(name.as_str(), format!("across-{i}"));
         }
@@ -118,7 +122,11 @@ mod tests {
 
     #[test]
     fn threads_agree() {
-        let make = || (0..500).map(|i| Name::new(&format!("agree-{i}"))).collect::<Vec<_>>();
+        let make = || {
+            (0..500)
+                .map(|i| Name::new(&format!("agree-{i}")))
+                .collect::<Vec<_>>()
+        };
         let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(make)).collect();
         let all: Vec<_> = threads.into_iter().map(|t| t.join().unwrap()).collect();
         assert!(all.windows(2).all(|pair| pair[0] == pair[1]));

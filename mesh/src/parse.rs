@@ -31,7 +31,8 @@ impl fmt::Display for Rejected {
 fn ip(bytes: &[u8]) -> Result<IpAddr, String> {
     let v4 = <[u8; 4]>::try_from(bytes).map(|b| IpAddr::V4(Ipv4Addr::from(b)));
     let v6 = || <[u8; 16]>::try_from(bytes).map(|b| IpAddr::V6(Ipv6Addr::from(b)).to_canonical());
-    v4.or_else(|_| v6()).map_err(|_| format!("an address has {} bytes, not 4 or 16", bytes.len()))
+    v4.or_else(|_| v6())
+        .map_err(|_| format!("an address has {} bytes, not 4 or 16", bytes.len()))
 }
 
 /// A range given as bytes and prefix length. IPv4 written as IPv6 becomes IPv4 where it fits.
@@ -39,7 +40,8 @@ fn range(bytes: &[u8], length: u32) -> Result<(IpAddr, u8), String> {
     let canonical = ip(bytes)?;
     let width = if bytes.len() == 4 { 32 } else { 128 };
     let length = u8::try_from(length).ok().filter(|length| *length <= width);
-    let length = length.ok_or_else(|| format!("{canonical} has a prefix of more than {width} bits"))?;
+    let length =
+        length.ok_or_else(|| format!("{canonical} has a prefix of more than {width} bits"))?;
     match (width, canonical) {
         (128, IpAddr::V4(v4)) if length >= 96 => Ok((IpAddr::V4(v4), length - 96)),
         (128, IpAddr::V4(v4)) => Ok((IpAddr::V6(v4.to_ipv6_mapped()), length)),

@@ -26,7 +26,11 @@ pub struct Table<K, V> {
 impl<K: Hash + Eq + Clone, V: Clone> Table<K, V> {
     /// An empty table.
     pub fn new() -> Self {
-        Self { chunks: vec![Arc::default()], hasher: RandomState::new(), len: 0 }
+        Self {
+            chunks: vec![Arc::default()],
+            hasher: RandomState::new(),
+            len: 0,
+        }
     }
 
     /// The value of a key.
@@ -101,13 +105,19 @@ impl<K: Hash + Eq + Clone, V: Clone> Default for Table<K, V> {
 
 impl<K: Clone, V: Clone> Clone for Table<K, V> {
     fn clone(&self) -> Self {
-        Self { chunks: self.chunks.clone(), hasher: self.hasher.clone(), len: self.len }
+        Self {
+            chunks: self.chunks.clone(),
+            hasher: self.hasher.clone(),
+            len: self.len,
+        }
     }
 }
 
 impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for Table<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.chunks.iter().flat_map(|chunk| chunk.iter())).finish()
+        f.debug_map()
+            .entries(self.chunks.iter().flat_map(|chunk| chunk.iter()))
+            .finish()
     }
 }
 
@@ -152,7 +162,12 @@ mod tests {
         let before = table.clone();
         table.insert(5, 2);
         let same = |(a, b): &(&Arc<_>, &Arc<_>)| Arc::ptr_eq(a, b);
-        let copied = table.chunks.iter().zip(&before.chunks).filter(|pair| !same(pair)).count();
+        let copied = table
+            .chunks
+            .iter()
+            .zip(&before.chunks)
+            .filter(|pair| !same(pair))
+            .count();
         assert_eq!(copied, 1);
     }
 }

@@ -154,7 +154,10 @@ mod tests {
     use super::*;
 
     fn range(address: &str, length: u8) -> IpRange {
-        IpRange { address: address.parse().unwrap(), length }
+        IpRange {
+            address: address.parse().unwrap(),
+            length,
+        }
     }
 
     #[test]
@@ -173,7 +176,11 @@ mod tests {
             (range("fd00::", 8), "fd12::1", true),
             (range("fd00::1", 128), "fd00::2", false),
         ] {
-            assert_eq!(range.contains(address.parse().unwrap()), inside, "{range:?} {address}");
+            assert_eq!(
+                range.contains(address.parse().unwrap()),
+                inside,
+                "{range:?} {address}"
+            );
         }
     }
 

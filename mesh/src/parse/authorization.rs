@@ -54,7 +54,11 @@ fn implied_scope(name: &str, root_namespace: Name) -> Scope {
 
 fn named(name: &str, message: &wire::Authorization) -> Result<(), String> {
     let held = format!("{}/{}", message.namespace, message.name);
-    if held == name { Ok(()) } else { Err(format!("holds the policy {held:?}")) }
+    if held == name {
+        Ok(())
+    } else {
+        Err(format!("holds the policy {held:?}"))
+    }
 }
 
 fn rules(message: &wire::Authorization) -> Result<Effect, String> {
@@ -64,14 +68,28 @@ fn rules(message: &wire::Authorization) -> Result<Effect, String> {
         Err(_) => return Err(format!("unknown action {}", message.action)),
     };
     let groups = message.groups.iter().map(group).collect::<Result<_, _>>()?;
-    Ok(Effect::Rules { action, dry_run: message.dry_run, groups })
+    Ok(Effect::Rules {
+        action,
+        dry_run: message.dry_run,
+        groups,
+    })
 }
 
 fn group(message: &wire::Group) -> Result<Group, String> {
     let rule = |rules: &wire::Rules| {
-        rules.matches.iter().map(one_match).collect::<Result<_, _>>().map(Rule)
+        rules
+            .matches
+            .iter()
+            .map(one_match)
+            .collect::<Result<_, _>>()
+            .map(Rule)
     };
-    message.rules.iter().map(rule).collect::<Result<_, _>>().map(Group)
+    message
+        .rules
+        .iter()
+        .map(rule)
+        .collect::<Result<_, _>>()
+        .map(Group)
 }
 
 fn one_match(m: &wire::Match) -> Result<Match, String> {
@@ -129,8 +147,13 @@ mod tests {
     fn deny() -> wire::Authorization {
         let exact = wire::string_match::MatchType::Exact("cluster.local/ns/a/sa/b".to_owned());
         let one = wire::Match {
-            principals: vec![wire::StringMatch { match_type: Some(exact) }],
-            not_source_ips: vec![wire::Address { address: vec![10, 0, 0, 1], length: 8 }],
+            principals: vec![wire::StringMatch {
+                match_type: Some(exact),
+            }],
+            not_source_ips: vec![wire::Address {
+                address: vec![10, 0, 0, 1],
+                length: 8,
+            }],
             destination_ports: vec![80, 8080],
             ..Default::default()
         };
@@ -139,7 +162,9 @@ mod tests {
             namespace: "shop".to_owned(),
             scope: wire::Scope::Namespace.into(),
             action: wire::Action::Deny.into(),
-            groups: vec![wire::Group { rules: vec![wire::Rules { matches: vec![one] }] }],
+            groups: vec![wire::Group {
+                rules: vec![wire::Rules { matches: vec![one] }],
+            }],
             ..Default::default()
         }
     }
@@ -159,12 +184,23 @@ mod tests {
     fn reads_what_it_knows() {
         let policy = read("shop/p", &deny().encode_to_vec());
         assert_eq!(policy.scope, Scope::Namespace("shop".into()));
-        let Effect::Rules { action: Action::Deny, dry_run: false, groups } = policy.effect else {
+        let Effect::Rules {
+            action: Action::Deny,
+            dry_run: false,
+            groups,
+        } = policy.effect
+        else {
             panic!("understood as something else")
         };
         let one = &groups[0].0[0].0[0];
-        assert_eq!(*one.principals, [StringMatch::Exact("cluster.local/ns/a/sa/b".into())]);
-        let range = IpRange { address: "10.0.0.1".parse().unwrap(), length: 8 };
+        assert_eq!(
+            *one.principals,
+            [StringMatch::Exact("cluster.local/ns/a/sa/b".into())]
+        );
+        let range = IpRange {
+            address: "10.0.0.1".parse().unwrap(),
+            length: 8,
+        };
         assert_eq!(*one.not_source_ips, [range]);
         assert_eq!(*one.destination_ports, [80, 8080]);
     }
@@ -173,27 +209,56 @@ mod tests {
     fn ipv4_written_as_ipv6_is_ipv4() {
         let v6: std::net::Ipv6Addr = "::ffff:10.0.0.1".parse().unwrap();
         let read = |length| {
-            let address = wire::Address { address: v6.octets().to_vec(), length };
+            let address = wire::Address {
+                address: v6.octets().to_vec(),
+                length,
+            };
             ranges(&[address]).unwrap()[0]
         };
-        assert_eq!(read(104), IpRange { address: "10.0.0.1".parse().unwrap(), length: 8 });
-        assert_eq!(read(80), IpRange { address: v6.into(), length: 80 });
+        assert_eq!(
+            read(104),
+            IpRange {
+                address: "10.0.0.1".parse().unwrap(),
+                length: 8
+            }
+        );
+        assert_eq!(
+            read(80),
+            IpRange {
+                address: v6.into(),
+                length: 80
+            }
+        );
     }
 
     #[test]
     fn unknown_things_deny_for_the_scope_that_is_said() {
-        let extension = wire::Extension { name: "x".to_owned(), config: None };
-        let with_extension = wire::Authorization { extensions: vec![extension], ..deny() };
-        let unknown_action = wire::Authorization { action: 7, ..deny() };
+        let extension = wire::Extension {
+            name: "x".to_owned(),
+            config: None,
+        };
+        let with_extension = wire::Authorization {
+            extensions: vec![extension],
+            ..deny()
+        };
+        let unknown_action = wire::Authorization {
+            action: 7,
+            ..deny()
+        };
         let mut unknown_field = deny().encode_to_vec();
         unknown_field.extend([0x7a, 0x01, 0x00]);
         let mut deep = deny();
         deep.groups[0].rules[0].matches[0].principals[0].match_type = None;
-        let long = wire::Address { address: vec![1, 2, 3], length: 8 };
+        let long = wire::Address {
+            address: vec![1, 2, 3],
+            length: 8,
+        };
         let mut address = deny();
         address.groups[0].rules[0].matches[0].source_ips.push(long);
         let mut big_port = deny();
-        big_port.groups[0].rules[0].matches[0].destination_ports.push(70_000);
+        big_port.groups[0].rules[0].matches[0]
+            .destination_ports
+            .push(70_000);
         for (bytes, reason) in [
             (with_extension.encode_to_vec(), "unknown field 7"),
             (unknown_action.encode_to_vec(), "unknown value 7"),

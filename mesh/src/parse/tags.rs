@@ -45,7 +45,9 @@ fn walk(kind: Kind, mut bytes: &[u8]) -> Result<(), String> {
             (Field::Enum(known), 0) => {
                 let value = varint(&mut bytes)?;
                 if !i32::try_from(value).is_ok_and(known) {
-                    return Err(format!("{kind:?} field {number} has an unknown value {value}"));
+                    return Err(format!(
+                        "{kind:?} field {number} has an unknown value {value}"
+                    ));
                 }
             }
             (Field::Number | Field::Numbers, 0) => {

@@ -41,13 +41,19 @@ impl Address {
     /// Where a resource says that it can be reached, even if it cannot be used. Such addresses are
     /// refused rather than taken for something outside the mesh.
     pub fn reach(bytes: &[u8]) -> Vec<(Name, IpAddr)> {
-        let Ok(message) = wire::Address::decode(bytes) else { return Vec::new() };
+        let Ok(message) = wire::Address::decode(bytes) else {
+            return Vec::new();
+        };
         match message.r#type {
             Some(wire::address::Type::Workload(w))
                 if w.network_mode != i32::from(wire::NetworkMode::HostNetwork) =>
             {
                 let network = Name::new(&w.network);
-                w.addresses.iter().filter_map(|a| ip(a).ok()).map(|a| (network, a)).collect()
+                w.addresses
+                    .iter()
+                    .filter_map(|a| ip(a).ok())
+                    .map(|a| (network, a))
+                    .collect()
             }
             Some(wire::address::Type::Service(s)) => {
                 let one = |a: &wire::NetworkAddress| {
@@ -65,20 +71,32 @@ fn workload(w: wire::Workload) -> Result<Workload, String> {
         return Err("has no uid".to_owned());
     }
     let locality = w.locality.clone().unwrap_or_default();
-    let cluster = if w.cluster_id.is_empty() { "Kubernetes" } else { &w.cluster_id };
+    let cluster = if w.cluster_id.is_empty() {
+        "Kubernetes"
+    } else {
+        &w.cluster_id
+    };
     Ok(Workload {
         identity: identity(&w)?,
         protocol: protocol(w.tunnel_protocol)?,
         health: health(w.status)?,
         host_network: host_network(w.network_mode)?,
-        addresses: w.addresses.iter().map(|a| ip(a)).collect::<Result<_, _>>()?,
+        addresses: w
+            .addresses
+            .iter()
+            .map(|a| ip(a))
+            .collect::<Result<_, _>>()?,
         network: Name::new(&w.network),
         native_tunnel: w.native_tunnel,
         waypoint: w.waypoint.map(gateway).transpose()?,
         network_gateway: w.network_gateway.map(gateway).transpose()?,
         application_tunnel: w.application_tunnel.map(application_tunnel).transpose()?,
         services: memberships(w.services)?,
-        policies: w.authorization_policies.iter().map(|name| Name::new(name)).collect(),
+        policies: w
+            .authorization_policies
+            .iter()
+            .map(|name| Name::new(name))
+            .collect(),
         node: Name::new(&w.node),
         cluster: Name::new(cluster),
         locality: Locality {
@@ -100,7 +118,11 @@ fn workload(w: wire::Workload) -> Result<Workload, String> {
 fn identity(w: &wire::Workload) -> Result<Identity, String> {
     let or = |text, default| if str::is_empty(text) { default } else { text };
     let trust_domain = or(&w.trust_domain, DEFAULT_TRUST_DOMAIN);
-    let identity = Identity::new(trust_domain, &w.namespace, or(&w.service_account, "default"));
+    let identity = Identity::new(
+        trust_domain,
+        &w.namespace,
+        or(&w.service_account, "default"),
+    );
     // Through text, so that nothing is an identity that could not stand in a certificate.
     identity.to_string().parse().map_err(|e| format!("{e}"))
 }
@@ -144,7 +166,10 @@ fn workload_type(number: i32) -> WorkloadType {
 
 fn memberships(services: BTreeMap<String, wire::PortList>) -> Result<Box<[Membership]>, String> {
     let membership = |(service, list): (String, wire::PortList)| {
-        Ok(Membership { service: Name::new(&service), ports: ports(&list.ports)? })
+        Ok(Membership {
+            service: Name::new(&service),
+            ports: ports(&list.ports)?,
+        })
     };
     services.into_iter().map(membership).collect()
 }
@@ -152,7 +177,10 @@ fn memberships(services: BTreeMap<String, wire::PortList>) -> Result<Box<[Member
 fn ports(list: &[wire::Port]) -> Result<Box<[Port]>, String> {
     let one = |p: &wire::Port| {
         let service = port(p.service_port, "service port")?;
-        Ok(Port { service, target: port(p.target_port, "target port")? })
+        Ok(Port {
+            service,
+            target: port(p.target_port, "target port")?,
+        })
     };
     list.iter().map(one).collect()
 }
@@ -162,14 +190,19 @@ fn gateway(g: wire::GatewayAddress) -> Result<Gateway, String> {
         0 => 15008,
         port => port,
     };
-    match g.destination.ok_or("a gateway has neither hostname nor address")? {
+    match g
+        .destination
+        .ok_or("a gateway has neither hostname nor address")?
+    {
         wire::gateway_address::Destination::Hostname(h) => {
             let service = Name::new(&format!("{}/{}", h.namespace, h.hostname));
             Ok(Gateway::Hostname { service, port })
         }
-        wire::gateway_address::Destination::Address(a) => {
-            Ok(Gateway::Address { network: Name::new(&a.network), address: ip(&a.address)?, port })
-        }
+        wire::gateway_address::Destination::Address(a) => Ok(Gateway::Address {
+            network: Name::new(&a.network),
+            address: ip(&a.address)?,
+            port,
+        }),
     }
 }
 
@@ -177,10 +210,18 @@ fn application_tunnel(t: wire::ApplicationTunnel) -> Result<ApplicationTunnel, S
     let proxy_protocol = match wire::application_tunnel::Protocol::try_from(t.protocol) {
         Ok(wire::application_tunnel::Protocol::None) => false,
         Ok(wire::application_tunnel::Protocol::Proxy) => true,
-        Err(_) => return Err(format!("unknown application tunnel protocol {}", t.protocol)),
+        Err(_) => {
+            return Err(format!(
+                "unknown application tunnel protocol {}",
+                t.protocol
+            ));
+        }
     };
     let port = port(t.port, "application tunnel port")?;
-    Ok(ApplicationTunnel { proxy_protocol, port: (port != 0).then_some(port) })
+    Ok(ApplicationTunnel {
+        proxy_protocol,
+        port: (port != 0).then_some(port),
+    })
 }
 
 fn service(s: wire::Service) -> Result<Service, String> {
@@ -207,7 +248,11 @@ fn service(s: wire::Service) -> Result<Service, String> {
         vips: s.addresses.iter().map(vip).collect::<Result<_, _>>()?,
         ports: ports(&s.ports)?,
         // Others cannot be the identity of any peer that we accept: leaving them out allows nothing.
-        identities: s.subject_alt_names.iter().filter_map(|san| san.parse().ok()).collect(),
+        identities: s
+            .subject_alt_names
+            .iter()
+            .filter_map(|san| san.parse().ok())
+            .collect(),
         waypoint: s.waypoint.map(gateway).transpose()?,
         weighted_waypoints: !s.weighted_waypoints.is_empty(),
         balancing: balancing(&s.load_balancing.unwrap_or_default())?,
@@ -224,7 +269,11 @@ fn vip(a: &wire::NetworkAddress) -> Result<Vip, String> {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
             Err(format!("{v6}/{length} spans IPv4 and IPv6"))
         }
-        address => Ok(Vip { network: Name::new(&a.network), address, length }),
+        address => Ok(Vip {
+            network: Name::new(&a.network),
+            address,
+            length,
+        }),
     }
 }
 
@@ -241,8 +290,16 @@ fn balancing(l: &wire::LoadBalancing) -> Result<Balancing, String> {
         Ok(wire::load_balancing::HealthPolicy::AllowAll) => true,
         Err(_) => return Err(format!("unknown health policy {}", l.health_policy)),
     };
-    let preference = l.routing_preference.iter().map(|n| scope(*n)).collect::<Result<_, _>>()?;
-    Ok(Balancing { preference, mode, unhealthy_too })
+    let preference = l
+        .routing_preference
+        .iter()
+        .map(|n| scope(*n))
+        .collect::<Result<_, _>>()?;
+    Ok(Balancing {
+        preference,
+        mode,
+        unhealthy_too,
+    })
 }
 
 fn scope(number: i32) -> Result<LocalityScope, String> {

@@ -1,0 +1,263 @@
+//! Every reason not to carry a flow, and how each looks from outside. No other place maps errors to the outside.
+
+use std::{fmt, net::SocketAddr};
+
+use crate::{decide::Denial, identity::Identity, name::Name};
+
+/// Why a flow is not carried.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// The workload ends in a tunnel of its own, which is not served.
+    ApplicationTunnel,
+    /// The `:authority` of a tunnelled stream is not an address and port.
+    BadAuthority(String),
+    /// The tunnelled stream is not a CONNECT.
+    BadMethod(String),
+    /// Policy says no.
+    Denied(Denial),
+    /// The destination is on another network, which is not served.
+    ForeignNetwork(Name),
+    /// The destination workload has a name to resolve, which is not served.
+    HostnameWorkload(String),
+    /// It would come back to this proxy.
+    Loop(SocketAddr),
+    /// The endpoint has no address that can be used.
+    NoAddress(String),
+    /// The certificate for an identity could not be had.
+    NoCertificate {
+        /// Whose.
+        identity: Identity,
+        /// What the certificate authority, or the way to it, said.
+        reason: String,
+    },
+    /// A service is known, but no endpoint of it can take the flow.
+    NoHealthyEndpoint(Name),
+    /// The service has no such port.
+    NoSuchPort {
+        /// `<namespace>/<hostname>`.
+        service: Name,
+        /// What was asked for.
+        port: u16,
+    },
+    /// The control plane has not said yet what is needed.
+    NotKnownYet(String),
+    /// A tunnelled stream asks for something that is not this pod.
+    NotThisPod {
+        /// What it asks for.
+        authority: String,
+        /// What this pod is.
+        pod: SocketAddr,
+    },
+    /// The port belongs to the proxy.
+    ProxyPort(u16),
+    /// The peer's proxy answered with this HTTP status.
+    RefusedByPeer {
+        /// Where it is.
+        peer: SocketAddr,
+        /// Its answer.
+        status: u16,
+    },
+    /// Too many flows of this workload at once.
+    TooMany,
+    /// A tunnel to a peer could not be opened, or broke.
+    Tunnel {
+        /// Where to.
+        to: SocketAddr,
+        /// Where it failed.
+        stage: Stage,
+        /// What happened.
+        reason: String,
+    },
+    /// A connection to the application, or to what is outside the mesh, failed.
+    Unreachable {
+        /// Where to.
+        to: SocketAddr,
+        /// What the system said.
+        reason: String,
+    },
+    /// The resource for the destination could not be understood.
+    Unusable(String),
+    /// The destination has a waypoint, which is not served; nothing goes around it.
+    Waypoint(String),
+}
+
+/// Where a tunnel failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// TCP.
+    Connect,
+    /// HTTP/2.
+    Http2,
+    /// TLS, the peer's identity included.
+    Tls,
+}
+
+/// Who has to act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// Who connects.
+    Client,
+    /// The mesh, its control plane or its configuration.
+    Mesh,
+    /// Who is connected to.
+    Server,
+}
+
+impl Refusal {
+    /// The HTTP status for a tunnelled stream.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::BadAuthority(_) | Self::BadMethod(_) | Self::NotThisPod { .. } => 400,
+            Self::Denied(_) => 401,
+            Self::ApplicationTunnel
+            | Self::ForeignNetwork(_)
+            | Self::HostnameWorkload(_)
+            | Self::Loop(_)
+            | Self::NoAddress(_)
+            | Self::NoCertificate { .. }
+            | Self::NoHealthyEndpoint(_)
+            | Self::NoSuchPort { .. }
+            | Self::NotKnownYet(_)
+            | Self::ProxyPort(_)
+            | Self::RefusedByPeer { .. }
+            | Self::TooMany
+            | Self::Tunnel { .. }
+            | Self::Unreachable { .. }
+            | Self::Unusable(_)
+            | Self::Waypoint(_) => 503,
+        }
+    }
+
+    /// The `response_flags` of metrics.
+    pub fn flag(&self) -> &'static str {
+        match self {
+            Self::Denied(_) | Self::RefusedByPeer { status: 401, .. } => "DENY",
+            Self::NoCertificate { .. } => "IDENTITY_ERROR",
+            Self::Tunnel {
+                stage: Stage::Http2,
+                ..
+            } => "H2_HANDSHAKE_FAILURE",
+            Self::Tunnel {
+                stage: Stage::Tls, ..
+            } => "TLS_FAILURE",
+            _ => "CONNECT",
+        }
+    }
+
+    /// Who has to act.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::BadAuthority(_)
+            | Self::BadMethod(_)
+            | Self::Denied(_)
+            | Self::Loop(_)
+            | Self::NoSuchPort { .. }
+            | Self::NotThisPod { .. }
+            | Self::ProxyPort(_)
+            | Self::TooMany => Blame::Client,
+            Self::NoHealthyEndpoint(_) | Self::RefusedByPeer { .. } | Self::Unreachable { .. } => {
+                Blame::Server
+            }
+            Self::ApplicationTunnel
+            | Self::ForeignNetwork(_)
+            | Self::HostnameWorkload(_)
+            | Self::NoAddress(_)
+            | Self::NoCertificate { .. }
+            | Self::NotKnownYet(_)
+            | Self::Tunnel { .. }
+            | Self::Unusable(_)
+            | Self::Waypoint(_) => Blame::Mesh,
+        }
+    }
+
+    /// Whether another endpoint may do better. Nothing was sent yet in any of these cases.
+    pub fn retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::Tunnel {
+                    stage: Stage::Connect,
+                    ..
+                }
+        )
+    }
+
+    /// The policy that decided, if one did.
+    pub fn policy(&self) -> Option<Name> {
+        match self {
+            Self::Denied(denial) => Some(denial.policy()),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ApplicationTunnel => {
+                f.write_str("the workload wants an application tunnel, which is not served")
+            }
+            Self::BadAuthority(text) => {
+                write!(f, "authority {text:?} is not an address and a port")
+            }
+            Self::BadMethod(method) => write!(f, "method {method:?} is not CONNECT"),
+            Self::Denied(denial) => {
+                write!(f, "connection closed due to policy rejection: {denial}")
+            }
+            Self::ForeignNetwork(network) => {
+                write!(
+                    f,
+                    "the destination is on network {network:?}, which is not served"
+                )
+            }
+            Self::HostnameWorkload(uid) => {
+                write!(
+                    f,
+                    "workload {uid} has a host name to resolve, which is not served"
+                )
+            }
+            Self::Loop(to) => write!(f, "{to} leads back to this proxy"),
+            Self::NoAddress(uid) => write!(f, "workload {uid} has no address that can be used"),
+            Self::NoCertificate { identity, reason } => {
+                write!(f, "no certificate for {identity}: {reason}")
+            }
+            Self::NoHealthyEndpoint(service) => {
+                write!(f, "no healthy endpoint in service {service}")
+            }
+            Self::NoSuchPort { service, port } => write!(f, "service {service} has no port {port}"),
+            Self::NotKnownYet(what) => write!(f, "the control plane has not sent {what} yet"),
+            Self::NotThisPod { authority, pod } => {
+                write!(f, "ip mismatch: authority {authority} is not {pod}")
+            }
+            Self::ProxyPort(port) => write!(f, "port {port} belongs to the proxy"),
+            Self::RefusedByPeer { peer, status } => write!(f, "{peer} answered {status}"),
+            Self::TooMany => f.write_str("too many connections of this workload"),
+            Self::Tunnel { to, stage, reason } => write!(f, "no tunnel to {to}: {stage}: {reason}"),
+            Self::Unreachable { to, reason } => write!(f, "no connection to {to}: {reason}"),
+            Self::Unusable(name) => {
+                write!(
+                    f,
+                    "resource {name} could not be understood, so nothing goes there"
+                )
+            }
+            Self::Waypoint(what) => {
+                write!(
+                    f,
+                    "{what} has a waypoint, which is not served; nothing goes around it"
+                )
+            }
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connect => "tcp",
+            Self::Http2 => "http/2",
+            Self::Tls => "tls",
+        })
+    }
+}
+
+impl std::error::Error for Refusal {}
