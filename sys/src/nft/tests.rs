@@ -7,65 +7,46 @@ use crate::{
 };
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 
-fn every_kind_of_rule() -> Table {
+/// Every condition, with marks, addresses and names in more than one form.
+fn conditions(is: bool) -> Vec<Match> {
     let (four, six) = (
         Ipv4Addr::new(10, 1, 2, 3).into(),
         Ipv6Addr::LOCALHOST.into(),
     );
-    let rules = [true, false].into_iter().flat_map(|is| {
-        let conditions = [
-            Match::Tcp,
-            Match::Mark {
-                mark: 0x539,
-                mask: 0xfff,
-                is,
-            },
-            Match::Mark {
-                mark: 7,
-                mask: u32::MAX,
-                is,
-            },
-            Match::ConnectionMark {
-                mark: 0x111,
-                mask: 0xfff,
-                is,
-            },
-            Match::Out {
-                name: "lo".into(),
-                is,
-            },
-            Match::Source {
-                ip: four,
-                prefix: 32,
-                is,
-            },
-            Match::Source {
-                ip: four,
-                prefix: 9,
-                is,
-            },
-            Match::Source {
-                ip: six,
-                prefix: 128,
-                is,
-            },
-            Match::Destination {
-                ip: four,
-                prefix: 0,
-                is,
-            },
-            Match::Destination {
-                ip: six,
-                prefix: 64,
-                is,
-            },
-            Match::Port { port: 15008, is },
-        ];
-        conditions.map(|condition| Rule {
-            when: vec![Match::Tcp, condition],
-            then: Action::Accept,
-        })
-    });
+    let mark = |mark, mask| Match::Mark { mark, mask, is };
+    let source = |ip, prefix| Match::Source { ip, prefix, is };
+    let destination = |ip, prefix| Match::Destination { ip, prefix, is };
+    vec![
+        Match::Tcp,
+        mark(0x539, 0xfff),
+        mark(7, u32::MAX),
+        Match::ConnectionMark {
+            mark: 0x111,
+            mask: 0xfff,
+            is,
+        },
+        Match::Out {
+            name: "lo".into(),
+            is,
+        },
+        source(four, 32),
+        source(four, 9),
+        source(six, 128),
+        destination(four, 0),
+        destination(six, 64),
+        Match::Port { port: 15008, is },
+    ]
+}
+
+fn every_kind_of_rule() -> Table {
+    let rule = |when, then| Rule { when, then };
+    let chain = |name: &str, kind, hook, priority, rules| Chain {
+        name: name.into(),
+        kind,
+        hook,
+        priority,
+        rules,
+    };
     let mangle = [
         Action::MarkConnection {
             mark: 0x111,
@@ -74,37 +55,23 @@ fn every_kind_of_rule() -> Table {
         Action::RestoreMark,
         Action::Accept,
     ];
-    let mangle = mangle.map(|then| Rule { when: vec![], then });
-    let chain = |name: &str, kind, hook, priority, rules| Chain {
-        name: name.into(),
-        kind,
-        hook,
-        priority,
-        rules,
-    };
-    let arrival = vec![Rule {
-        when: vec![Match::In {
+    let mangle = mangle.map(|then| rule(vec![], then)).to_vec();
+    let arrival = vec![rule(
+        vec![Match::In {
             name: "eth0".into(),
             is: true,
         }],
-        then: Action::Accept,
-    }];
-    let redirect = rules
-        .chain([Rule {
-            when: vec![Match::Tcp],
-            then: Action::Redirect(15001),
-        }])
+        Action::Accept,
+    )];
+    let both = conditions(true).into_iter().chain(conditions(false));
+    let mut nat: Vec<_> = both
+        .map(|condition| rule(vec![Match::Tcp, condition], Action::Accept))
         .collect();
+    nat.push(rule(vec![Match::Tcp], Action::Redirect(15001)));
     Table {
         name: "ours".into(),
         chains: vec![
-            chain(
-                "mangle-output",
-                Kind::Route,
-                Hook::Output,
-                -150,
-                mangle.to_vec(),
-            ),
+            chain("mangle-output", Kind::Route, Hook::Output, -150, mangle),
             chain(
                 "filter-prerouting",
                 Kind::Filter,
@@ -112,7 +79,7 @@ fn every_kind_of_rule() -> Table {
                 -150,
                 arrival,
             ),
-            chain("nat-output", Kind::Nat, Hook::Output, -100, redirect),
+            chain("nat-output", Kind::Nat, Hook::Output, -100, nat),
         ],
     }
 }
