@@ -7,6 +7,7 @@ pub mod admit;
 pub mod certificate;
 pub mod decide;
 pub mod delta;
+pub mod enrol;
 pub mod identity;
 pub mod local;
 pub mod model;
