@@ -222,102 +222,47 @@ mod tests {
             next: pause(0, NOW, NOW + s(50).mul_f64(0.95)),
         };
         let again = pause(4, NOW, NOW + s(4));
+        let (missing, asking) = (Missing(failed), Asking { failures: 3 });
+        let (holding, renewing) = (
+            Held {
+                until: later,
+                next: failed,
+            },
+            Renewing {
+                until: later,
+                failures: 3,
+            },
+        );
+        let ended = Held {
+            until: NOW,
+            next: failed,
+        };
         let table = [
-            (Missing(failed), Awaited, Missing(hurried)),
-            (Missing(failed), Asked, Asking { failures: 3 }),
-            (Missing(failed), issued, held),
-            (Missing(failed), Failed, Missing(failed)),
-            (Asking { failures: 3 }, Awaited, Asking { failures: 3 }),
-            (Asking { failures: 3 }, Asked, Asking { failures: 3 }),
-            (Asking { failures: 3 }, issued, held),
-            (Asking { failures: 3 }, Failed, Missing(again)),
+            (missing, Awaited, Missing(hurried)),
+            (missing, Asked, asking),
+            (missing, issued, held),
+            (missing, Failed, missing),
+            (asking, Awaited, asking),
+            (asking, Asked, asking),
+            (asking, issued, held),
+            (asking, Failed, Missing(again)),
+            (holding, Awaited, holding),
             (
-                Held {
-                    until: later,
-                    next: failed,
-                },
-                Awaited,
-                Held {
-                    until: later,
-                    next: failed,
-                },
-            ),
-            (
-                Held {
-                    until: NOW,
-                    next: failed,
-                },
+                ended,
                 Awaited,
                 Held {
                     until: NOW,
                     next: hurried,
                 },
             ),
+            (holding, Asked, renewing),
+            (holding, issued, held),
+            (holding, Failed, holding),
+            (renewing, Awaited, renewing),
+            (renewing, Asked, renewing),
+            (renewing, issued, held),
             (
-                Held {
-                    until: later,
-                    next: failed,
-                },
-                Asked,
-                Renewing {
-                    until: later,
-                    failures: 3,
-                },
-            ),
-            (
-                Held {
-                    until: later,
-                    next: failed,
-                },
-                issued,
-                held,
-            ),
-            (
-                Held {
-                    until: later,
-                    next: failed,
-                },
-                Failed,
-                Held {
-                    until: later,
-                    next: failed,
-                },
-            ),
-            (
-                Renewing {
-                    until: later,
-                    failures: 3,
-                },
-                Awaited,
-                Renewing {
-                    until: later,
-                    failures: 3,
-                },
-            ),
-            (
-                Renewing {
-                    until: later,
-                    failures: 3,
-                },
-                Asked,
-                Renewing {
-                    until: later,
-                    failures: 3,
-                },
-            ),
-            (
-                Renewing {
-                    until: later,
-                    failures: 3,
-                },
-                issued,
-                held,
-            ),
-            (
-                Renewing {
-                    until: later,
-                    failures: 3,
-                },
+                renewing,
                 Failed,
                 Held {
                     until: later,

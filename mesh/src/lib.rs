@@ -16,5 +16,6 @@ pub mod parse;
 pub mod pick;
 pub mod plan;
 pub mod refusal;
+pub mod session;
 pub mod store;
 pub mod table;
