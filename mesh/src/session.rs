@@ -5,14 +5,19 @@
 //! (envoy.service.discovery.v3, `DeltaDiscoveryRequest`).
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
 };
 
 use proto::{
     core::Node,
-    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
+    discovery::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse},
     rpc::Status,
+};
+
+use crate::{
+    delta::{Delta, Resource},
+    parse::Rejected,
 };
 
 /// gRPC's INVALID_ARGUMENT, for what we do not accept.
@@ -22,6 +27,9 @@ const LONGEST_REASON: usize = 8 * 1024;
 /// The version of a resource that was rejected. No server has it, so the server sends the resource again after a
 /// reconnect; and because the name is held, it also says when the resource is gone.
 const REJECTED: &str = "rejected";
+/// Stands for a body that was missing, of another type or ambiguous: no message begins with it (tag 0), so whoever
+/// applies it treats the resource as one that cannot be read, and not as one that is absent.
+const UNREADABLE: [u8; 1] = [0];
 
 /// All types that one stream carries, each subscribed to as a whole (wildcard).
 #[derive(Clone, Debug)]
@@ -34,40 +42,6 @@ struct Held {
     type_url: &'static str,
     versions: BTreeMap<String, String>,
     answered: bool,
-}
-
-/// What one response changes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Delta {
-    /// The type of every resource in it.
-    pub type_url: &'static str,
-    /// New or changed, each name once.
-    pub resources: Vec<Item>,
-    /// Gone. A name may be unknown.
-    pub removed: Vec<String>,
-    /// Sent in a form that cannot be read. The session rejects these itself; they are listed because an unreadable
-    /// policy is not an absent one.
-    pub malformed: Vec<Rejected>,
-}
-
-/// One resource.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
-    /// Its name, unique among its type.
-    pub name: String,
-    /// Its version; may be empty.
-    pub version: String,
-    /// The encoded message.
-    pub body: Vec<u8>,
-}
-
-/// A resource that is not accepted, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejected {
-    /// Its name.
-    pub name: String,
-    /// In words for whoever wrote it.
-    pub reason: String,
 }
 
 /// A response that breaks the protocol. The stream is of no use after it.
@@ -123,17 +97,24 @@ impl Session {
         if nonce.is_empty() {
             return Err(Violation::NoNonce);
         }
-        let delta = sort(held.type_url, resources, removed_resources);
+        let (delta, mut rejected) = sort(type_url, resources, removed_resources);
+        let type_url = delta.type_url.clone();
         for name in &delta.removed {
             held.versions.remove(name);
         }
-        for Item { name, version, .. } in &delta.resources {
+        for Resource { name, version, .. } in &delta.resources {
             held.versions.insert(name.clone(), version.clone());
         }
-        let mut rejected = delta.malformed.clone();
-        rejected.extend(apply(delta));
+        let unreadable: HashSet<_> = rejected.iter().map(|r| r.name.clone()).collect();
+        rejected.extend(
+            apply(delta)
+                .into_iter()
+                .filter(|r| !unreadable.contains(&r.name)),
+        );
         for Rejected { name, .. } in &rejected {
-            held.versions.insert(name.clone(), REJECTED.to_owned());
+            if let Some(version) = held.versions.get_mut(name) {
+                *version = REJECTED.to_owned();
+            }
         }
         held.answered = true;
         Ok(DeltaDiscoveryRequest {
@@ -158,71 +139,79 @@ impl Session {
     }
 }
 
-/// Tells resources that can be read from those that cannot. Of a name that comes twice, or both changed and removed,
-/// nobody knows which is meant.
-fn sort(type_url: &'static str, resources: Vec<Resource>, removed: Vec<String>) -> Delta {
+/// The change, and what in it cannot be read. Of a name that comes twice, or both changed and removed, nobody knows
+/// which is meant.
+fn sort(
+    type_url: String,
+    resources: Vec<discovery::Resource>,
+    removed: Vec<String>,
+) -> (Delta, Vec<Rejected>) {
+    let mut times: HashMap<String, usize> = HashMap::new();
     let mut gone = HashSet::new();
-    let mut removed: Vec<_> = removed
-        .into_iter()
-        .filter(|name| gone.insert(name.clone()))
-        .collect();
-    let mut seen = HashSet::new();
-    let twice: HashSet<_> = resources
+    for name in removed
         .iter()
-        .filter(|r| !seen.insert(&r.name) || gone.contains(&r.name))
-        .map(|r| r.name.clone())
-        .collect();
+        .filter(|&name| gone.insert(name))
+        .chain(resources.iter().map(|r| &r.name))
+    {
+        *times.entry(name.clone()).or_default() += 1;
+    }
+    let mut rejected: Vec<Rejected> = Vec::new();
+    let mut seen = HashSet::new();
     let mut delta = Delta {
         type_url,
-        resources: Vec::new(),
-        removed: Vec::new(),
-        malformed: Vec::new(),
+        ..Delta::default()
     };
-    for name in &twice {
-        delta.malformed.push(Rejected {
-            name: name.clone(),
-            reason: "occurs more than once in the response".into(),
-        });
-    }
-    delta.malformed.sort_by(|a, b| a.name.cmp(&b.name));
-    for Resource {
+    for discovery::Resource {
         name,
         version,
         resource,
         ..
     } in resources
     {
-        if twice.contains(&name) {
+        if !seen.insert(name.clone()) {
             continue;
         }
         let reason = match resource {
             _ if name.is_empty() => "has no name".to_owned(),
+            _ if times[&name] > 1 => "occurs more than once in the response".to_owned(),
             None => "has no content".to_owned(),
-            Some(any) if any.type_url != type_url => format!("is of type {:?}", any.type_url),
+            Some(any) if any.type_url != delta.type_url => format!("is of type {:?}", any.type_url),
             Some(any) => {
-                delta.resources.push(Item {
+                delta.resources.push(Resource {
                     name,
                     version,
-                    body: any.value,
+                    bytes: any.value,
                 });
                 continue;
             }
         };
-        delta.malformed.push(Rejected { name, reason });
+        if !name.is_empty() {
+            delta.resources.push(Resource {
+                name: name.clone(),
+                version,
+                bytes: UNREADABLE.to_vec(),
+            });
+        }
+        rejected.push(Rejected { name, reason });
     }
-    removed.retain(|name| !twice.contains(name));
-    Delta { removed, ..delta }
+    let mut gone = HashSet::new();
+    delta.removed = removed;
+    delta
+        .removed
+        .retain(|name| !seen.contains(name) && gone.insert(name.clone()));
+    (delta, rejected)
 }
 
 fn refusal(rejected: &[Rejected]) -> Status {
     let mut message = String::new();
-    for (count, Rejected { name, reason }) in rejected.iter().enumerate() {
-        if message.len() + name.len() + reason.len() > LONGEST_REASON {
+    for (count, one) in rejected.iter().enumerate() {
+        let one = one.to_string();
+        if message.len() + one.len() > LONGEST_REASON {
             message.push_str(&format!("; and {} more", rejected.len() - count));
             break;
         }
         let separator = if count > 0 { "; " } else { "" };
-        message.push_str(&format!("{separator}{name}: {reason}"));
+        message.push_str(&format!("{separator}{one}"));
     }
     Status {
         code: INVALID_ARGUMENT,

@@ -15,8 +15,8 @@ fn node() -> Node {
     }
 }
 
-fn resource(type_url: &str, name: &str, version: &str) -> Resource {
-    Resource {
+fn resource(type_url: &str, name: &str, version: &str) -> discovery::Resource {
+    discovery::Resource {
         name: name.into(),
         version: version.into(),
         resource: Some(Any {
@@ -27,7 +27,11 @@ fn resource(type_url: &str, name: &str, version: &str) -> Resource {
     }
 }
 
-fn response(nonce: &str, resources: Vec<Resource>, removed: &[&str]) -> DeltaDiscoveryResponse {
+fn response(
+    nonce: &str,
+    resources: Vec<discovery::Resource>,
+    removed: &[&str],
+) -> DeltaDiscoveryResponse {
     DeltaDiscoveryResponse {
         type_url: A.into(),
         nonce: nonce.into(),
@@ -78,19 +82,17 @@ fn an_ack_carries_type_and_nonce_alone() {
     let answer = session.on_response(
         response("n1", vec![resource(A, "w", "1")], &["x"]),
         |delta| {
-            let item = Item {
+            let one = Resource {
                 name: "w".into(),
                 version: "1".into(),
-                body: b"w".to_vec(),
+                bytes: b"w".to_vec(),
             };
-            let removed = vec!["x".to_owned()];
             assert_eq!(
                 delta,
                 Delta {
-                    type_url: A,
-                    resources: vec![item],
-                    removed,
-                    malformed: vec![]
+                    type_url: A.into(),
+                    resources: vec![one],
+                    removed: vec!["x".into()]
                 }
             );
             vec![]
@@ -201,7 +203,7 @@ fn what_cannot_be_read_is_rejected_and_passed_on_as_such() {
             |_| vec![],
         )
         .unwrap();
-    let empty = Resource {
+    let empty = discovery::Resource {
         resource: None,
         ..resource(A, "empty", "1")
     };
@@ -214,37 +216,44 @@ fn what_cannot_be_read_is_rejected_and_passed_on_as_such() {
         resource(A, "both", "2"),
         resource(A, "", "1"),
     ];
-    let mut malformed = vec![];
     let answer = session.on_response(response("n1", all, &["both", "gone", "gone"]), |delta| {
         let names: Vec<_> = delta
             .resources
             .iter()
-            .map(|item| item.name.as_str())
+            .map(|r| (r.name.as_str(), r.bytes.as_slice()))
             .collect();
+        let odd = |name| (name, &UNREADABLE[..]);
         assert_eq!(
-            (names, delta.removed),
-            (vec!["fine"], vec!["gone".to_owned()])
+            names,
+            [
+                ("fine", &b"fine"[..]),
+                odd("twice"),
+                odd("empty"),
+                odd("other"),
+                odd("both")
+            ]
         );
-        malformed = delta.malformed;
-        vec![]
+        assert_eq!(delta.removed, ["gone"]);
+        // Its own reason is the better one.
+        vec![
+            rejected("twice", "cannot be decoded"),
+            rejected("fine", "is not"),
+        ]
     });
     let more = "occurs more than once in the response";
-    let want = [
-        rejected("both", more),
-        rejected("twice", more),
-        rejected("empty", "has no content"),
-        rejected("other", &format!("is of type {Z:?}")),
-        rejected("", "has no name"),
-    ];
-    assert_eq!(malformed, want);
-    assert!(
-        answer
-            .unwrap()
-            .error_detail
-            .unwrap()
-            .message
-            .starts_with("both: occurs more than once")
+    let message = format!(
+        "twice: {more}; empty: has no content; other: is of type {Z:?}; both: {more}; : has no name; fine: is not"
     );
+    assert_eq!(answer.unwrap().error_detail.unwrap().message, message);
+    let claims = ["both", "empty", "fine", "other", "twice"].map(|name| (name, REJECTED));
+    assert_eq!(claimed(&session), pairs(&claims));
+}
+
+#[test]
+fn the_stand_in_for_what_cannot_be_read_is_no_message() {
+    use prost::Message;
+    assert!(proto::workload::Address::decode(&UNREADABLE[..]).is_err());
+    assert!(proto::security::Authorization::decode(&UNREADABLE[..]).is_err());
 }
 
 #[test]
@@ -272,13 +281,14 @@ fn any_response() -> impl Strategy<Value = DeltaDiscoveryResponse> {
     let name = || prop::sample::select(vec!["", "a", "b", "c", "ns/d"]).prop_map(str::to_owned);
     let url = || prop::sample::select(vec![A, Z, "", "x"]).prop_map(str::to_owned);
     let body = (url(), prop::collection::vec(any::<u8>(), 0..4));
-    let one =
-        (name(), ".{0,3}", prop::option::of(body)).prop_map(|(name, version, body)| Resource {
+    let one = (name(), ".{0,3}", prop::option::of(body)).prop_map(|(name, version, body)| {
+        discovery::Resource {
             name,
             version,
             resource: body.map(|(type_url, value)| Any { type_url, value }),
             aliases: vec![],
-        });
+        }
+    });
     (
         url(),
         "[n]{0,2}",
@@ -317,9 +327,7 @@ proptest! {
             prop_assert!(all.clone().all(|name| names.insert(name)));
             let first = session.start(&node()).into_iter().find(|r| r.type_url == url).unwrap();
             prop_assert!(delta.resources.iter().all(|i| first.initial_resource_versions.contains_key(&i.name)));
-            let twice: HashSet<_> = delta.malformed.iter().map(|m| &m.name).collect();
-            let gone = |name: &String| twice.contains(name) || !first.initial_resource_versions.contains_key(name);
-            prop_assert!(delta.removed.iter().all(gone));
+            prop_assert!(delta.removed.iter().all(|name| !first.initial_resource_versions.contains_key(name)));
         }
     }
 }
