@@ -4,7 +4,10 @@
 //! lock across an await; what the main thread runs is ordinary async code.
 
 pub mod ca;
+pub mod carry;
 pub mod certificates;
 pub mod channel;
 pub mod clock;
+pub mod discovery;
+pub mod hbone;
 pub mod tls;
