@@ -6,13 +6,20 @@
 
 pub mod ca;
 pub mod compile;
+pub mod config;
+pub mod follow;
 pub mod manifest;
 pub mod placements;
 pub mod publish;
 pub mod reports;
+mod run;
 pub mod serve;
+pub mod source;
 pub mod state;
 pub mod status;
 mod stubs;
 pub mod tokens;
+pub mod watch;
 pub mod world;
+
+pub use run::{Error, run};

@@ -137,6 +137,11 @@ impl Snapshot {
     pub fn version(&self, kind: Kind) -> Option<Version> {
         self.versions[kind.index()]
     }
+
+    /// Whether both are the same state.
+    pub fn same(&self, other: &Self) -> bool {
+        self.versions == other.versions
+    }
 }
 
 fn address_resource(address: &workload::Address) -> Resource {

@@ -45,7 +45,7 @@ pub struct Mesh {
     pub snapshot: Arc<Snapshot>,
     /// Which pods run where.
     pub placements: Placements,
-    /// The status of every object, and the problems of the source, as YAML.
+    /// The status of every object, and the problems of the source, as JSON.
     pub statuses: String,
 }
 

@@ -51,7 +51,7 @@ fn answer(hub: &Hub, method: &Method, path: &str) -> Response<Full<Bytes>> {
         "/healthz/ready" if *hub.closing.borrow() => page(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "ending\n".to_owned()),
         "/healthz/ready" => page(StatusCode::OK, "text/plain", "ready\n".to_owned()),
         "/metrics" => page(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", hub.metrics.text(hub)),
-        "/debug/statuses" => page(StatusCode::OK, "application/yaml", hub.mesh.borrow().statuses.clone()),
+        "/debug/statuses" => page(StatusCode::OK, "application/json", hub.mesh.borrow().statuses.clone()),
         "/debug/syncz" => page(StatusCode::OK, "application/json", subscribers(hub)),
         _ => page(StatusCode::NOT_FOUND, "text/plain", "/healthz/ready /metrics /debug/statuses /debug/syncz\n".to_owned()),
     }

@@ -1,0 +1,295 @@
+//! From the source to the mesh: reads the files, compiles them with what the nodes report, and publishes the outcome.
+//!
+//! What is wrong with the files is shown and logged once per change; it never takes back what is in force. The rules of
+//! that are in [`source`]; here is what goes beyond a single object: when a start is refused, and when a whole new state
+//! of the files is.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use proto::workload::address::Type;
+use serde_json::{Value, json};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::{
+    compile::{Compiled, Settings, compile},
+    manifest::ObjectRef,
+    placements::Placements,
+    publish::Snapshot,
+    reports::{self, ByNode},
+    serve::{Hub, Mesh},
+    source::{self, Loaded, Problem},
+    state::{PUBLIC, StateDir},
+    watch::Watch,
+    world,
+};
+
+#[cfg(test)]
+mod tests;
+
+/// The statuses of all objects in the state directory.
+pub const STATUSES: &str = "statuses.json";
+
+/// The source is read this often although nothing told of a change: symbolic links and remote file systems do not.
+const RESCAN: Duration = Duration::from_secs(10);
+
+/// The source as last read, and what became of it.
+#[derive(Debug)]
+pub struct Source {
+    path: PathBuf,
+    settings: Settings,
+    /// As read last; empty until then.
+    files: BTreeMap<PathBuf, String>,
+    /// What is in force.
+    loaded: Loaded,
+    /// Of the files as read last, even if another state of them is in force.
+    problems: Vec<Problem>,
+    /// Why the files as read last are not in force.
+    held_back: Option<String>,
+    /// Why the files cannot be read now.
+    unreadable: Option<String>,
+}
+
+/// Why there is nothing to start with.
+#[derive(Debug)]
+pub enum Refused {
+    /// The source cannot be read.
+    Unreadable(PathBuf, io::Error),
+    /// A policy is invalid, and there is no earlier version of it that could stand in.
+    Invalid(Vec<Problem>),
+}
+
+impl Source {
+    /// Reads the source for the first time. What it denies for want of an earlier version refuses the start.
+    pub fn open(path: &Path, settings: Settings) -> Result<Self, Refused> {
+        let files = source::read_dir(path).map_err(|error| Refused::Unreadable(path.to_owned(), error))?;
+        let loaded = source::load(&files, None);
+        let alone_and_broken = path.is_file() && !loaded.problems.is_empty();
+        if !loaded.world.denials.is_empty() || alone_and_broken {
+            return Err(Refused::Invalid(loaded.problems));
+        }
+        let problems = loaded.problems.clone();
+        let source = Self { path: path.to_owned(), settings, files, loaded, problems, held_back: None, unreadable: None };
+        source.log(&[]);
+        Ok(source)
+    }
+
+    /// Reads the source again.
+    pub fn reread(&mut self) {
+        let unreadable = match source::read_dir(&self.path) {
+            Ok(files) if files == self.files => None,
+            Ok(files) => {
+                self.take(files);
+                None
+            }
+            Err(error) => Some(format!("{} cannot be read: {error}", self.path.display())),
+        };
+        if let Some(reason) = unreadable.as_ref().filter(|_| unreadable != self.unreadable) {
+            tracing::error!(reason, "the last good manifests stay in force");
+        }
+        self.unreadable = unreadable;
+    }
+
+    fn take(&mut self, files: BTreeMap<PathBuf, String>) {
+        let loaded = source::load(&files, Some(&self.loaded));
+        let before = std::mem::replace(&mut self.problems, loaded.problems.clone());
+        self.files = files;
+        self.log(&before);
+        let policy = denies_the_mesh(&loaded, &self.settings.root_namespace);
+        self.held_back = policy.map(|policy| format!("{policy} would deny everything in the mesh until it is corrected"));
+        match &self.held_back {
+            Some(reason) => tracing::error!(reason, "the last good manifests stay in force"),
+            None => self.loaded = loaded,
+        }
+    }
+
+    fn log(&self, before: &[Problem]) {
+        for problem in self.problems.iter().filter(|problem| !before.contains(problem)) {
+            tracing::error!("{problem}");
+        }
+        for kind in &self.loaded.unused {
+            tracing::debug!(kind, "not used");
+        }
+    }
+
+    /// The nodes that objects name.
+    fn nodes(&self) -> BTreeSet<String> {
+        self.loaded.world.nodes.keys().cloned().collect()
+    }
+
+    /// Problems now, as far as they are counted.
+    pub fn problems(&self) -> usize {
+        self.problems.len() + usize::from(self.held_back.is_some()) + usize::from(self.unreadable.is_some())
+    }
+
+    /// The state of the mesh: the files and what the nodes report.
+    pub fn mesh(&self, reports: &ByNode, previous: &Snapshot) -> Mesh {
+        let mut world = self.loaded.world.clone();
+        let mut placements = placements(&world);
+        world.reports = Some(reported(reports, &placements));
+        let compiled = compile(&world, &self.settings);
+        place_stored(&compiled, &mut placements);
+        let snapshot = Snapshot::new(&compiled.addresses, &compiled.authorizations, previous);
+        Mesh { snapshot: Arc::new(snapshot), placements, statuses: self.statuses(&compiled) }
+    }
+
+    fn statuses(&self, compiled: &Compiled) -> String {
+        let problems = self.problems.iter().map(|problem| {
+            json!({
+                "file": problem.file.display().to_string(),
+                "document": problem.document,
+                "object": problem.object.as_ref().map(ObjectRef::to_string),
+                "field": problem.field,
+                "reason": problem.reason,
+            })
+        });
+        let objects = compiled.statuses.iter().map(|(object, status)| {
+            let conditions = status.conditions.iter().map(|condition| {
+                let status = if condition.holds { "True" } else { "False" };
+                json!({ "type": condition.kind, "status": status, "reason": condition.reason, "message": condition.message })
+            });
+            (object.to_string(), json!({ "conditions": conditions.collect::<Vec<Value>>() }))
+        });
+        let page = json!({
+            "heldBack": self.held_back,
+            "unreadable": self.unreadable,
+            "problems": problems.collect::<Vec<Value>>(),
+            "unused": self.loaded.unused,
+            "objects": serde_json::Map::from_iter(objects),
+        });
+        format!("{page:#}\n")
+    }
+}
+
+/// A policy that cannot be understood and whose scope is the whole mesh.
+fn denies_the_mesh<'a>(loaded: &'a Loaded, root_namespace: &str) -> Option<&'a ObjectRef> {
+    let mut denials = loaded.world.denials.iter();
+    denials.find(|(policy, denial)| policy.namespace == root_namespace && denial.selector.is_none()).map(|(policy, _)| policy)
+}
+
+fn placements(world: &world::World) -> Placements {
+    let mut placements = Placements::default();
+    for ((namespace, name), pod) in &world.pods {
+        if !pod.over {
+            placements.add(&pod.node, namespace, name, account(&pod.service_account));
+        }
+    }
+    placements
+}
+
+/// Workloads that were stored ready-made have no pod of their own here.
+fn place_stored(compiled: &Compiled, placements: &mut Placements) {
+    for address in compiled.addresses.values() {
+        if let Some(Type::Workload(workload)) = &address.r#type
+            && placements.node_of(&workload.namespace, &workload.name).is_none()
+        {
+            placements.add(&workload.node, &workload.namespace, &workload.name, account(&workload.service_account));
+        }
+    }
+}
+
+fn account(name: &str) -> &str {
+    if name.is_empty() { "default" } else { name }
+}
+
+/// What the nodes say of the pods that run on them.
+fn reported(reports: &ByNode, placements: &Placements) -> world::Reports {
+    let own = reports.iter().flat_map(|(node, report)| reports::own(node, report, placements).0.into_iter().map(move |pod| (node, pod)));
+    let pods = own.map(|(node, pod)| {
+        let report = world::PodReport {
+            node: node.clone(),
+            addresses: pod.addresses.iter().filter_map(|bytes| address(bytes)).collect(),
+            ready: pod.ready,
+            captured: pod.captured,
+        };
+        ((pod.namespace.clone(), pod.name.clone()), report)
+    });
+    pods.collect()
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from).ok();
+    v4.or_else(|| <[u8; 16]>::try_from(bytes).map(IpAddr::from).ok())
+}
+
+/// Publishes the state of the mesh, if it is another than before.
+pub fn publish(hub: &Hub, state: &StateDir, source: &Source) {
+    let reports = hub.reports.watch().borrow().clone();
+    let before = Arc::clone(&hub.mesh.borrow());
+    let mesh = source.mesh(&reports, &before.snapshot);
+    hub.metrics.problems.set(i64::try_from(source.problems()).unwrap_or(i64::MAX));
+    let nodes = mesh.placements.nodes().into_iter().map(str::to_owned).chain(source.nodes());
+    for node in nodes.collect::<BTreeSet<_>>() {
+        if let Err(error) = hub.tokens.ensure(&node) {
+            tracing::error!(node, %error, "no token for a node");
+        }
+    }
+    if mesh.statuses != before.statuses
+        && let Err(error) = state.write(STATUSES, mesh.statuses.as_bytes(), PUBLIC)
+    {
+        tracing::error!(%error, "the statuses are not written");
+    }
+    let same = mesh.snapshot.same(&before.snapshot) && mesh.placements == before.placements && mesh.statuses == before.statuses;
+    if !same {
+        hub.mesh.send_replace(Arc::new(mesh));
+    }
+}
+
+/// Publishes every change of the source and of the nodes' reports, until the task ends.
+pub async fn follow(hub: Arc<Hub>, state: Arc<StateDir>, mut source: Source, watch: Watch) {
+    let mut reports = hub.reports.watch();
+    let mut rescan = interval(RESCAN);
+    rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let reread = tokio::select! {
+            changed = watch.changed() => {
+                if let Err(error) = changed {
+                    tracing::error!(%error, "the source is not watched: changes are seen every ten seconds");
+                    rescan.tick().await;
+                }
+                true
+            }
+            changed = reports.changed() => match changed {
+                Ok(()) => false,
+                Err(_) => return,
+            },
+            _ = rescan.tick() => true,
+        };
+        reports.mark_unchanged();
+        let (hub, state) = (Arc::clone(&hub), Arc::clone(&state));
+        let done = tokio::task::spawn_blocking(move || {
+            if reread {
+                source.reread();
+            }
+            publish(&hub, &state, &source);
+            source
+        });
+        source = match done.await {
+            Ok(source) => source,
+            Err(error) => {
+                tracing::error!(%error, "the source is no longer followed");
+                return;
+            }
+        };
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(path, error) => write!(f, "{} cannot be read: {error}", path.display()),
+            Self::Invalid(problems) => {
+                f.write_str("a policy that cannot be understood denies for its scope; correct it before the start:")?;
+                problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Refused {}

@@ -1,0 +1,211 @@
+//! Starts and ends a control plane: what must be there before the first request, in order.
+
+use std::{
+    fmt, io,
+    io::Write as _,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::{
+    ca::{Authority, NotSigned, ServerName},
+    compile::Settings,
+    config::Config,
+    follow::{self, Refused, Source},
+    reports::Reports,
+    serve::{
+        self, Hub, Mesh,
+        accept::{self, Certificate},
+        admin,
+        metrics::Metrics,
+        streams::Streams,
+    },
+    state::{StateDir, StateError},
+    tokens::Tokens,
+    watch::Watch,
+};
+
+const PORT: u16 = 15012;
+/// Of the server's own certificate; renewed at half of it.
+const SERVER_LIFE: Duration = Duration::from_hours(24);
+/// Until a renewal that failed is tried again.
+const RENEWAL_RETRY: Duration = Duration::from_secs(60);
+/// Calls that are under way at the end may take this long.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Why a control plane does not start, or ended by itself.
+#[derive(Debug)]
+pub enum Error {
+    /// The state directory.
+    State(StateError),
+    /// The source.
+    Source(Refused),
+    /// The server's certificate.
+    Certificate(String),
+    /// An address that cannot be listened on.
+    Listen(String, io::Error),
+    /// The source cannot be watched.
+    Watch(io::Error),
+    /// The server ended.
+    Serve(String),
+}
+
+/// Serves until `shutdown`, then ends within seconds.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    let state = Arc::new(StateDir::open(&config.state_dir).map_err(Error::State)?);
+    let hub = Arc::new(hub(&config, &state)?);
+    let source = Source::open(&config.from, settings(&config)).map_err(Error::Source)?;
+    // Before the first look at it would be too late for what changes meanwhile; the first rescan is immediate.
+    let watch = Watch::new(&config.from).map_err(Error::Watch)?;
+    follow::publish(&hub, &state, &source);
+
+    let listener = listen(config.listen)?;
+    let admin = listen(Some(config.admin))?;
+    let names = server_names(&config);
+    let certificate = Arc::new(Certificate::default());
+    let renewal = certify(&hub, &names, &certificate).map_err(Error::Certificate)?;
+    let tls = accept::tls(Arc::clone(&certificate)).map_err(|error| Error::Certificate(error.to_string()))?;
+    let address = listener.local_addr().map_err(|error| Error::Listen("the socket".to_owned(), error))?;
+
+    let (connections, accepted) = mpsc::channel(64);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(accept::accept(listener, tls, connections));
+    tasks.spawn(admin::serve(admin, Arc::clone(&hub)));
+    tasks.spawn(renew(Arc::clone(&hub), names, certificate, renewal));
+    tasks.spawn(follow::follow(Arc::clone(&hub), Arc::clone(&state), source, watch));
+    tracing::info!(%address, root = %state.path(crate::ca::ROOT_CERT).display(), "serving");
+    if config.announce {
+        announce();
+    }
+    let served = serve::serve(Arc::clone(&hub), ReceiverStream::new(accepted));
+    tokio::pin!(served);
+    let early = tokio::select! {
+        ended = &mut served => Some(ended),
+        () = shutdown => None,
+    };
+    hub.closing.send_replace(true);
+    let ended = match early {
+        Some(ended) => ended,
+        // Those who are not done by then lose their call; they come again.
+        None => timeout(DRAIN, served).await.unwrap_or(Ok(())),
+    };
+    tasks.shutdown().await;
+    ended.map_err(|error| Error::Serve(error.to_string()))
+}
+
+fn hub(config: &Config, state: &Arc<StateDir>) -> Result<Hub, Error> {
+    let authority = Authority::open(state, &config.trust_domain, SystemTime::now()).map_err(Error::State)?;
+    let tokens = Tokens::open(Arc::clone(state)).map_err(Error::State)?;
+    for node in &config.nodes {
+        tokens.ensure(node).map_err(Error::State)?;
+    }
+    Ok(Hub {
+        authority,
+        trust_domain: config.trust_domain.clone(),
+        longest_life: config.ca_ttl,
+        tokens,
+        reports: Reports::open(Arc::clone(state)).map_err(Error::State)?,
+        mesh: watch::Sender::new(Arc::new(Mesh::default())),
+        streams: Streams::default(),
+        metrics: Metrics::default(),
+        closing: watch::Sender::new(false),
+    })
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        root_namespace: config.root_namespace.clone(),
+        trust_domain: config.trust_domain.clone(),
+        cluster_id: config.cluster_id.clone(),
+        ..Settings::default()
+    }
+}
+
+fn server_names(config: &Config) -> Vec<ServerName> {
+    let fixed = ["ambit-control", "ambit-control.ambit-system.svc", "localhost", "127.0.0.1", "::1"];
+    let given = config.server_names.iter().map(String::as_str);
+    let mut names: Vec<ServerName> = fixed.into_iter().chain(given).map(ServerName::new).collect();
+    if let Some(address) = config.listen.map(|address| address.ip()).filter(|ip| !ip.is_unspecified()) {
+        names.push(ServerName::Ip(address));
+    }
+    names
+}
+
+/// Shows a new server certificate; returns when to do so again.
+fn certify(hub: &Hub, names: &[ServerName], certificate: &Certificate) -> Result<Duration, String> {
+    let now = SystemTime::now();
+    let made = hub.authority.serve_as(names, SERVER_LIFE, now).map_err(|error: NotSigned| error.to_string())?;
+    let life = made.expires.duration_since(now).unwrap_or_default();
+    certificate.replace(made).map_err(|error| error.to_string())?;
+    Ok(life / 2)
+}
+
+async fn renew(hub: Arc<Hub>, names: Vec<ServerName>, certificate: Arc<Certificate>, first: Duration) {
+    let mut next = first;
+    loop {
+        sleep(next).await;
+        next = certify(&hub, &names, &certificate).unwrap_or_else(|error| {
+            tracing::error!(error, "the server's certificate is not renewed");
+            RENEWAL_RETRY
+        });
+    }
+}
+
+fn listen(address: Option<SocketAddr>) -> Result<TcpListener, Error> {
+    let failed = |address: SocketAddr| move |error| Error::Listen(address.to_string(), error);
+    match address {
+        Some(address) => bind(address).map_err(failed(address)),
+        None => {
+            let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT));
+            let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT));
+            match bind(any) {
+                // No IPv6 on this machine.
+                Err(error) if [Some(97), Some(99)].contains(&error.raw_os_error()) => bind(v4).map_err(failed(v4)),
+                bound => bound.map_err(failed(any)),
+            }
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn announce() {
+    let mut out = io::stdout().lock();
+    // Whoever waits for the line and is gone does not need it.
+    let _ = writeln!(out, "ready").and_then(|()| out.flush());
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::State(error) => error.fmt(f),
+            Self::Source(refused) => refused.fmt(f),
+            Self::Certificate(error) => write!(f, "no certificate for the server itself: {error}"),
+            Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
+            Self::Watch(error) => write!(f, "the source cannot be watched: {error}"),
+            Self::Serve(error) => write!(f, "the server ended: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
