@@ -95,12 +95,18 @@ impl Kind {
     }
 
     fn versions(self) -> &'static [&'static str] {
-        if self.is_policy() { &["v1", "v1beta1"] } else { &["v1"] }
+        if self.is_policy() {
+            &["v1", "v1beta1"]
+        } else {
+            &["v1"]
+        }
     }
 
     /// The kind of this API group and name, whatever the version.
     pub fn find(group: &str, name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.group() == group && kind.as_str() == name)
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.group() == group && kind.as_str() == name)
     }
 }
 
@@ -118,7 +124,11 @@ pub struct ObjectRef {
 impl ObjectRef {
     /// A reference of three parts.
     pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
-        Self { kind, namespace: namespace.to_owned(), name: name.to_owned() }
+        Self {
+            kind,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
     }
 }
 
@@ -143,7 +153,11 @@ pub struct Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.field.is_empty() { f.write_str(&self.reason) } else { write!(f, "{}: {}", self.field, self.reason) }
+        if self.field.is_empty() {
+            f.write_str(&self.reason)
+        } else {
+            write!(f, "{}: {}", self.field, self.reason)
+        }
     }
 }
 
@@ -211,7 +225,10 @@ pub fn manifest(tree: &Value, path: &str) -> Manifest {
     let at = At::new(path, tree);
     let (Some(version), Some(kind)) = (at.peek("apiVersion"), at.peek("kind")) else {
         let reason = "not a manifest: apiVersion and kind are missing".to_owned();
-        return Manifest::Alien(Fault { field: path.to_owned(), reason });
+        return Manifest::Alien(Fault {
+            field: path.to_owned(),
+            reason,
+        });
     };
     let (group, number) = version.split_once('/').unwrap_or(("", version));
     let Some(found) = Kind::find(group, kind) else {
@@ -219,17 +236,34 @@ pub fn manifest(tree: &Value, path: &str) -> Manifest {
     };
     let mut faults = Faults::default();
     if !found.versions().contains(&number) {
-        faults.add(&at, "apiVersion", format!("version {number:?} of {kind} is not known: use {}", found.versions()[0]));
+        faults.add(
+            &at,
+            "apiVersion",
+            format!(
+                "version {number:?} of {kind} is not known: use {}",
+                found.versions()[0]
+            ),
+        );
     }
     let meta = metadata(&at, found, &mut faults);
-    let selector = if found.is_policy() { selector::peek(&at) } else { None };
+    let selector = if found.is_policy() {
+        selector::peek(&at)
+    } else {
+        None
+    };
     let namespace = meta.namespace.clone();
     let name = (!meta.name.is_empty()).then(|| meta.name.clone());
     let object = object(found, meta, &at, &mut faults);
     if faults.is_empty() {
         return Manifest::Object(Box::new(object));
     }
-    Manifest::Refused(Refused { kind: found, namespace, name, selector, faults: faults.into() })
+    Manifest::Refused(Refused {
+        kind: found,
+        namespace,
+        name,
+        selector,
+        faults: faults.into(),
+    })
 }
 
 fn object(kind: Kind, meta: Meta, at: &At<'_>, faults: &mut Faults) -> Object {
@@ -243,7 +277,9 @@ fn object(kind: Kind, meta: Meta, at: &At<'_>, faults: &mut Faults) -> Object {
         Kind::AuthorizationPolicy => {
             Object::AuthorizationPolicy(authorization::authorization_policy(meta, at, faults))
         }
-        Kind::PeerAuthentication => Object::PeerAuthentication(peer::peer_authentication(meta, at, faults)),
+        Kind::PeerAuthentication => {
+            Object::PeerAuthentication(peer::peer_authentication(meta, at, faults))
+        }
     }
 }
 

@@ -23,11 +23,21 @@ pub struct Condition {
 impl Condition {
     /// A condition that holds.
     pub fn holds(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { kind, holds: true, reason, message: message.into() }
+        Self {
+            kind,
+            holds: true,
+            reason,
+            message: message.into(),
+        }
     }
 
     /// A condition that does not hold.
     pub fn fails(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { kind, holds: false, reason, message: message.into() }
+        Self {
+            kind,
+            holds: false,
+            reason,
+            message: message.into(),
+        }
     }
 }

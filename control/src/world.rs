@@ -2,16 +2,13 @@
 //!
 //! A world is a plain value. [`crate::source`] makes one out of files; node agents add what they see on their nodes.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use mesh::local::Local;
 
 use crate::manifest::{
-    AuthorizationPolicy, EndpointSlice, Fault, Kind, Namespace, Node, Object, ObjectRef, PeerAuthentication, Pod,
-    Selector, Service, ServiceAccount,
+    AuthorizationPolicy, EndpointSlice, Fault, Kind, Namespace, Node, Object, ObjectRef,
+    PeerAuthentication, Pod, Selector, Service, ServiceAccount,
 };
 
 /// Namespace and name.
@@ -19,7 +16,10 @@ pub type Key = (String, String);
 
 /// All objects, by name, or by namespace and name.
 #[derive(Clone, Debug, Default, PartialEq)]
-#[expect(missing_docs, reason = "the first eight are the kinds they are named after")]
+#[expect(
+    missing_docs,
+    reason = "the first eight are the kinds they are named after"
+)]
 pub struct World {
     pub namespaces: BTreeMap<String, Namespace>,
     pub nodes: BTreeMap<String, Node>,
@@ -65,7 +65,9 @@ pub struct Denial {
 impl World {
     /// Adds an object, in place of one with the same reference.
     pub fn insert(&mut self, object: Object) {
-        let ObjectRef { namespace, name, .. } = object.reference();
+        let ObjectRef {
+            namespace, name, ..
+        } = object.reference();
         let key = (namespace, name);
         match object {
             Object::Namespace(object) => drop(self.namespaces.insert(key.1, object)),
@@ -74,8 +76,12 @@ impl World {
             Object::Service(object) => drop(self.services.insert(key, object)),
             Object::EndpointSlice(object) => drop(self.endpoint_slices.insert(key, object)),
             Object::Pod(object) => drop(self.pods.insert(key, object)),
-            Object::AuthorizationPolicy(object) => drop(self.authorization_policies.insert(key, object)),
-            Object::PeerAuthentication(object) => drop(self.peer_authentications.insert(key, object)),
+            Object::AuthorizationPolicy(object) => {
+                drop(self.authorization_policies.insert(key, object))
+            }
+            Object::PeerAuthentication(object) => {
+                drop(self.peer_authentications.insert(key, object))
+            }
         }
     }
 
@@ -85,14 +91,28 @@ impl World {
         match reference.kind {
             Kind::Namespace => self.namespaces.get(&key.1).cloned().map(Object::Namespace),
             Kind::Node => self.nodes.get(&key.1).cloned().map(Object::Node),
-            Kind::ServiceAccount => self.service_accounts.get(&key).cloned().map(Object::ServiceAccount),
+            Kind::ServiceAccount => self
+                .service_accounts
+                .get(&key)
+                .cloned()
+                .map(Object::ServiceAccount),
             Kind::Service => self.services.get(&key).cloned().map(Object::Service),
-            Kind::EndpointSlice => self.endpoint_slices.get(&key).cloned().map(Object::EndpointSlice),
+            Kind::EndpointSlice => self
+                .endpoint_slices
+                .get(&key)
+                .cloned()
+                .map(Object::EndpointSlice),
             Kind::Pod => self.pods.get(&key).cloned().map(Object::Pod),
-            Kind::AuthorizationPolicy => {
-                self.authorization_policies.get(&key).cloned().map(Object::AuthorizationPolicy)
-            }
-            Kind::PeerAuthentication => self.peer_authentications.get(&key).cloned().map(Object::PeerAuthentication),
+            Kind::AuthorizationPolicy => self
+                .authorization_policies
+                .get(&key)
+                .cloned()
+                .map(Object::AuthorizationPolicy),
+            Kind::PeerAuthentication => self
+                .peer_authentications
+                .get(&key)
+                .cloned()
+                .map(Object::PeerAuthentication),
         }
     }
 }

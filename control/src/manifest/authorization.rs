@@ -93,7 +93,10 @@ pub struct Values<T> {
 
 impl<T> Default for Values<T> {
     fn default() -> Self {
-        Self { any: Vec::new(), none: Vec::new() }
+        Self {
+            any: Vec::new(),
+            none: Vec::new(),
+        }
     }
 }
 
@@ -152,12 +155,35 @@ const MOST: usize = 512;
 /// The API's own limit on target references.
 const MOST_TARGETS: usize = 16;
 
-pub(super) fn authorization_policy(meta: Meta, root: &At<'_>, faults: &mut Faults) -> AuthorizationPolicy {
-    root.only(&["apiVersion", "kind", "metadata", "spec", "status"], faults);
-    let mut policy =
-        AuthorizationPolicy { meta, target: PolicyTarget::Everything, action: Action::Allow, rules: Vec::new() };
-    let Some(spec) = root.mapping("spec", faults) else { return policy };
-    spec.only(&["selector", "targetRef", "targetRefs", "action", "provider", "rules"], faults);
+pub(super) fn authorization_policy(
+    meta: Meta,
+    root: &At<'_>,
+    faults: &mut Faults,
+) -> AuthorizationPolicy {
+    root.only(
+        &["apiVersion", "kind", "metadata", "spec", "status"],
+        faults,
+    );
+    let mut policy = AuthorizationPolicy {
+        meta,
+        target: PolicyTarget::Everything,
+        action: Action::Allow,
+        rules: Vec::new(),
+    };
+    let Some(spec) = root.mapping("spec", faults) else {
+        return policy;
+    };
+    spec.only(
+        &[
+            "selector",
+            "targetRef",
+            "targetRefs",
+            "action",
+            "provider",
+            "rules",
+        ],
+        faults,
+    );
     policy.action = action(&spec, faults);
     policy.target = target(&spec, faults);
     provider(&spec, policy.action, faults);
@@ -165,7 +191,10 @@ pub(super) fn authorization_policy(meta: Meta, root: &At<'_>, faults: &mut Fault
     if rules.len() > MOST {
         faults.add(&spec, "rules", format!("more than {MOST} rules"));
     }
-    policy.rules = rules.iter().map(|at| rule::rule(at, &policy.meta.namespace, faults)).collect();
+    policy.rules = rules
+        .iter()
+        .map(|at| rule::rule(at, &policy.meta.namespace, faults))
+        .collect();
     policy
 }
 
@@ -176,7 +205,11 @@ fn action(spec: &At<'_>, faults: &mut Faults) -> Action {
         Some("AUDIT") => Action::Audit,
         Some("CUSTOM") => Action::Custom,
         Some(other) => {
-            faults.add(spec, "action", format!("{other:?} is none of ALLOW, DENY, AUDIT, CUSTOM"));
+            faults.add(
+                spec,
+                "action",
+                format!("{other:?} is none of ALLOW, DENY, AUDIT, CUSTOM"),
+            );
             Action::Deny
         }
     }
@@ -226,12 +259,23 @@ fn target_ref(at: &At<'_>, faults: &mut Faults) -> Option<TargetRef> {
         ("gateway.networking.k8s.io", "Gateway") => TargetKind::Gateway,
         ("gateway.networking.k8s.io", "GatewayClass") => TargetKind::GatewayClass,
         (group, kind) => {
-            faults.add(at, "kind", format!("a policy cannot be attached to {group:?} {kind:?}"));
+            faults.add(
+                at,
+                "kind",
+                format!("a policy cannot be attached to {group:?} {kind:?}"),
+            );
             return None;
         }
     };
-    if at.text("namespace", faults).is_some_and(|namespace| !namespace.is_empty()) {
-        faults.add(at, "namespace", "a policy is attached to objects of its own namespace only: leave this out");
+    if at
+        .text("namespace", faults)
+        .is_some_and(|namespace| !namespace.is_empty())
+    {
+        faults.add(
+            at,
+            "namespace",
+            "a policy is attached to objects of its own namespace only: leave this out",
+        );
     }
     let name = at.text("name", faults).unwrap_or_default().to_owned();
     if name.is_empty() {

@@ -179,12 +179,18 @@ pub(super) fn pod(meta: Meta, root: &At<'_>, faults: &mut Faults) -> Pod {
         ready: false,
     };
     if let Some(at) = root.mapping("metadata", faults) {
-        pod.generated = at.text("generateName", faults).is_some_and(|name| !name.is_empty());
+        pod.generated = at
+            .text("generateName", faults)
+            .is_some_and(|name| !name.is_empty());
         pod.controller = controller(&at, faults);
     }
     if let Some(spec) = root.mapping("spec", faults) {
-        spec.text("nodeName", faults).unwrap_or_default().clone_into(&mut pod.node);
-        spec.text("serviceAccountName", faults).unwrap_or_default().clone_into(&mut pod.service_account);
+        spec.text("nodeName", faults)
+            .unwrap_or_default()
+            .clone_into(&mut pod.node);
+        spec.text("serviceAccountName", faults)
+            .unwrap_or_default()
+            .clone_into(&mut pod.service_account);
         pod.host_network = spec.flag("hostNetwork", faults);
         for container in spec.items("containers", faults) {
             container_ports(&container, &mut pod.ports, faults);
@@ -200,16 +206,25 @@ pub(super) fn pod(meta: Meta, root: &At<'_>, faults: &mut Faults) -> Pod {
         pod.over = matches!(status.text("phase", faults), Some("Succeeded" | "Failed"));
         pod.addresses = pod_addresses(&status, faults);
         let conditions = status.items("conditions", faults);
-        pod.ready = conditions.iter().any(|at| at.peek("type") == Some("Ready") && at.peek("status") == Some("True"));
+        pod.ready = conditions
+            .iter()
+            .any(|at| at.peek("type") == Some("Ready") && at.peek("status") == Some("True"));
     }
     pod
 }
 
 /// Both become part of ids, where a '/' would change their meaning.
 fn names_are_segments(spec: &At<'_>, pod: &Pod, faults: &mut Faults) {
-    for (key, name) in [("nodeName", &pod.node), ("serviceAccountName", &pod.service_account)] {
+    for (key, name) in [
+        ("nodeName", &pod.node),
+        ("serviceAccountName", &pod.service_account),
+    ] {
         if !name.is_empty() && !super::meta::is_subdomain(name) {
-            faults.add(spec, key, format!("{name:?} is not a DNS subdomain (a-z, 0-9, '-', '.')"));
+            faults.add(
+                spec,
+                key,
+                format!("{name:?} is not a DNS subdomain (a-z, 0-9, '-', '.')"),
+            );
         }
     }
 }
@@ -217,22 +232,44 @@ fn names_are_segments(spec: &At<'_>, pod: &Pod, faults: &mut Faults) {
 fn controller(metadata: &At<'_>, faults: &mut Faults) -> Option<Owner> {
     let owners = metadata.items("ownerReferences", faults);
     let owner = owners.iter().find(|at| at.flag("controller", faults))?;
-    Some(Owner { kind: owner.text("kind", faults)?.to_owned(), name: owner.text("name", faults)?.to_owned() })
+    Some(Owner {
+        kind: owner.text("kind", faults)?.to_owned(),
+        name: owner.text("name", faults)?.to_owned(),
+    })
 }
 
 fn container_ports(container: &At<'_>, ports: &mut Vec<NamedPort>, faults: &mut Faults) {
     for at in container.items("ports", faults) {
         let tcp = matches!(at.text("protocol", faults), None | Some("TCP"));
-        if let (true, Some(name), Some(port)) = (tcp, at.text("name", faults), at.port("containerPort", faults)) {
-            ports.push(NamedPort { name: name.to_owned(), port });
+        if let (true, Some(name), Some(port)) = (
+            tcp,
+            at.text("name", faults),
+            at.port("containerPort", faults),
+        ) {
+            ports.push(NamedPort {
+                name: name.to_owned(),
+                port,
+            });
         }
     }
 }
 
 fn pod_addresses(status: &At<'_>, faults: &mut Faults) -> Vec<IpAddr> {
-    let listed: Vec<_> = status.items("podIPs", faults).iter().filter_map(|at| at.get("ip")).collect();
-    let all = if listed.is_empty() { status.get("podIP").into_iter().collect() } else { listed };
-    all.iter().filter(|at| at.as_text(faults) != Some("")).filter_map(|at| at.as_address(faults)).collect()
+    let listed: Vec<_> = status
+        .items("podIPs", faults)
+        .iter()
+        .filter_map(|at| at.get("ip"))
+        .collect();
+    let all = if listed.is_empty() {
+        status.get("podIP").into_iter().collect()
+    } else {
+        listed
+    };
+    // An address is empty until the pod has one.
+    all.iter()
+        .filter(|at| !at.is_empty_text())
+        .filter_map(|at| at.as_address(faults))
+        .collect()
 }
 
 pub(super) fn service(meta: Meta, root: &At<'_>, faults: &mut Faults) -> Service {
@@ -247,7 +284,9 @@ pub(super) fn service(meta: Meta, root: &At<'_>, faults: &mut Faults) -> Service
         distribution: None,
         publish_not_ready: false,
     };
-    let Some(spec) = root.mapping("spec", faults) else { return service };
+    let Some(spec) = root.mapping("spec", faults) else {
+        return service;
+    };
     service.external_name = spec.text("type", faults) == Some("ExternalName");
     service.selector = spec.labels("selector", faults);
     service.local = spec.text("internalTrafficPolicy", faults) == Some("Local");
@@ -255,16 +294,29 @@ pub(super) fn service(meta: Meta, root: &At<'_>, faults: &mut Faults) -> Service
     service.publish_not_ready = spec.flag("publishNotReadyAddresses", faults);
     service.addresses = cluster_addresses(&spec, faults);
     service.families = families(&spec, &service.addresses, faults);
-    service.ports = spec.items("ports", faults).iter().filter_map(|at| service_port(at, faults)).collect();
+    service.ports = spec
+        .items("ports", faults)
+        .iter()
+        .filter_map(|at| service_port(at, faults))
+        .collect();
     service
 }
 
 fn cluster_addresses(spec: &At<'_>, faults: &mut Faults) -> Vec<IpAddr> {
     let listed = spec.items("clusterIPs", faults);
-    let all = if listed.is_empty() { spec.get("clusterIP").into_iter().collect() } else { listed };
-    let none = |at: &&At<'_>, faults: &mut Faults| matches!(at.as_text(faults), None | Some("" | "None"));
-    let given: Vec<_> = all.iter().filter(|at| !none(at, faults)).collect();
-    given.into_iter().filter_map(|at| at.as_address(faults)).collect()
+    let all = if listed.is_empty() {
+        spec.get("clusterIP").into_iter().collect()
+    } else {
+        listed
+    };
+    let texts: Vec<_> = all
+        .iter()
+        .filter_map(|at| Some((at, at.as_text(faults)?)))
+        .collect();
+    let given = texts
+        .into_iter()
+        .filter(|(_, text)| !matches!(*text, "" | "None"));
+    given.filter_map(|(at, _)| at.as_address(faults)).collect()
 }
 
 fn families(spec: &At<'_>, addresses: &[IpAddr], faults: &mut Faults) -> Families {
@@ -305,34 +357,66 @@ fn service_port(at: &At<'_>, faults: &mut Faults) -> Option<ServicePort> {
 
 pub(super) fn endpoint_slice(meta: Meta, root: &At<'_>, faults: &mut Faults) -> EndpointSlice {
     let service = meta.labels.get("kubernetes.io/service-name").cloned();
-    let mut slice = EndpointSlice { service, ports: Vec::new(), endpoints: Vec::new(), meta };
+    let mut slice = EndpointSlice {
+        service,
+        ports: Vec::new(),
+        endpoints: Vec::new(),
+        meta,
+    };
     for at in root.items("ports", faults) {
         if let Some(port) = at.port("port", faults) {
-            slice.ports.push(NamedPort { name: at.text("name", faults).unwrap_or_default().to_owned(), port });
+            slice.ports.push(NamedPort {
+                name: at.text("name", faults).unwrap_or_default().to_owned(),
+                port,
+            });
         }
     }
     match root.text("addressType", faults) {
         Some("IPv4" | "IPv6") => {}
         // Names, not addresses.
         Some("FQDN") => return slice,
-        other => faults.add(root, "addressType", format!("{:?} is none of IPv4, IPv6, FQDN", other.unwrap_or_default())),
+        other => faults.add(
+            root,
+            "addressType",
+            format!(
+                "{:?} is none of IPv4, IPv6, FQDN",
+                other.unwrap_or_default()
+            ),
+        ),
     }
-    slice.endpoints = root.items("endpoints", faults).iter().map(|at| endpoint(at, &slice.meta, faults)).collect();
+    slice.endpoints = root
+        .items("endpoints", faults)
+        .iter()
+        .map(|at| endpoint(at, &slice.meta, faults))
+        .collect();
     slice
 }
 
 fn endpoint(at: &At<'_>, meta: &Meta, faults: &mut Faults) -> Endpoint {
-    let addresses: Vec<_> = at.items("addresses", faults).iter().filter_map(|at| at.as_address(faults)).collect();
+    let addresses: Vec<_> = at
+        .items("addresses", faults)
+        .iter()
+        .filter_map(|at| at.as_address(faults))
+        .collect();
     if addresses.is_empty() {
         faults.add(at, "addresses", "at least one address is required");
     }
     let conditions = at.mapping("conditions", faults);
     let ready = conditions.is_none_or(|at| at.get("ready").is_none() || at.flag("ready", faults));
-    let target = at.mapping("targetRef", faults).filter(|at| at.peek("kind") == Some("Pod"));
+    let target = at
+        .mapping("targetRef", faults)
+        .filter(|at| at.peek("kind") == Some("Pod"));
     let pod = target.map(|at| PodTarget {
-        namespace: at.text("namespace", faults).unwrap_or(&meta.namespace).to_owned(),
+        namespace: at
+            .text("namespace", faults)
+            .unwrap_or(&meta.namespace)
+            .to_owned(),
         name: at.text("name", faults).unwrap_or_default().to_owned(),
         uid: at.text("uid", faults).unwrap_or_default().to_owned(),
     });
-    Endpoint { addresses, ready, pod }
+    Endpoint {
+        addresses,
+        ready,
+        pod,
+    }
 }

@@ -48,7 +48,10 @@ const FIELDS: &[&str] = &[
 pub(super) fn metadata(root: &At<'_>, kind: Kind, faults: &mut Faults) -> Meta {
     let Some(at) = root.mapping("metadata", faults) else {
         faults.add(root, "metadata.name", "a name is required");
-        return Meta { namespace: fallback(kind), ..Meta::default() };
+        return Meta {
+            namespace: fallback(kind),
+            ..Meta::default()
+        };
     };
     if kind.is_policy() {
         at.only(FIELDS, faults);
@@ -63,14 +66,22 @@ pub(super) fn metadata(root: &At<'_>, kind: Kind, faults: &mut Faults) -> Meta {
     };
     match at.text("name", faults) {
         Some(name) if is_subdomain(name) => name.clone_into(&mut meta.name),
-        Some(name) => faults.add(&at, "name", format!("{name:?} is not a DNS subdomain (a-z, 0-9, '-', '.')")),
+        Some(name) => faults.add(
+            &at,
+            "name",
+            format!("{name:?} is not a DNS subdomain (a-z, 0-9, '-', '.')"),
+        ),
         None => faults.add(&at, "name", "a name is required"),
     }
     if kind.namespaced() {
         match at.text("namespace", faults) {
             Some(namespace) if is_label(namespace) => namespace.clone_into(&mut meta.namespace),
             Some(namespace) => {
-                faults.add(&at, "namespace", format!("{namespace:?} is not a DNS label (a-z, 0-9, '-')"));
+                faults.add(
+                    &at,
+                    "namespace",
+                    format!("{namespace:?} is not a DNS label (a-z, 0-9, '-')"),
+                );
             }
             None => {}
         }
@@ -78,14 +89,22 @@ pub(super) fn metadata(root: &At<'_>, kind: Kind, faults: &mut Faults) -> Meta {
     if let Some(text) = at.text("creationTimestamp", faults) {
         match OffsetDateTime::parse(text, &Rfc3339) {
             Ok(time) => meta.created = Some(time),
-            Err(_) => faults.add(&at, "creationTimestamp", format!("{text:?} is not an RFC 3339 time")),
+            Err(_) => faults.add(
+                &at,
+                "creationTimestamp",
+                format!("{text:?} is not an RFC 3339 time"),
+            ),
         }
     }
     meta
 }
 
 fn fallback(kind: Kind) -> String {
-    if kind.namespaced() { "default".to_owned() } else { String::new() }
+    if kind.namespaced() {
+        "default".to_owned()
+    } else {
+        String::new()
+    }
 }
 
 /// RFC 1123 label: at most 63 of a-z, 0-9 and '-', the ends not '-'.
@@ -102,7 +121,10 @@ pub(crate) fn is_label(text: &str) -> bool {
 pub(crate) fn is_subdomain(text: &str) -> bool {
     let part = |part: &str| {
         let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        !part.is_empty() && part.bytes().all(allowed) && !part.starts_with('-') && !part.ends_with('-')
+        !part.is_empty()
+            && part.bytes().all(allowed)
+            && !part.starts_with('-')
+            && !part.ends_with('-')
     };
     text.len() <= 253 && text.split('.').all(part)
 }

@@ -42,10 +42,24 @@ impl Mode {
     }
 }
 
-pub(super) fn peer_authentication(meta: Meta, root: &At<'_>, faults: &mut Faults) -> PeerAuthentication {
-    root.only(&["apiVersion", "kind", "metadata", "spec", "status"], faults);
-    let mut policy = PeerAuthentication { meta, selector: None, mode: Mode::Unset, ports: BTreeMap::new() };
-    let Some(spec) = root.mapping("spec", faults) else { return policy };
+pub(super) fn peer_authentication(
+    meta: Meta,
+    root: &At<'_>,
+    faults: &mut Faults,
+) -> PeerAuthentication {
+    root.only(
+        &["apiVersion", "kind", "metadata", "spec", "status"],
+        faults,
+    );
+    let mut policy = PeerAuthentication {
+        meta,
+        selector: None,
+        mode: Mode::Unset,
+        ports: BTreeMap::new(),
+    };
+    let Some(spec) = root.mapping("spec", faults) else {
+        return policy;
+    };
     spec.only(&["selector", "mtls", "portLevelMtls"], faults);
     policy.selector = selector(&spec, faults);
     if let Some(mtls) = spec.mapping("mtls", faults) {
@@ -53,14 +67,23 @@ pub(super) fn peer_authentication(meta: Meta, root: &At<'_>, faults: &mut Faults
     }
     for (key, at) in spec.entries("portLevelMtls", faults) {
         match key.parse::<u16>() {
-            Ok(port) if port != 0 && !at.is_mapping() => faults.add(&at, "", "expected a field mode"),
+            Ok(port) if port != 0 && !at.is_mapping() => {
+                faults.add(&at, "", "expected a field mode")
+            }
             Ok(port) if port != 0 => {
                 policy.ports.insert(port, mode(&at, faults));
             }
-            _ => faults.add(&at, "", format!("{key:?} is not a port number from 1 to 65535")),
+            _ => faults.add(
+                &at,
+                "",
+                format!("{key:?} is not a port number from 1 to 65535"),
+            ),
         }
     }
-    let selects = policy.selector.as_ref().is_some_and(|selector| !selector.labels.is_empty());
+    let selects = policy
+        .selector
+        .as_ref()
+        .is_some_and(|selector| !selector.labels.is_empty());
     if !policy.ports.is_empty() && !selects {
         faults.add(&spec, "portLevelMtls", "only together with a selector");
     }
@@ -75,7 +98,11 @@ fn mode(at: &At<'_>, faults: &mut Faults) -> Mode {
         Some("PERMISSIVE") => Mode::Permissive,
         Some("STRICT") => Mode::Strict,
         Some(other) => {
-            faults.add(at, "mode", format!("{other:?} is none of UNSET, DISABLE, PERMISSIVE, STRICT"));
+            faults.add(
+                at,
+                "mode",
+                format!("{other:?} is none of UNSET, DISABLE, PERMISSIVE, STRICT"),
+            );
             Mode::Unset
         }
     }

@@ -23,8 +23,15 @@ pub(super) struct Faults(Vec<Fault>);
 impl Faults {
     /// A fault of a field of `at`; an empty `key` means `at` itself.
     pub(super) fn add(&mut self, at: &At<'_>, key: &str, reason: impl Into<String>) {
-        let field = if key.is_empty() { at.path.clone() } else { at.join(key) };
-        self.0.push(Fault { field, reason: reason.into() });
+        let field = if key.is_empty() {
+            at.path.clone()
+        } else {
+            at.join(key)
+        };
+        self.0.push(Fault {
+            field,
+            reason: reason.into(),
+        });
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -40,11 +47,17 @@ impl From<Faults> for Vec<Fault> {
 
 impl<'a> At<'a> {
     pub(super) fn new(path: &str, value: &'a Value) -> Self {
-        Self { path: path.to_owned(), value }
+        Self {
+            path: path.to_owned(),
+            value,
+        }
     }
 
     fn join(&self, key: &str) -> String {
-        match (self.path.is_empty(), key.contains(['.', '/', '[']) || key.is_empty()) {
+        match (
+            self.path.is_empty(),
+            key.contains(['.', '/', '[']) || key.is_empty(),
+        ) {
             (true, _) => key.to_owned(),
             (false, false) => format!("{}.{key}", self.path),
             (false, true) => format!("{}[{key}]", self.path),
@@ -59,7 +72,10 @@ impl<'a> At<'a> {
     /// A field that is neither absent nor null.
     pub(super) fn get(&self, key: &str) -> Option<Self> {
         let value = self.value.get(key).filter(|value| !value.is_null())?;
-        Some(Self { path: self.join(key), value })
+        Some(Self {
+            path: self.join(key),
+            value,
+        })
     }
 
     /// A field that is a mapping.
@@ -78,33 +94,60 @@ impl<'a> At<'a> {
             return faults.add(self, "", "expected fields");
         };
         for key in map.keys().filter(|key| !known.contains(&key.as_str())) {
-            faults.add(self, key, format!("no such field; known here: {}", known.join(", ")));
+            faults.add(
+                self,
+                key,
+                format!("no such field; known here: {}", known.join(", ")),
+            );
         }
     }
 
     /// The items of a field that is a list; none if it is absent.
     pub(super) fn items(&self, key: &str, faults: &mut Faults) -> Vec<Self> {
-        let Some(at) = self.get(key) else { return Vec::new() };
+        let Some(at) = self.get(key) else {
+            return Vec::new();
+        };
         let Some(items) = at.value.as_array() else {
             faults.add(&at, "", "expected a list");
             return Vec::new();
         };
-        let item = |(i, value)| Self { path: format!("{}[{i}]", at.path), value };
+        let item = |(i, value)| Self {
+            path: format!("{}[{i}]", at.path),
+            value,
+        };
         items.iter().enumerate().map(item).collect()
     }
 
     /// The fields of a field that is a mapping, by key.
     pub(super) fn entries(&self, key: &str, faults: &mut Faults) -> Vec<(&'a str, Self)> {
-        let Some(at) = self.mapping(key, faults) else { return Vec::new() };
-        let Some(map) = at.value.as_object() else { return Vec::new() };
-        map.iter().map(|(key, value)| (key.as_str(), Self { path: at.join(key), value })).collect()
+        let Some(at) = self.mapping(key, faults) else {
+            return Vec::new();
+        };
+        let Some(map) = at.value.as_object() else {
+            return Vec::new();
+        };
+        map.iter()
+            .map(|(key, value)| {
+                (
+                    key.as_str(),
+                    Self {
+                        path: at.join(key),
+                        value,
+                    },
+                )
+            })
+            .collect()
     }
 
     /// This value as text.
     pub(super) fn as_text(&self, faults: &mut Faults) -> Option<&'a str> {
         let text = self.value.as_str();
         if text.is_none() {
-            let hint = if self.value.is_number() || self.value.is_boolean() { ": put it in quotes" } else { "" };
+            let hint = if self.value.is_number() || self.value.is_boolean() {
+                ": put it in quotes"
+            } else {
+                ""
+            };
             faults.add(self, "", format!("expected text{hint}"));
         }
         text
@@ -118,7 +161,10 @@ impl<'a> At<'a> {
     /// A list of texts, with the place of each.
     pub(super) fn texts(&self, key: &str, faults: &mut Faults) -> Vec<(Self, &'a str)> {
         let items = self.items(key, faults);
-        items.into_iter().filter_map(|at| at.as_text(faults).map(|text| (at, text))).collect()
+        items
+            .into_iter()
+            .filter_map(|at| at.as_text(faults).map(|text| (at, text)))
+            .collect()
     }
 
     /// A mapping from text to text, such as labels.
@@ -126,13 +172,18 @@ impl<'a> At<'a> {
         let entries = self.entries(key, faults);
         entries
             .into_iter()
-            .filter_map(|(key, at)| at.as_text(faults).map(|text| (key.to_owned(), text.to_owned())))
+            .filter_map(|(key, at)| {
+                at.as_text(faults)
+                    .map(|text| (key.to_owned(), text.to_owned()))
+            })
             .collect()
     }
 
     /// A field that is true or false; false if absent.
     pub(super) fn flag(&self, key: &str, faults: &mut Faults) -> bool {
-        let Some(at) = self.get(key) else { return false };
+        let Some(at) = self.get(key) else {
+            return false;
+        };
         at.value.as_bool().unwrap_or_else(|| {
             faults.add(&at, "", "expected true or false");
             false
@@ -141,7 +192,11 @@ impl<'a> At<'a> {
 
     /// This value as a port number, 1 to 65535.
     pub(super) fn as_port(&self, faults: &mut Faults) -> Option<u16> {
-        let port = self.value.as_u64().and_then(|n| u16::try_from(n).ok()).filter(|&n| n != 0);
+        let port = self
+            .value
+            .as_u64()
+            .and_then(|n| u16::try_from(n).ok())
+            .filter(|&n| n != 0);
         if port.is_none() {
             faults.add(self, "", "expected a port number from 1 to 65535");
         }
@@ -161,6 +216,11 @@ impl<'a> At<'a> {
     /// Whether this value is a mapping.
     pub(super) fn is_mapping(&self) -> bool {
         self.value.is_object()
+    }
+
+    /// Whether this value is text without characters.
+    pub(super) fn is_empty_text(&self) -> bool {
+        self.value.as_str() == Some("")
     }
 
     /// This value as an IP address.

@@ -15,7 +15,9 @@ pub struct Selector {
 impl Selector {
     /// Whether a workload with these labels is selected.
     pub fn matches(&self, labels: &Labels) -> bool {
-        self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+        self.labels
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
     }
 }
 
@@ -25,7 +27,9 @@ pub(super) fn selector(spec: &At<'_>, faults: &mut Faults) -> Option<Selector> {
     at.only(&["matchLabels"], faults);
     let mut labels = Labels::new();
     for (key, value) in at.entries("matchLabels", faults) {
-        let Some(text) = value.as_text(faults) else { continue };
+        let Some(text) = value.as_text(faults) else {
+            continue;
+        };
         if key.is_empty() {
             faults.add(&at, "matchLabels", "a label without a key");
         } else if key.contains('*') || text.contains('*') {

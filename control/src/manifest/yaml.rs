@@ -3,7 +3,6 @@
 //! A file is cut into documents before any is parsed, so that one that does not parse costs no other.
 
 use serde_json::Value;
-use serde_saphyr::Budget;
 
 use super::Fault;
 
@@ -21,7 +20,12 @@ pub struct Limits {
 }
 
 /// The limits in force.
-pub const LIMITS: Limits = Limits { file: 16 << 20, documents: 20_000, depth: 64, nodes: 1 << 20 };
+pub const LIMITS: Limits = Limits {
+    file: 16 << 20,
+    documents: 20_000,
+    depth: 64,
+    nodes: 1 << 20,
+};
 
 /// One document of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,13 +46,21 @@ pub fn documents(text: &str) -> Vec<Document<'_>> {
     let mut at = 0;
     for (i, content) in text.split_inclusive('\n').enumerate() {
         if is_marker(content) {
-            documents.push(Document { number, line, text: &text[start..at] });
+            documents.push(Document {
+                number,
+                line,
+                text: &text[start..at],
+            });
             // Content may follow the marker on its line.
             (start, line, number) = (at + 3, i + 1, number + 1);
         }
         at += content.len();
     }
-    documents.push(Document { number, line, text: &text[start..] });
+    documents.push(Document {
+        number,
+        line,
+        text: &text[start..],
+    });
     // A file mostly begins with a marker or a comment: what is before the first document is not one.
     if documents.len() > 1 && is_blank(documents[0].text) {
         documents.remove(0);
@@ -61,7 +73,8 @@ pub fn documents(text: &str) -> Vec<Document<'_>> {
 }
 
 fn is_marker(line: &str) -> bool {
-    line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+    line.strip_prefix("---")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
 fn is_blank(text: &str) -> bool {
@@ -73,16 +86,24 @@ fn is_blank(text: &str) -> bool {
 
 /// Parses one document. Keys are text; a key that comes twice is refused.
 pub fn tree(document: &Document<'_>) -> Result<Value, Fault> {
-    let budget = Budget { max_depth: LIMITS.depth, max_nodes: LIMITS.nodes, ..Budget::default() };
-    let options = serde_saphyr::options! { budget: Some(budget), with_snippet: false, strict_booleans: true };
-    serde_saphyr::from_str_with_options::<Value>(document.text, options).map_err(|error| fault(document, &error))
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_depth: LIMITS.depth, max_nodes: LIMITS.nodes },
+        with_snippet: false,
+        strict_booleans: true,
+    };
+    serde_saphyr::from_str_with_options::<Value>(document.text, options)
+        .map_err(|error| fault(document, &error))
 }
 
 fn fault(document: &Document<'_>, error: &serde_saphyr::Error) -> Fault {
     let text = error.to_string();
     let reason = text.lines().next().unwrap_or_default().to_owned();
-    let line = error.location().map(|location| location.line() as usize + document.line - 1);
+    let line = error
+        .location()
+        .map(|location| location.line() as usize + document.line - 1);
     let field = line.map(|line| format!("line {line}")).unwrap_or_default();
-    Fault { field, reason: format!("not YAML that can be read: {reason}") }
+    Fault {
+        field,
+        reason: format!("not YAML that can be read: {reason}"),
+    }
 }
-

@@ -26,7 +26,14 @@ const SOURCE: &[&str] = &[
     "ipBlocks",
     "notIpBlocks",
 ];
-const OPERATION_BEYOND: &[&str] = &["hosts", "notHosts", "methods", "notMethods", "paths", "notPaths"];
+const OPERATION_BEYOND: &[&str] = &[
+    "hosts",
+    "notHosts",
+    "methods",
+    "notMethods",
+    "paths",
+    "notPaths",
+];
 const OPERATION: &[&str] = &["ports", "notPorts"];
 /// The API's own limit on service accounts in a source.
 const MOST_ACCOUNTS: usize = 16;
@@ -39,16 +46,19 @@ pub(super) fn rule(at: &At<'_>, namespace: &str, faults: &mut Faults) -> Rule {
     if from.len() > MOST {
         faults.add(at, "from", format!("more than {MOST} sources"));
     }
-    Rule {
-        from: from.iter().filter_map(|at| wrapped(at, "source", faults)).map(|at| source(&at, namespace, faults)).collect(),
-        to: at
-            .items("to", faults)
-            .iter()
-            .filter_map(|at| wrapped(at, "operation", faults))
-            .map(|at| operation(&at, faults))
-            .collect(),
-        when: at.items("when", faults).iter().filter_map(|at| condition(at, faults)).collect(),
+    let mut rule = Rule::default();
+    for at in from {
+        rule.from
+            .extend(wrapped(&at, "source", faults).map(|at| source(&at, namespace, faults)));
     }
+    for at in at.items("to", faults) {
+        rule.to
+            .extend(wrapped(&at, "operation", faults).map(|at| operation(&at, faults)));
+    }
+    for at in at.items("when", faults) {
+        rule.when.extend(condition(&at, faults));
+    }
+    rule
 }
 
 fn wrapped<'a>(at: &At<'a>, key: &str, faults: &mut Faults) -> Option<At<'a>> {
@@ -65,16 +75,28 @@ fn source(at: &At<'_>, namespace: &str, faults: &mut Faults) -> Source {
     let source = Source {
         principals: words(at, "principals", "notPrincipals", faults),
         namespaces: words(at, "namespaces", "notNamespaces", faults),
-        service_accounts: values(at, "serviceAccounts", "notServiceAccounts", faults, |text| account(text, namespace)),
+        service_accounts: values(
+            at,
+            "serviceAccounts",
+            "notServiceAccounts",
+            faults,
+            |text| account(text, namespace),
+        ),
         blocks: values(at, "ipBlocks", "notIpBlocks", faults, block),
         beyond: beyond(at, SOURCE_BEYOND, faults),
     };
     let accounts = &source.service_accounts;
     let has = |key: &str| at.get(key).is_some();
     if (has("serviceAccounts") || has("notServiceAccounts"))
-        && ["principals", "notPrincipals", "namespaces", "notNamespaces"].into_iter().any(has)
+        && ["principals", "notPrincipals", "namespaces", "notNamespaces"]
+            .into_iter()
+            .any(has)
     {
-        faults.add(at, "serviceAccounts", "not together with principals or namespaces");
+        faults.add(
+            at,
+            "serviceAccounts",
+            "not together with principals or namespaces",
+        );
     }
     if accounts.any.len().max(accounts.none.len()) > MOST_ACCOUNTS {
         faults.add(at, "serviceAccounts", format!("more than {MOST_ACCOUNTS}"));
@@ -103,8 +125,12 @@ fn condition(at: &At<'_>, faults: &mut Faults) -> Option<Condition> {
         "source.ip" => Condition::SourceIp(values(at, "values", "notValues", faults, block)),
         "source.namespace" => Condition::SourceNamespace(words(at, "values", "notValues", faults)),
         "source.principal" => Condition::SourcePrincipal(words(at, "values", "notValues", faults)),
-        "destination.ip" => Condition::DestinationIp(values(at, "values", "notValues", faults, block)),
-        "destination.port" => Condition::DestinationPort(values(at, "values", "notValues", faults, port)),
+        "destination.ip" => {
+            Condition::DestinationIp(values(at, "values", "notValues", faults, block))
+        }
+        "destination.port" => {
+            Condition::DestinationPort(values(at, "values", "notValues", faults, port))
+        }
         key if is_beyond(key) => {
             words(at, "values", "notValues", faults);
             Condition::Beyond(key.to_owned())
@@ -119,7 +145,9 @@ fn condition(at: &At<'_>, faults: &mut Faults) -> Option<Condition> {
 /// Keys that the API has and a node proxy cannot judge, or that are not served yet.
 fn is_beyond(key: &str) -> bool {
     let bracketed = |name: &str| {
-        let inner = key.strip_prefix(name).and_then(|rest| rest.strip_prefix('[')?.strip_suffix(']'));
+        let inner = key
+            .strip_prefix(name)
+            .and_then(|rest| rest.strip_prefix('[')?.strip_suffix(']'));
         inner.is_some_and(|inner| !inner.is_empty())
     };
     matches!(
@@ -133,12 +161,18 @@ fn is_beyond(key: &str) -> bool {
             | "connection.sni"
     ) || bracketed("request.headers")
         || bracketed("request.auth.claims")
-        || key.strip_prefix("experimental.envoy.filters.").is_some_and(|rest| !rest.is_empty())
+        || key
+            .strip_prefix("experimental.envoy.filters.")
+            .is_some_and(|rest| !rest.is_empty())
 }
 
 fn beyond(at: &At<'_>, fields: &[&'static str], faults: &mut Faults) -> Vec<&'static str> {
     let mut found = Vec::new();
-    for field in fields.iter().copied().filter(|field| at.get(field).is_some()) {
+    for field in fields
+        .iter()
+        .copied()
+        .filter(|field| at.get(field).is_some())
+    {
         let texts = texts(at, field, faults, |text| Ok(text.to_owned()));
         if !texts.is_empty() {
             found.push(field);
@@ -158,10 +192,18 @@ fn values<T>(
     faults: &mut Faults,
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> Values<T> {
-    Values { any: texts(at, any, faults, &parse), none: texts(at, none, faults, &parse) }
+    Values {
+        any: texts(at, any, faults, &parse),
+        none: texts(at, none, faults, &parse),
+    }
 }
 
-fn texts<T>(at: &At<'_>, key: &str, faults: &mut Faults, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+fn texts<T>(
+    at: &At<'_>,
+    key: &str,
+    faults: &mut Faults,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Vec<T> {
     let mut parsed = Vec::new();
     for (at, text) in at.texts(key, faults) {
         if text.is_empty() {
@@ -180,7 +222,9 @@ fn port(text: &str) -> Result<u16, String> {
     // `parse` alone would take "+80".
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     let number = if digits { text.parse().ok() } else { None };
-    number.ok_or_else(|| format!("{text:?} is not a port number from 0 to 65535; names are not known here"))
+    number.ok_or_else(|| {
+        format!("{text:?} is not a port number from 0 to 65535; names are not known here")
+    })
 }
 
 fn block(text: &str) -> Result<Block, String> {
@@ -191,8 +235,14 @@ fn block(text: &str) -> Result<Block, String> {
     };
     let address: IpAddr = address.parse().map_err(|_| wrong())?;
     let bits = if address.is_ipv4() { 32 } else { 128 };
-    let Some(length) = length else { return Ok(Block { address, length: bits }) };
-    let plain = length.bytes().all(|b| b.is_ascii_digit()) && (length.len() == 1 || !length.starts_with('0'));
+    let Some(length) = length else {
+        return Ok(Block {
+            address,
+            length: bits,
+        });
+    };
+    let plain = length.bytes().all(|b| b.is_ascii_digit())
+        && (length.len() == 1 || !length.starts_with('0'));
     match length.parse() {
         Ok(length) if plain && length <= bits => Ok(Block { address, length }),
         _ => Err(wrong()),
@@ -205,7 +255,9 @@ fn account(text: &str, namespace: &str) -> Result<(String, String), String> {
         return Err(format!("longer than {LONGEST_ACCOUNT} bytes"));
     }
     if namespace.is_empty() || name.is_empty() || name.contains('/') || text.contains('*') {
-        return Err(format!("{text:?} is neither a service account's name nor <namespace>/<name>"));
+        return Err(format!(
+            "{text:?} is neither a service account's name nor <namespace>/<name>"
+        ));
     }
     Ok((namespace.to_owned(), name.to_owned()))
 }

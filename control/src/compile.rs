@@ -1,0 +1,212 @@
+//! The world into the resources that node proxies get: a pure function.
+//!
+//! One file per output: [`workloads`](self) (pods), endpoints (addresses listed by hand), services, authorization
+//! (AuthorizationPolicy), peer (PeerAuthentication). The outcome depends on the objects alone, not on their order.
+
+use std::collections::BTreeMap;
+
+use proto::{
+    security::Authorization,
+    workload::{Address, Service, Workload, address::Type},
+};
+
+use crate::{
+    manifest::{Kind, Labels, ObjectRef},
+    status::{Condition, Status},
+    world::World,
+};
+
+mod authorization;
+mod endpoints;
+pub mod json;
+mod peer;
+mod protocol;
+mod services;
+mod workloads;
+
+/// What applies to the mesh as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Policies in this namespace are about the whole mesh.
+    pub root_namespace: String,
+    /// Who vouches for identities.
+    pub trust_domain: String,
+    /// Names the cluster in resource names.
+    pub cluster_id: String,
+    /// Suffix of service names.
+    pub domain: String,
+    /// Only namespaces that match one of these are looked at, and the root namespace. None: all of them.
+    pub discovery: Vec<NamespaceSelector>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            root_namespace: "ambit-system".to_owned(),
+            trust_domain: mesh::identity::DEFAULT_TRUST_DOMAIN.to_owned(),
+            cluster_id: "Kubernetes".to_owned(),
+            domain: "cluster.local".to_owned(),
+            discovery: Vec::new(),
+        }
+    }
+}
+
+/// Labels that a namespace must carry, all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamespaceSelector {
+    /// Key and value.
+    pub labels: Labels,
+}
+
+/// The resources, and what to tell the owners of the objects.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Compiled {
+    /// By resource name: a workload's uid, or `<namespace>/<hostname>` of a service.
+    pub addresses: BTreeMap<String, Address>,
+    /// By resource name: `<namespace>/<name>`.
+    pub authorizations: BTreeMap<String, Authorization>,
+    /// By object; only objects that have something said of them.
+    pub statuses: BTreeMap<ObjectRef, Status>,
+}
+
+/// Compiles the whole world.
+pub fn compile(world: &World, settings: &Settings) -> Compiled {
+    let scope = Scope { world, settings };
+    let mut compiled = Compiled::default();
+    authorization::compile(scope, &mut compiled);
+    peer::compile(scope, &mut compiled);
+    services::compile(scope, &mut compiled);
+    workloads::compile(scope, &mut compiled);
+    endpoints::compile(scope, &mut compiled);
+    // Objects speak louder than what was stored ready-made.
+    for (name, address) in &world.stored.addresses {
+        compiled
+            .addresses
+            .entry(name.clone())
+            .or_insert_with(|| address.clone());
+    }
+    for (name, authorization) in &world.stored.authorizations {
+        compiled
+            .authorizations
+            .entry(name.clone())
+            .or_insert_with(|| authorization.clone());
+    }
+    faults(world, &mut compiled);
+    compiled
+}
+
+/// Says of every refused object that it is, and what stands in for it.
+fn faults(world: &World, compiled: &mut Compiled) {
+    for (reference, faults) in &world.faults {
+        let stand_in = if world.denials.contains_key(reference) {
+            "everything is denied in its scope until it is corrected"
+        } else if world.object(reference).is_some() {
+            "its last good version stays in force"
+        } else {
+            "it is left out"
+        };
+        let all: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        let message = format!("{}; {stand_in}", all.join("; "));
+        let kind = if reference.kind == Kind::AuthorizationPolicy {
+            authorization::ACCEPTED
+        } else {
+            "Accepted"
+        };
+        let condition = Condition::fails(kind, "Invalid", message);
+        compiled.statuses.insert(
+            reference.clone(),
+            Status {
+                conditions: vec![condition],
+            },
+        );
+    }
+}
+
+/// What every part of the compile step looks at.
+#[derive(Clone, Copy)]
+struct Scope<'a> {
+    world: &'a World,
+    settings: &'a Settings,
+}
+
+impl<'a> Scope<'a> {
+    /// Whether objects of this namespace are looked at.
+    fn sees(self, namespace: &str) -> bool {
+        if self.settings.discovery.is_empty() || namespace == self.settings.root_namespace {
+            return true;
+        }
+        let none = Labels::new();
+        let labels = self
+            .world
+            .namespaces
+            .get(namespace)
+            .map_or(&none, |namespace| &namespace.meta.labels);
+        let has = |selector: &NamespaceSelector| {
+            selector
+                .labels
+                .iter()
+                .all(|(k, v)| labels.get(k) == Some(v))
+        };
+        self.settings.discovery.iter().any(has)
+    }
+
+    fn is_root(self, namespace: &str) -> bool {
+        namespace == self.settings.root_namespace
+    }
+
+    /// As workloads carry it: the usual trust domain is not written out.
+    fn trust_domain(self) -> String {
+        let trust_domain = &self.settings.trust_domain;
+        if trust_domain == mesh::identity::DEFAULT_TRUST_DOMAIN {
+            String::new()
+        } else {
+            trust_domain.clone()
+        }
+    }
+
+    fn hostname(self, namespace: &str, name: &str) -> String {
+        format!("{name}.{namespace}.svc.{}", self.settings.domain)
+    }
+
+    /// Name of a service's resource.
+    fn service_key(self, namespace: &str, name: &str) -> String {
+        format!("{namespace}/{}", self.hostname(namespace, name))
+    }
+
+    /// Label of an object, or of its namespace.
+    fn label(self, labels: &'a Labels, namespace: &str, key: &str) -> Option<&'a String> {
+        labels
+            .get(key)
+            .or_else(|| self.world.namespaces.get(namespace)?.meta.labels.get(key))
+    }
+}
+
+fn workload(workload: Workload) -> (String, Address) {
+    (
+        workload.uid.clone(),
+        Address {
+            r#type: Some(Type::Workload(workload)),
+        },
+    )
+}
+
+fn service(service: Service) -> (String, Address) {
+    let name = format!("{}/{}", service.namespace, service.hostname);
+    (
+        name,
+        Address {
+            r#type: Some(Type::Service(service)),
+        },
+    )
+}
+
+/// An address as the wire has it: 4 or 16 bytes.
+fn octets(address: std::net::IpAddr) -> Vec<u8> {
+    match address {
+        std::net::IpAddr::V4(address) => address.octets().to_vec(),
+        std::net::IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

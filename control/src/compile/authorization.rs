@@ -1,0 +1,424 @@
+//! AuthorizationPolicy: what a node proxy can judge of it.
+//!
+//! A rule becomes a group, whose clauses are one for all operations, one for all sources, one per condition, in this
+//! order. What only a waypoint can judge makes an ALLOW rule match nothing and a DENY rule match more: either way fewer
+//! peers get in than were meant to, never more.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use proto::security::{
+    Action as WireAction, Address, Authorization, Group, Match, Presence, Rules, Scope as Reach,
+    ServiceAccountMatch, StringMatch, string_match::MatchType,
+};
+
+use super::{Compiled, Scope, octets};
+use crate::{
+    manifest::{
+        AuthorizationPolicy, Kind, ObjectRef, Pod, Selector,
+        authorization::{
+            Action, Block, Condition as When, Operation, PolicyTarget, Rule, Source, TargetKind,
+            TargetRef, Values,
+        },
+    },
+    status::{Condition, Status},
+};
+
+/// The condition that says whether node proxies enforce a policy.
+pub(super) const ACCEPTED: &str = "ZtunnelAccepted";
+const WAYPOINT_ACCEPTED: &str = "WaypointAccepted";
+const DRY_RUN: &str = "istio.io/dry-run";
+
+pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
+    for policy in scope
+        .world
+        .authorization_policies
+        .values()
+        .filter(|policy| scope.sees(&policy.meta.namespace))
+    {
+        let reference = ObjectRef::new(
+            Kind::AuthorizationPolicy,
+            &policy.meta.namespace,
+            &policy.meta.name,
+        );
+        compiled.statuses.insert(
+            reference,
+            Status {
+                conditions: vec![condition(scope, policy)],
+            },
+        );
+        if is_sent(policy) {
+            let authorization = resource(scope, policy);
+            compiled
+                .authorizations
+                .insert(key(&authorization), authorization);
+        }
+    }
+    for (reference, denial) in scope
+        .world
+        .denials
+        .iter()
+        .filter(|(reference, _)| scope.sees(&reference.namespace))
+    {
+        let everybody = Group { rules: Vec::new() };
+        let authorization = Authorization {
+            name: denial_name(reference),
+            namespace: reference.namespace.clone(),
+            scope: reach(scope, &reference.namespace, denial.selector.is_some()).into(),
+            action: WireAction::Deny.into(),
+            groups: vec![everybody],
+            ..Authorization::default()
+        };
+        compiled
+            .authorizations
+            .insert(key(&authorization), authorization);
+    }
+}
+
+/// Name of the resource that stands in for a policy. Objects of other kinds may have the policy's name, so theirs get a
+/// prefix that no object's name can have.
+fn denial_name(reference: &ObjectRef) -> String {
+    match reference.kind {
+        Kind::PeerAuthentication => format!("refused_peer_authentication_{}", reference.name),
+        _ => reference.name.clone(),
+    }
+}
+
+fn key(authorization: &Authorization) -> String {
+    format!("{}/{}", authorization.namespace, authorization.name)
+}
+
+fn reach(scope: Scope<'_>, namespace: &str, selects: bool) -> Reach {
+    match (selects, scope.is_root(namespace)) {
+        (true, _) => Reach::WorkloadSelector,
+        (false, true) => Reach::Global,
+        (false, false) => Reach::Namespace,
+    }
+}
+
+/// The policies that are for some workloads only, and so are listed by those.
+pub(super) struct Selecting<'a> {
+    root: &'a str,
+    by_namespace: BTreeMap<&'a str, Vec<(&'a Selector, String)>>,
+}
+
+impl<'a> Selecting<'a> {
+    pub(super) fn new(scope: Scope<'a>) -> Self {
+        let mut by_namespace: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        let mut add = |namespace: &'a str, selector, name: String| {
+            by_namespace
+                .entry(namespace)
+                .or_default()
+                .push((selector, format!("{namespace}/{name}")));
+        };
+        for policy in scope
+            .world
+            .authorization_policies
+            .values()
+            .filter(|policy| is_sent(policy))
+        {
+            if let PolicyTarget::Workloads(selector) = &policy.target {
+                add(&policy.meta.namespace, selector, policy.meta.name.clone());
+            }
+        }
+        for (reference, denial) in &scope.world.denials {
+            if let Some(selector) = &denial.selector {
+                add(&reference.namespace, selector, denial_name(reference));
+            }
+        }
+        Self {
+            root: &scope.settings.root_namespace,
+            by_namespace,
+        }
+    }
+
+    /// Names of those that select a pod: of its namespace and of the root namespace, sorted.
+    pub(super) fn names(&self, pod: &Pod) -> Vec<String> {
+        let own = pod.meta.namespace.as_str();
+        let namespaces = [Some(own), (own != self.root).then_some(self.root)];
+        let policies = namespaces
+            .into_iter()
+            .flatten()
+            .filter_map(|namespace| self.by_namespace.get(namespace));
+        let selecting = policies
+            .flatten()
+            .filter(|(selector, _)| selector.matches(&pod.meta.labels));
+        let mut names: Vec<_> = selecting.map(|(_, name)| name.clone()).collect();
+        names.sort();
+        names
+    }
+}
+
+fn is_sent(policy: &AuthorizationPolicy) -> bool {
+    let objects = matches!(policy.target, PolicyTarget::Objects(_));
+    !objects && matches!(policy.action, Action::Allow | Action::Deny) && !is_dry_run(policy)
+}
+
+/// Only the spellings of true of Go's `strconv.ParseBool`; anything else is an ordinary policy.
+fn is_dry_run(policy: &AuthorizationPolicy) -> bool {
+    let value = policy.meta.annotations.get(DRY_RUN).map(String::as_str);
+    matches!(value, Some("1" | "t" | "T" | "true" | "TRUE" | "True"))
+}
+
+fn resource(scope: Scope<'_>, policy: &AuthorizationPolicy) -> Authorization {
+    let selects = matches!(policy.target, PolicyTarget::Workloads(_));
+    let (action, groups) = match policy.action {
+        Action::Deny => (WireAction::Deny, policy.rules.iter().map(deny).collect()),
+        _ => (
+            WireAction::Allow,
+            policy.rules.iter().filter_map(allow).collect(),
+        ),
+    };
+    Authorization {
+        name: policy.meta.name.clone(),
+        namespace: policy.meta.namespace.clone(),
+        scope: reach(scope, &policy.meta.namespace, selects).into(),
+        action: action.into(),
+        groups,
+        ..Authorization::default()
+    }
+}
+
+/// `None` if the rule asks for something that cannot be judged: it then lets nobody in.
+fn allow(rule: &Rule) -> Option<Group> {
+    if is_beyond(rule) {
+        return None;
+    }
+    Some(deny(rule))
+}
+
+/// What cannot be judged counts as matching, so a clause in which that leaves an alternative empty is left out.
+fn deny(rule: &Rule) -> Group {
+    let to = any_of(
+        rule.to
+            .iter()
+            .map(|operation| (operation_match(operation), !operation.beyond.is_empty())),
+    );
+    let from = any_of(
+        rule.from
+            .iter()
+            .map(|source| (source_match(source), !source.beyond.is_empty())),
+    );
+    let when = rule.when.iter().filter_map(when_match).map(|found| Rules {
+        matches: vec![found],
+    });
+    Group {
+        rules: to.into_iter().chain(from).chain(when).collect(),
+    }
+}
+
+/// A clause of alternatives; none if there are none, or if one of them is always so.
+fn any_of(alternatives: impl Iterator<Item = (Match, bool)>) -> Option<Rules> {
+    let mut matches = Vec::new();
+    for (found, beyond) in alternatives {
+        if beyond && found == Match::default() {
+            return None;
+        }
+        matches.push(found);
+    }
+    (!matches.is_empty()).then_some(Rules { matches })
+}
+
+fn is_beyond(rule: &Rule) -> bool {
+    rule.from.iter().any(|source| !source.beyond.is_empty())
+        || rule.to.iter().any(|operation| !operation.beyond.is_empty())
+        || rule.when.iter().any(|when| matches!(when, When::Beyond(_)))
+}
+
+fn source_match(source: &Source) -> Match {
+    let account = |(namespace, name): &(String, String)| ServiceAccountMatch {
+        namespace: namespace.clone(),
+        service_account: name.clone(),
+    };
+    Match {
+        namespaces: words(&source.namespaces.any),
+        not_namespaces: words(&source.namespaces.none),
+        principals: words(&source.principals.any),
+        not_principals: words(&source.principals.none),
+        source_ips: blocks(&source.blocks.any),
+        not_source_ips: blocks(&source.blocks.none),
+        service_accounts: source.service_accounts.any.iter().map(account).collect(),
+        not_service_accounts: source.service_accounts.none.iter().map(account).collect(),
+        ..Match::default()
+    }
+}
+
+fn operation_match(operation: &Operation) -> Match {
+    let Values { any, none } = &operation.ports;
+    Match {
+        destination_ports: numbers(any),
+        not_destination_ports: numbers(none),
+        ..Match::default()
+    }
+}
+
+fn when_match(when: &When) -> Option<Match> {
+    let none = Match::default();
+    Some(match when {
+        When::SourceIp(v) => Match {
+            source_ips: blocks(&v.any),
+            not_source_ips: blocks(&v.none),
+            ..none
+        },
+        When::SourceNamespace(v) => Match {
+            namespaces: words(&v.any),
+            not_namespaces: words(&v.none),
+            ..none
+        },
+        When::SourcePrincipal(v) => Match {
+            principals: words(&v.any),
+            not_principals: words(&v.none),
+            ..none
+        },
+        When::DestinationIp(v) => Match {
+            destination_ips: blocks(&v.any),
+            not_destination_ips: blocks(&v.none),
+            ..none
+        },
+        When::DestinationPort(v) => Match {
+            destination_ports: numbers(&v.any),
+            not_destination_ports: numbers(&v.none),
+            ..none
+        },
+        When::Beyond(_) => return None,
+    })
+}
+
+fn words(values: &[String]) -> Vec<StringMatch> {
+    values
+        .iter()
+        .map(|value| StringMatch {
+            match_type: Some(word(value)),
+        })
+        .collect()
+}
+
+/// A `*` alone, first or last is a wildcard; anywhere else it is itself.
+fn word(value: &str) -> MatchType {
+    if value == "*" {
+        MatchType::Presence(Presence {})
+    } else if let Some(suffix) = value.strip_prefix('*') {
+        MatchType::Suffix(suffix.to_owned())
+    } else if let Some(prefix) = value.strip_suffix('*') {
+        MatchType::Prefix(prefix.to_owned())
+    } else {
+        MatchType::Exact(value.to_owned())
+    }
+}
+
+fn numbers(ports: &[u16]) -> Vec<u32> {
+    ports.iter().copied().map(u32::from).collect()
+}
+
+fn blocks(blocks: &[Block]) -> Vec<Address> {
+    blocks
+        .iter()
+        .map(|block| Address {
+            address: octets(IpAddr::from(block.address)),
+            length: block.length.into(),
+        })
+        .collect()
+}
+
+fn condition(scope: Scope<'_>, policy: &AuthorizationPolicy) -> Condition {
+    const UNSUPPORTED: &str = "UnsupportedValue";
+    if let PolicyTarget::Objects(targets) = &policy.target {
+        return attachment(scope, policy, targets);
+    }
+    match policy.action {
+        Action::Audit => {
+            return Condition::fails(
+                ACCEPTED,
+                UNSUPPORTED,
+                "action AUDIT is not served by node proxies",
+            );
+        }
+        Action::Custom => {
+            return Condition::fails(
+                ACCEPTED,
+                UNSUPPORTED,
+                "action CUSTOM is not served by node proxies",
+            );
+        }
+        Action::Allow | Action::Deny => {}
+    }
+    if is_dry_run(policy) {
+        return Condition::fails(
+            ACCEPTED,
+            UNSUPPORTED,
+            "a dry run is not served by node proxies: it is not enforced",
+        );
+    }
+    let beyond = beyond(policy);
+    if beyond.is_empty() {
+        return Condition::holds(ACCEPTED, "Accepted", "");
+    }
+    let effect = match policy.action {
+        Action::Deny => "these count as matching, so more is denied",
+        _ => "rules with these let nobody in",
+    };
+    Condition::holds(
+        ACCEPTED,
+        UNSUPPORTED,
+        format!("node proxies cannot judge {}: {effect}", beyond.join(", ")),
+    )
+}
+
+/// The fields of a policy that cannot be judged, each once.
+fn beyond(policy: &AuthorizationPolicy) -> Vec<String> {
+    let mut found = std::collections::BTreeSet::new();
+    for rule in &policy.rules {
+        found.extend(
+            rule.from
+                .iter()
+                .flat_map(|source| &source.beyond)
+                .map(|&field| field.to_owned()),
+        );
+        found.extend(
+            rule.to
+                .iter()
+                .flat_map(|operation| &operation.beyond)
+                .map(|&field| field.to_owned()),
+        );
+        found.extend(rule.when.iter().filter_map(|when| match when {
+            When::Beyond(key) => Some(key.clone()),
+            _ => None,
+        }));
+    }
+    found.into_iter().collect()
+}
+
+/// What becomes of a policy that is for waypoints, as long as those are not served: of every target why it is not.
+fn attachment(scope: Scope<'_>, policy: &AuthorizationPolicy, targets: &[TargetRef]) -> Condition {
+    let namespace = &policy.meta.namespace;
+    let mut worst = None;
+    for target in targets {
+        let (reason, message) = match target.kind {
+            TargetKind::Service => {
+                let there = scope
+                    .world
+                    .services
+                    .contains_key(&(namespace.clone(), target.name.clone()));
+                if there {
+                    ("AncestorNotBound", "it is not behind a waypoint")
+                } else {
+                    ("TargetNotFound", "it is not there")
+                }
+            }
+            TargetKind::GatewayClass if !scope.is_root(namespace) => (
+                "Invalid",
+                "only policies of the root namespace are attached to a class",
+            ),
+            _ => ("TargetNotFound", "waypoints are not served yet"),
+        };
+        worst.get_or_insert((
+            reason,
+            format!(
+                "{:?} {}: {message}: the policy is not enforced",
+                target.kind, target.name
+            ),
+        ));
+    }
+    let (reason, message) =
+        worst.unwrap_or(("TargetNotFound", "it is attached to nothing".to_owned()));
+    Condition::fails(WAYPOINT_ACCEPTED, reason, message)
+}

@@ -1,0 +1,151 @@
+//! Endpoints that are listed by hand, in EndpointSlices of services without a selector.
+//!
+//! One that names a pod makes that pod a member; one that is only addresses is a workload of its own, of which nothing
+//! is known but that.
+
+use std::collections::{BTreeMap, HashMap};
+
+use proto::workload::{NetworkMode, Port, PortList, Workload, WorkloadStatus};
+
+use super::{Compiled, Scope, octets, services::is_served, workloads::Memberships};
+use crate::manifest::{EndpointSlice, Pod, Service, core::Endpoint};
+
+pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
+    for (slice, service) in slices(scope) {
+        let key = scope.service_key(&service.meta.namespace, &service.meta.name);
+        let ports = ports(slice, service);
+        for endpoint in slice
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.pod.is_none())
+        {
+            if let Some(mut workload) = resource(scope, slice, endpoint) {
+                workload.services = [(
+                    key.clone(),
+                    PortList {
+                        ports: ports.clone(),
+                    },
+                )]
+                .into();
+                compiled.addresses.extend([super::workload(workload)]);
+            }
+        }
+    }
+}
+
+/// Pods that are listed.
+pub(super) struct Listed<'a> {
+    by_pod: HashMap<(&'a str, &'a str, &'a str), Memberships>,
+}
+
+impl<'a> Listed<'a> {
+    pub(super) fn new(scope: Scope<'a>) -> Self {
+        let mut by_pod: HashMap<_, Memberships> = HashMap::new();
+        for (slice, service) in slices(scope) {
+            let key = scope.service_key(&service.meta.namespace, &service.meta.name);
+            for pod in slice
+                .endpoints
+                .iter()
+                .filter_map(|endpoint| endpoint.pod.as_ref())
+            {
+                let pod = (pod.namespace.as_str(), pod.name.as_str(), pod.uid.as_str());
+                let all = by_pod
+                    .entry(pod)
+                    .or_default()
+                    .entry(key.clone())
+                    .or_default();
+                for port in ports(slice, service) {
+                    if !all.contains(&port) {
+                        all.push(port);
+                    }
+                }
+            }
+        }
+        Self { by_pod }
+    }
+
+    /// The services that list a pod. The uid has to match too: a pod of the same name may have come later.
+    pub(super) fn of<'b>(
+        &'b self,
+        pod: &'b Pod,
+    ) -> impl Iterator<Item = (&'b String, &'b Vec<Port>)> {
+        let key = (
+            pod.meta.namespace.as_str(),
+            pod.meta.name.as_str(),
+            pod.meta.uid.as_str(),
+        );
+        self.by_pod.get(&key).into_iter().flatten()
+    }
+}
+
+fn slices(scope: Scope<'_>) -> impl Iterator<Item = (&EndpointSlice, &Service)> {
+    let services: BTreeMap<_, _> = scope
+        .world
+        .services
+        .values()
+        .filter(move |service| is_served(scope, service) && service.selector.is_empty())
+        .map(|service| {
+            (
+                (service.meta.namespace.as_str(), service.meta.name.as_str()),
+                service,
+            )
+        })
+        .collect();
+    scope
+        .world
+        .endpoint_slices
+        .values()
+        .filter_map(move |slice| {
+            let service =
+                services.get(&(slice.meta.namespace.as_str(), slice.service.as_deref()?))?;
+            Some((slice, *service))
+        })
+}
+
+/// The service's ports as the slice serves them, joined by name.
+fn ports(slice: &EndpointSlice, service: &Service) -> Vec<Port> {
+    let target = |name: &str| {
+        slice
+            .ports
+            .iter()
+            .find(|port| port.name == name)
+            .map(|port| port.port)
+    };
+    let ports = service
+        .ports
+        .iter()
+        .filter_map(|port| Some((port.port, target(&port.name)?)));
+    ports
+        .map(|(port, target)| Port {
+            service_port: port.into(),
+            target_port: target.into(),
+            ..Port::default()
+        })
+        .collect()
+}
+
+fn resource(scope: Scope<'_>, slice: &EndpointSlice, endpoint: &Endpoint) -> Option<Workload> {
+    let meta = &slice.meta;
+    let first = endpoint.addresses.first()?;
+    let cluster = &scope.settings.cluster_id;
+    let status = if endpoint.ready {
+        WorkloadStatus::Healthy
+    } else {
+        WorkloadStatus::Unhealthy
+    };
+    Some(Workload {
+        uid: format!(
+            "{cluster}/discovery.k8s.io/EndpointSlice/{}/{}/{first}",
+            meta.namespace, meta.name
+        ),
+        name: meta.name.clone(),
+        namespace: meta.namespace.clone(),
+        addresses: endpoint.addresses.iter().copied().map(octets).collect(),
+        trust_domain: scope.trust_domain(),
+        status: status.into(),
+        cluster_id: cluster.clone(),
+        // The address may belong to anything: it does not name this workload.
+        network_mode: NetworkMode::HostNetwork.into(),
+        ..Workload::default()
+    })
+}

@@ -1,0 +1,102 @@
+//! What a document that is not YAML was meant to be.
+//!
+//! A policy with a stray tab must not simply vanish. Its kind, namespace and name are mostly still there to be seen, each
+//! on a line of its own or in braces; that is enough to deny where it would have spoken.
+
+use crate::manifest::Kind;
+
+/// A policy, as far as it can be seen.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Guess {
+    pub(super) kind: Kind,
+    /// `default` if none is to be seen.
+    pub(super) namespace: String,
+    pub(super) name: Option<String>,
+}
+
+/// `None` if the text does not look like a policy.
+pub(super) fn policy(text: &str) -> Option<Guess> {
+    let kinds = [Kind::AuthorizationPolicy, Kind::PeerAuthentication];
+    let kind = kinds
+        .into_iter()
+        .find(|kind| words(text, "kind").any(|word| word == kind.as_str()))?;
+    let label = |word: &&str| word.len() <= 63 && !word.contains('.');
+    Some(Guess {
+        kind,
+        namespace: words(text, "namespace")
+            .find(label)
+            .unwrap_or("default")
+            .to_owned(),
+        name: words(text, "name").next().map(str::to_owned),
+    })
+}
+
+/// The words that follow `key:`, as a plain, quoted or flow value.
+fn words<'a>(text: &'a str, key: &'a str) -> impl Iterator<Item = &'a str> {
+    text.match_indices(key).filter_map(move |(at, _)| {
+        let before = text[..at].chars().next_back();
+        if before.is_some_and(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '/' | '.')) {
+            return None;
+        }
+        let rest = text[at + key.len()..].trim_start_matches(['"', '\'']);
+        let value = rest
+            .strip_prefix(':')?
+            .trim_start_matches([' ', '\t', '"', '\'']);
+        let end = value
+            .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.')))
+            .unwrap_or(value.len());
+        Some(&value[..end]).filter(|word| !word.is_empty())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guess(kind: Kind, namespace: &str, name: Option<&str>) -> Option<Guess> {
+        Some(Guess {
+            kind,
+            namespace: namespace.to_owned(),
+            name: name.map(str::to_owned),
+        })
+    }
+
+    #[test]
+    fn a_broken_policy_is_recognised() {
+        let block =
+            "kind: AuthorizationPolicy\nmetadata:\n  name: p\n  namespace: shop\nspec:\n\t- [";
+        assert_eq!(
+            policy(block),
+            guess(Kind::AuthorizationPolicy, "shop", Some("p"))
+        );
+        let flow = "{kind: PeerAuthentication, metadata: {name: 'x', namespace: \"bank\"}, spec: {";
+        assert_eq!(
+            policy(flow),
+            guess(Kind::PeerAuthentication, "bank", Some("x"))
+        );
+        let json =
+            r#"{"kind": "AuthorizationPolicy", "metadata": {"name": "j", "namespace": "shop""#;
+        assert_eq!(
+            policy(json),
+            guess(Kind::AuthorizationPolicy, "shop", Some("j"))
+        );
+        let bare = "kind: AuthorizationPolicy\n: :";
+        assert_eq!(
+            policy(bare),
+            guess(Kind::AuthorizationPolicy, "default", None)
+        );
+    }
+
+    #[test]
+    fn anything_else_is_not() {
+        for text in [
+            "",
+            "kind: Pod\n[",
+            "# about AuthorizationPolicy\n[",
+            "mykind: AuthorizationPolicy",
+            "kind:",
+        ] {
+            assert_eq!(policy(text), None, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Cases recorded from the ecosystem's own control plane: manifests, and the resources and statuses that it made of them.
+//!
+//! Ours are the same, or the difference is meant and stands, with its reason, in `recorded.yaml`. Cases with kinds that
+//! are not served yet are skipped by name there. Both lists can only shrink unnoticed: an entry that is no longer needed
+//! fails the test.
+//!
+//! What a case leaves unsaid: the root namespace is `istio-system`, settings of the mesh are in the ConfigMap
+//! `istio-system/istio`, and an object with a deletionTimestamp, pods apart, is gone. Conditions of Gateways and the
+//! messages of conditions are not compared.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use control::{
+    compile::{NamespaceSelector, Settings, json},
+    manifest::{documents, tree},
+    source::check::check_files,
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Lists {
+    differences: Vec<Difference>,
+    skipped: Vec<Skipped>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Difference {
+    case: String,
+    /// `authorizations/NAME` and the like; a policy's status goes with it.
+    resources: Vec<String>,
+    reason: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Skipped {
+    case: String,
+    reason: String,
+}
+
+const SECTIONS: [&str; 3] = ["addresses", "authorizations", "status"];
+
+#[test]
+fn recorded_cases_come_out_equal_or_are_listed() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let lists: Lists =
+        serde_saphyr::from_str(&fs::read_to_string(here.join("recorded.yaml")).unwrap()).unwrap();
+    let mut listed = BTreeSet::new();
+    for Difference {
+        case,
+        resources,
+        reason,
+    } in lists.differences
+    {
+        assert!(!reason.is_empty());
+        listed.extend(
+            resources
+                .into_iter()
+                .map(|resource| (case.clone(), resource)),
+        );
+    }
+    let mut skipped: BTreeSet<_> = lists
+        .skipped
+        .into_iter()
+        .inspect(|it| assert!(!it.reason.is_empty()))
+        .map(|it| it.case)
+        .collect();
+    let (mut wrong, mut equal, mut skips) = (Vec::new(), 0, 0);
+    for (case, [input, output]) in cases(&here.join("recorded")) {
+        let different = differences(&ours(&input), &recorded(&output));
+        if skipped.remove(&case) {
+            skips += 1;
+            if different.is_empty() {
+                wrong.push(format!(
+                    "{case}: is skipped, but comes out equal: remove it from the list"
+                ));
+            }
+            continue;
+        }
+        equal += 1;
+        for (resource, [ours, recorded]) in different {
+            if !listed.remove(&(case.clone(), resource.clone())) {
+                wrong.push(format!(
+                    "{case}: {resource}\n  ours:     {ours}\n  recorded: {recorded}"
+                ));
+            }
+        }
+    }
+    let stale = |what: &str| {
+        format!("{what}: is listed, but there is no such difference: remove it from the list")
+    };
+    wrong.extend(
+        listed
+            .iter()
+            .map(|(case, resource)| stale(&format!("{case}: {resource}"))),
+    );
+    wrong.extend(skipped.iter().map(|case| stale(case)));
+    println!("{equal} cases compared, {skips} skipped");
+    assert!(equal > 30, "the cases are there");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn cases(dir: &Path) -> BTreeMap<String, [String; 2]> {
+    let mut cases = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if let Some(case) = name.strip_suffix(".in.yaml") {
+            let output = dir.join(format!("{case}.out.json"));
+            cases.insert(
+                case.to_owned(),
+                [&path, &output].map(|path| fs::read_to_string(path).unwrap()),
+            );
+        }
+    }
+    cases
+}
+
+fn ours(input: &str) -> Value {
+    let mut settings = Settings {
+        root_namespace: "istio-system".to_owned(),
+        ..Settings::default()
+    };
+    let mut kept = String::new();
+    for document in documents(input) {
+        let tree = tree(&document).unwrap();
+        let kind = tree["kind"].as_str().unwrap();
+        if kind == "ConfigMap" {
+            configure(&mut settings, tree["data"]["mesh"].as_str().unwrap());
+        } else if kind == "Pod" || tree["metadata"].get("deletionTimestamp").is_none() {
+            kept.push_str("---\n");
+            kept.push_str(document.text);
+        }
+    }
+    let files = [(PathBuf::from("case.yaml"), kept)].into();
+    json::compiled(&check_files(&files, &settings).compiled)
+}
+
+fn configure(settings: &mut Settings, text: &str) {
+    let mesh: Value = serde_saphyr::from_str(text).unwrap();
+    if let Some(name) = mesh["trustDomain"].as_str() {
+        settings.trust_domain = name.to_owned();
+    }
+    if let Some(name) = mesh["rootNamespace"].as_str() {
+        settings.root_namespace = name.to_owned();
+    }
+    for selector in mesh["discoverySelectors"].as_array().into_iter().flatten() {
+        let labels = serde_json::from_value(selector["matchLabels"].clone()).unwrap();
+        settings.discovery.push(NamespaceSelector { labels });
+    }
+}
+
+fn recorded(output: &str) -> Value {
+    let mut value: Value = serde_json::from_str(output).unwrap();
+    value["status"]
+        .as_object_mut()
+        .unwrap()
+        .retain(|name, _| !name.starts_with("Gateway/"));
+    value
+}
+
+fn differences(ours: &Value, recorded: &Value) -> BTreeMap<String, [Value; 2]> {
+    let mut different = BTreeMap::new();
+    for section in SECTIONS {
+        let [ours, recorded] = [ours, recorded].map(|it| it[section].as_object().unwrap());
+        for name in ours.keys().chain(recorded.keys()) {
+            let pair = [ours, recorded].map(|it| it.get(name).cloned().unwrap_or_default());
+            if pair[0] != pair[1] {
+                different.insert(format!("{section}/{name}"), pair);
+            }
+        }
+    }
+    different
+}
