@@ -1,0 +1,193 @@
+//! The end of a tunnel that asks.
+
+use std::{cell::Cell, fmt, rc::Rc};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, uri::Authority};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
+
+use super::{Settings, Stream, watch};
+
+/// An open tunnel to a peer. Clones are the same tunnel; it closes when the last clone and stream are gone.
+#[derive(Clone, Debug)]
+pub struct Tunnel {
+    send: SendRequest<Bytes>,
+    state: Rc<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Streams that are open or being opened.
+    streams: Cell<usize>,
+    /// It takes no new streams.
+    closed: Cell<bool>,
+    /// Told when a stream ends or the tunnel closes.
+    changed: Notify,
+}
+
+/// Why a stream was not opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConnectError {
+    /// The peer answered with this status instead of 200.
+    Status(u16),
+    /// The tunnel is broken, or refuses streams.
+    Tunnel(String),
+    /// No answer in time.
+    Timeout,
+    /// What to ask for is not a valid authority.
+    BadAuthority,
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "the peer answered {status}"),
+            Self::Tunnel(reason) => f.write_str(reason),
+            Self::Timeout => f.write_str("the peer did not answer in time"),
+            Self::BadAuthority => f.write_str("not a valid authority"),
+        }
+    }
+}
+
+/// One stream's place among those of its tunnel; free again when dropped.
+#[derive(Debug)]
+pub struct Place(Rc<State>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get() - 1);
+        self.0.changed.notify_waiters();
+    }
+}
+
+/// Begins HTTP/2 as the client. The tunnel lives on a task of the calling thread's `LocalSet`.
+pub async fn open<S>(io: S, settings: Settings) -> Result<Tunnel, ConnectError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let mut builder = h2::client::Builder::new();
+    builder
+        .enable_push(false)
+        .initial_window_size(settings.stream_window)
+        .initial_connection_window_size(settings.connection_window)
+        .max_frame_size(settings.frame_size)
+        .max_header_list_size(16 << 10)
+        .max_send_buffer_size(settings.send_buffer)
+        .initial_max_send_streams(100);
+    let handshake = tokio::time::timeout(settings.handshake, builder.handshake::<S, Bytes>(io));
+    let (send, mut connection) = handshake
+        .await
+        .map_err(|_| ConnectError::Timeout)?
+        .map_err(|error| ConnectError::Tunnel(error.to_string()))?;
+    let state = Rc::new(State::default());
+    let tunnel = Tunnel {
+        send,
+        state: Rc::clone(&state),
+    };
+    tokio::task::spawn_local(async move {
+        let pings = connection.ping_pong();
+        let watch = async {
+            match pings {
+                Some(pings) => watch(pings, settings).await,
+                None => std::future::pending().await,
+            }
+        };
+        let reason = tokio::select! {
+            result = connection => result.err().map(|error| error.to_string()),
+            () = watch => Some("the peer does not answer PINGs".to_owned()),
+        };
+        if let Some(reason) = reason {
+            tracing::debug!(reason, "tunnel closed");
+        }
+        state.closed.set(true);
+        state.changed.notify_waiters();
+    });
+    Ok(tunnel)
+}
+
+impl Tunnel {
+    /// Streams that are open or being opened.
+    pub fn streams(&self) -> usize {
+        self.state.streams.get()
+    }
+
+    /// Whether it takes no new streams any more.
+    pub fn is_closed(&self) -> bool {
+        self.state.closed.get()
+    }
+
+    /// Takes no new streams from now on; those that are open go on.
+    pub fn retire(&self) {
+        self.state.closed.set(true);
+        self.state.changed.notify_waiters();
+    }
+
+    /// Streams that the peer lets us open at once.
+    pub fn limit(&self) -> usize {
+        self.send.current_max_send_streams()
+    }
+
+    /// Until a stream ends or the tunnel closes.
+    pub async fn changed(&self) {
+        self.state.changed.notified().await;
+    }
+
+    /// Takes a place for a stream, so that others see the tunnel as that much fuller.
+    pub fn place(&self) -> Place {
+        self.state.streams.set(self.state.streams.get() + 1);
+        Place(Rc::clone(&self.state))
+    }
+
+    /// Opens a stream: CONNECT with these headers. The answer's headers come with it.
+    pub async fn connect(
+        &self,
+        authority: &str,
+        headers: HeaderMap<HeaderValue>,
+        deadline: Instant,
+    ) -> Result<(Stream, HeaderMap<HeaderValue>), ConnectError> {
+        let broken = |error: h2::Error| {
+            // Whatever the reason is, a next stream would hardly fare better.
+            if !error.is_reset() {
+                self.retire();
+            }
+            ConnectError::Tunnel(error.to_string())
+        };
+        let authority: Authority = authority.parse().map_err(|_| ConnectError::BadAuthority)?;
+        let mut uri = http::uri::Parts::default();
+        uri.authority = Some(authority);
+        let mut request = Request::new(());
+        *request.method_mut() = Method::CONNECT;
+        *request.uri_mut() = Uri::from_parts(uri).map_err(|_| ConnectError::BadAuthority)?;
+        *request.headers_mut() = headers;
+        let ready = timeout_at(deadline, self.send.clone().ready()).await;
+        let mut send = ready.map_err(|_| ConnectError::Timeout)?.map_err(broken)?;
+        let (response, body) = send.send_request(request, false).map_err(broken)?;
+        let mut guard = Unanswered(Some(body));
+        let response = timeout_at(deadline, response).await;
+        let response = response
+            .map_err(|_| ConnectError::Timeout)?
+            .map_err(broken)?;
+        let (head, recv) = response.into_parts();
+        if head.status != http::StatusCode::OK {
+            return Err(ConnectError::Status(head.status.as_u16()));
+        }
+        let body = guard.0.take().expect("taken only here");
+        Ok((Stream::new(body, recv), head.headers))
+    }
+}
+
+/// Resets a request that nobody waits for any more.
+struct Unanswered(Option<h2::SendStream<Bytes>>);
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(mut body) = self.0.take() {
+            body.send_reset(h2::Reason::CANCEL);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The end of a tunnel that is asked.
+
+use std::future::Future;
+
+use bytes::Bytes;
+use h2::{RecvStream, server::SendResponse};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{Settings, Stream, watch};
+
+/// A stream that a peer asks for.
+#[derive(Debug)]
+pub struct Connect {
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+}
+
+impl Connect {
+    /// The method; only CONNECT can be accepted.
+    pub fn method(&self) -> &Method {
+        self.request.method()
+    }
+
+    /// What is asked for. Empty if the peer sent none.
+    pub fn authority(&self) -> &str {
+        self.request
+            .uri()
+            .authority()
+            .map_or("", |authority| authority.as_str())
+    }
+
+    /// What the peer says beside it. None of it proves anything.
+    pub fn headers(&self) -> &HeaderMap<HeaderValue> {
+        self.request.headers()
+    }
+
+    /// Answers 200 with these headers; bytes may flow.
+    pub fn accept(mut self, headers: HeaderMap<HeaderValue>) -> Result<Stream, h2::Error> {
+        let mut response = Response::new(());
+        *response.headers_mut() = headers;
+        let send = self.respond.send_response(response, false)?;
+        Ok(Stream::new(send, self.request.into_body()))
+    }
+
+    /// Answers with an error status; the stream is over.
+    pub fn refuse(mut self, status: u16) {
+        let mut response = Response::new(());
+        *response.status_mut() =
+            StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        // A peer that is gone needs no answer.
+        self.respond.send_response(response, true).ok();
+    }
+}
+
+/// Serves a tunnel until the peer closes it, it breaks, or `drain` is over and all its streams have ended. `on_stream`
+/// is called for each stream and must not take long.
+pub async fn serve<S>(
+    io: S,
+    settings: Settings,
+    drain: impl Future<Output = ()>,
+    mut on_stream: impl FnMut(Connect),
+) -> Result<(), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(settings.stream_window)
+        .initial_connection_window_size(settings.connection_window)
+        .max_frame_size(settings.frame_size)
+        .max_header_list_size(64 << 10)
+        .max_concurrent_streams(settings.max_streams)
+        .max_send_buffer_size(settings.send_buffer);
+    let handshake = tokio::time::timeout(settings.handshake, builder.handshake::<S, Bytes>(io));
+    let mut connection = handshake
+        .await
+        .map_err(|_| "HTTP/2 did not begin in time".to_owned())?
+        .map_err(|error| error.to_string())?;
+    let mut watch = match connection.ping_pong() {
+        Some(pings) => Box::pin(watch(pings, settings)),
+        None => return Err("PINGs are taken already".to_owned()),
+    };
+    let mut drain = std::pin::pin!(drain);
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            stream = connection.accept() => match stream {
+                Some(Ok((request, respond))) => on_stream(Connect { request, respond }),
+                Some(Err(error)) => return Err(error.to_string()),
+                None => return Ok(()),
+            },
+            () = &mut watch => {
+                connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+                return Err("the peer does not answer PINGs".to_owned());
+            }
+            () = &mut drain, if !draining => {
+                draining = true;
+                // GOAWAY twice: with the largest id, then with the last one taken.
+                connection.graceful_shutdown();
+            }
+        }
+    }
+}

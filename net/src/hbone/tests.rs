@@ -1,0 +1,350 @@
+//! A tunnel over memory, from both ends.
+
+use std::{cell::RefCell, future::Future, rc::Rc};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use mesh::refusal::Refusal;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, duplex},
+    sync::oneshot,
+    task::LocalSet,
+    time::Instant,
+};
+
+use super::*;
+use crate::carry::{Broken, Counts, Socket, carry};
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(5)
+}
+
+/// A tunnel whose peer answers each stream by `on_stream`.
+async fn tunnel(on_stream: impl FnMut(Connect) + 'static) -> Tunnel {
+    let (near, far) = duplex(1 << 20);
+    let never = std::future::pending();
+    tokio::task::spawn_local(async move {
+        serve(far, Settings::default(), never, on_stream).await.ok();
+    });
+    open(near, Settings::default()).await.unwrap()
+}
+
+/// Echoes each stream's bytes.
+fn echo(connect: Connect) {
+    tokio::task::spawn_local(async move {
+        let (mut read, mut write) = tokio::io::split(connect.accept(HeaderMap::new()).unwrap());
+        tokio::io::copy(&mut read, &mut write).await.ok();
+        write.shutdown().await.ok();
+    });
+}
+
+#[tokio::test]
+async fn a_stream_says_what_it_asks_for_and_carries_bytes() {
+    LocalSet::new()
+        .run_until(async {
+            let seen = Rc::new(RefCell::new(Vec::new()));
+            let log = Rc::clone(&seen);
+            let tunnel = tunnel(move |connect| {
+                log.borrow_mut()
+                    .push(format!("{} {}", connect.method(), connect.authority()));
+                echo(connect);
+            })
+            .await;
+            let (mut stream, _) = tunnel
+                .connect("[fd00::1]:8080", HeaderMap::new(), soon())
+                .await
+                .unwrap();
+            stream.write_all(b"hello").await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.unwrap();
+            assert_eq!(answer, b"hello");
+            assert_eq!(*seen.borrow(), ["CONNECT [fd00::1]:8080"]);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_refused_stream_tells_its_status_and_the_tunnel_lives_on() {
+    LocalSet::new()
+        .run_until(async {
+            let tunnel = tunnel(|connect| match connect.authority() {
+                "10.0.0.1:1" => connect.refuse(401),
+                _ => echo(connect),
+            })
+            .await;
+            let refused = tunnel.connect("10.0.0.1:1", HeaderMap::new(), soon()).await;
+            assert_eq!(refused.err(), Some(ConnectError::Status(401)));
+            tunnel
+                .connect("10.0.0.1:2", HeaderMap::new(), soon())
+                .await
+                .unwrap();
+            assert!(!tunnel.is_closed());
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_dropped_stream_is_a_reset_not_an_end() {
+    LocalSet::new()
+        .run_until(async {
+            let (tell, told) = oneshot::channel();
+            let mut tell = Some(tell);
+            let tunnel = tunnel(move |connect| {
+                let tell = tell.take().unwrap();
+                tokio::task::spawn_local(async move {
+                    let mut stream = connect.accept(HeaderMap::new()).unwrap();
+                    let mut all = Vec::new();
+                    tell.send(stream.read_to_end(&mut all).await.is_err())
+                        .unwrap();
+                });
+            })
+            .await;
+            let (mut stream, _) = tunnel
+                .connect("10.0.0.1:1", HeaderMap::new(), soon())
+                .await
+                .unwrap();
+            stream.write_all(b"half of a mess").await.unwrap();
+            drop(stream);
+            assert!(
+                told.await.unwrap(),
+                "the peer took half a message for a whole one"
+            );
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_is_given_up() {
+    LocalSet::new()
+        .run_until(async {
+            let (near, _far) = duplex(1 << 20);
+            // It can begin: the client's side of HTTP/2 waits for nobody.
+            let tunnel = open(near, Settings::default()).await.unwrap();
+            let mut waited = false;
+            while !tunnel.is_closed() {
+                tunnel.changed().await;
+                waited = true;
+            }
+            assert!(waited);
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_says_nothing_is_cut() {
+    let (_near, far) = duplex(1 << 20);
+    let never = std::future::pending();
+    let result = serve(far, Settings::default(), never, |_| ()).await;
+    assert!(result.unwrap_err().contains("in time"));
+}
+
+#[tokio::test]
+async fn one_reader_that_stops_does_not_stop_its_neighbours() {
+    LocalSet::new()
+        .run_until(async {
+            let tunnel = tunnel(|connect| match connect.authority() {
+                "10.0.0.1:1" => {
+                    // Taken and never read.
+                    tokio::task::spawn_local(async move {
+                        let _stream = connect.accept(HeaderMap::new()).unwrap();
+                        std::future::pending::<()>().await;
+                    });
+                }
+                _ => echo(connect),
+            })
+            .await;
+            let (mut stuck, _) = tunnel
+                .connect("10.0.0.1:1", HeaderMap::new(), soon())
+                .await
+                .unwrap();
+            let flood = async {
+                loop {
+                    stuck.write_all(&[0; 65_536]).await.unwrap();
+                }
+            };
+            let neighbour = async {
+                for _ in 0..20 {
+                    let (mut stream, _) = tunnel
+                        .connect("10.0.0.1:2", HeaderMap::new(), soon())
+                        .await
+                        .unwrap();
+                    stream.write_all(&[7; 100_000]).await.unwrap();
+                    stream.shutdown().await.unwrap();
+                    let mut answer = Vec::new();
+                    stream.read_to_end(&mut answer).await.unwrap();
+                    assert_eq!(answer.len(), 100_000);
+                }
+            };
+            tokio::select! {
+                () = flood => unreachable!(),
+                () = neighbour => {}
+            }
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_flow_is_carried_between_a_socket_and_a_stream() {
+    LocalSet::new()
+        .run_until(async {
+            let tunnel = tunnel(echo).await;
+            let (stream, _) = tunnel
+                .connect("10.0.0.1:1", HeaderMap::new(), soon())
+                .await
+                .unwrap();
+            let (client, near) = duplex(1 << 16);
+            let (_stop, stop) = oneshot::channel::<Broken>();
+            let counts = Counts::default();
+            let talk = async {
+                let data = Bytes::from(vec![3; 3_000_000]);
+                let (mut read, mut write) = tokio::io::split(client);
+                let send = async {
+                    write.write_all(&data).await.unwrap();
+                    write.shutdown().await.unwrap();
+                };
+                let mut answer = Vec::new();
+                let (_, received) = tokio::join!(send, read.read_to_end(&mut answer));
+                received.unwrap();
+                answer.len()
+            };
+            let flow = carry(Socket::new(near), stream, &counts, stop);
+            let (result, received) = tokio::join!(flow, talk);
+            assert_eq!((result, received), (Ok(()), 3_000_000));
+            assert_eq!(
+                (counts.forth.get(), counts.back.get()),
+                (3_000_000, 3_000_000)
+            );
+        })
+        .await;
+}
+
+fn key() -> Key {
+    Key {
+        address: "10.0.0.1:15008".parse().unwrap(),
+        identities: vec![],
+        workload: "w".into(),
+        serial: "1".into(),
+    }
+}
+
+#[tokio::test]
+async fn many_flows_share_one_dial_and_one_tunnel() {
+    LocalSet::new()
+        .run_until(async {
+            let pool = Pool::new(100, Duration::from_secs(300));
+            let dials = Rc::new(RefCell::new(0));
+            let dial = || {
+                *dials.borrow_mut() += 1;
+                async { Ok(tunnel(echo).await) }
+            };
+            let key = key();
+            let places = futures_join(50, |_| pool.place(&key, dial)).await;
+            assert_eq!(places.iter().filter(|place| place.is_ok()).count(), 50);
+            assert_eq!((*dials.borrow(), pool.len()), (1, 1));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_full_tunnel_is_used_again_when_streams_have_ended() {
+    LocalSet::new()
+        .run_until(async {
+            let pool = Pool::new(2, Duration::from_secs(300));
+            let key = key();
+            let dial = || async { Ok(tunnel(echo).await) };
+            let mut places = Vec::new();
+            for _ in 0..4 {
+                places.push(pool.place(&key, dial).await.unwrap());
+            }
+            assert_eq!(pool.len(), 2);
+            places.clear();
+            for _ in 0..4 {
+                places.push(pool.place(&key, dial).await.unwrap());
+            }
+            assert_eq!(pool.len(), 2);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_dial_learns_that_it_failed() {
+    LocalSet::new()
+        .run_until(async {
+            let pool = Pool::new(100, Duration::from_secs(300));
+            let refusal = Refusal::TooMany;
+            let dial = || {
+                let refusal = refusal.clone();
+                async move {
+                    tokio::task::yield_now().await;
+                    Err(refusal)
+                }
+            };
+            let key = key();
+            let places = futures_join(20, |_| pool.place(&key, dial)).await;
+            assert!(
+                places
+                    .into_iter()
+                    .all(|place| place.err() == Some(Refusal::TooMany))
+            );
+            assert!(pool.is_empty());
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unused_tunnel_is_closed() {
+    LocalSet::new()
+        .run_until(async {
+            let pool = Pool::new(100, Duration::from_secs(300));
+            let place = pool
+                .place(&key(), || async { Ok(tunnel(echo).await) })
+                .await
+                .unwrap();
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            assert_eq!(pool.len(), 1, "a tunnel in use stays");
+            drop(place);
+            tokio::time::sleep(Duration::from_secs(301)).await;
+            assert!(pool.is_empty());
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_forgotten_workload_gets_a_new_tunnel() {
+    LocalSet::new()
+        .run_until(async {
+            let pool = Pool::new(100, Duration::from_secs(300));
+            let dial = || async { Ok(tunnel(echo).await) };
+            let (old, _place) = pool.place(&key(), dial).await.unwrap();
+            pool.forget("w");
+            assert!(old.is_closed() && pool.is_empty());
+            let (new, _place) = pool.place(&key(), dial).await.unwrap();
+            assert!(!new.is_closed());
+        })
+        .await;
+}
+
+/// All of `count` futures, run together.
+async fn futures_join<F: Future>(count: usize, make: impl Fn(usize) -> F) -> Vec<F::Output> {
+    let mut futures: Vec<_> = (0..count).map(|i| Box::pin(make(i))).collect();
+    let mut outputs: Vec<Option<F::Output>> = (0..count).map(|_| None).collect();
+    std::future::poll_fn(|cx| {
+        let mut all = true;
+        for (future, output) in futures.iter_mut().zip(&mut outputs) {
+            if output.is_none() {
+                match future.as_mut().poll(cx) {
+                    std::task::Poll::Ready(done) => *output = Some(done),
+                    std::task::Poll::Pending => all = false,
+                }
+            }
+        }
+        if all {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    outputs.into_iter().flatten().collect()
+}
