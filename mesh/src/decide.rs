@@ -1,6 +1,6 @@
 //! Layer 4 authorization: may this peer talk to this port of this workload?
 
-use std::{fmt, net::IpAddr};
+use std::{collections::HashSet, fmt, net::IpAddr};
 
 use crate::{
     identity::Identity,
@@ -92,6 +92,7 @@ impl fmt::Display for Denial {
 pub fn decide(generation: &Generation, workload: &Workload, request: &Request) -> Verdict {
     let mut dry_run = Vec::new();
     let (mut allowed_by, mut not_allowed_by) = (None, None);
+    let (mut would_allow, mut would_not_allow) = (false, Vec::new());
     let principal = request.peer.map(|peer| peer.principal());
     let unlisted = generation.unlisted_policies(workload.namespace()).map(Ok);
     let listed = workload
@@ -113,9 +114,18 @@ pub fn decide(generation: &Generation, workload: &Workload, request: &Request) -
             }
             Outcome::MissedAllow(name) => not_allowed_by = not_allowed_by.or(Some(name)),
             Outcome::Nothing => {}
+            Outcome::WouldAllow => would_allow = true,
             Outcome::WouldDeny(name) => dry_run.push(name),
+            Outcome::WouldMissAllow(name) => would_not_allow.push(name),
         }
     }
+    // Were they enforced, what no ALLOW policy matches would not pass.
+    if allowed_by.is_none() && !would_allow {
+        dry_run.append(&mut would_not_allow);
+    }
+    // A workload may list what is for its namespace anyway.
+    let mut told = HashSet::new();
+    dry_run.retain(|name| told.insert(*name));
     let decision = match (allowed_by, not_allowed_by) {
         (None, Some(name)) => Decision::Deny(Denial::NotAllowed(name)),
         (allowed_by, _) => Decision::Allow(allowed_by),
@@ -129,7 +139,9 @@ enum Outcome {
     Deny(Denial),
     MissedAllow(Name),
     Nothing,
+    WouldAllow,
     WouldDeny(Name),
+    WouldMissAllow(Name),
 }
 
 fn outcome(policy: &Policy, request: &Request, principal: Option<&str>) -> Outcome {
@@ -148,8 +160,10 @@ fn outcome(policy: &Policy, request: &Request, principal: Option<&str>) -> Outco
         (Action::Allow, true, false) => Outcome::Allow(policy.name),
         (Action::Allow, false, false) => Outcome::MissedAllow(policy.name),
         (Action::Deny, true, false) => Outcome::Deny(Denial::Denied(policy.name)),
+        (Action::Allow, true, true) => Outcome::WouldAllow,
+        (Action::Allow, false, true) => Outcome::WouldMissAllow(policy.name),
         (Action::Deny, true, true) => Outcome::WouldDeny(policy.name),
-        (Action::Deny, false, _) | (Action::Allow, _, true) => Outcome::Nothing,
+        (Action::Deny, false, _) => Outcome::Nothing,
     }
 }
 

@@ -8,6 +8,8 @@ pub mod certificate;
 pub mod decide;
 pub mod delta;
 pub mod enrol;
+#[cfg(test)]
+mod fixture;
 pub mod identity;
 pub mod local;
 pub mod model;

@@ -26,9 +26,8 @@ const RUNTIMES: [&str; 14] = [
 ];
 
 /// What the standard library offers of them: types by name, modules by what they are called through.
-const TYPES: [&str; 9] = [
+const TYPES: [&str; 8] = [
     "Instant",
-    "RandomState",
     "SystemTime",
     "TcpListener",
     "TcpStream",

@@ -20,7 +20,10 @@ use crate::{
 pub fn authorization(name: &str, bytes: &[u8], root_namespace: Name) -> Policy {
     let decoded = wire::Authorization::decode(bytes);
     let decoded = decoded.map_err(|e| format!("not an Authorization: {e}"));
-    let said = decoded.as_ref().ok().and_then(said_scope);
+    let said = match &decoded {
+        Ok(message) => said_scope(message.scope, &message.namespace),
+        Err(_) => tags::scope(bytes).and_then(|(scope, namespace)| said_scope(scope, namespace)),
+    };
     let effect = decoded.and_then(|message| {
         tags::all_known(bytes)?;
         named(name, &message)?;
@@ -33,12 +36,12 @@ pub fn authorization(name: &str, bytes: &[u8], root_namespace: Name) -> Policy {
     }
 }
 
-/// The scope in the message, if it can be read.
-fn said_scope(message: &wire::Authorization) -> Option<Scope> {
-    match wire::Scope::try_from(message.scope).ok()? {
+/// The scope that a message says, if it is one.
+fn said_scope(scope: i32, namespace: &str) -> Option<Scope> {
+    match wire::Scope::try_from(scope).ok()? {
         wire::Scope::Global => Some(Scope::Mesh),
-        wire::Scope::Namespace if message.namespace.is_empty() => None,
-        wire::Scope::Namespace => Some(Scope::Namespace(Name::new(&message.namespace))),
+        wire::Scope::Namespace if namespace.is_empty() => None,
+        wire::Scope::Namespace => Some(Scope::Namespace(Name::new(namespace))),
         wire::Scope::WorkloadSelector => Some(Scope::Selected),
     }
 }

@@ -35,6 +35,29 @@ pub(super) fn all_known(bytes: &[u8]) -> Result<(), String> {
     walk(Kind::Authorization, bytes)
 }
 
+/// Scope and namespace of a policy that cannot be decoded, if both stand before the damage.
+///
+/// A scope of 0 is never written, and bytes that break off do not tell a scope that is not there
+/// from one that is lost: so it must be there.
+pub(super) fn scope(mut bytes: &[u8]) -> Option<(i32, &str)> {
+    let (mut scope, mut namespace) = (None, None);
+    while let Ok(tag) = varint(&mut bytes) {
+        let read = match (tag >> 3, tag & 7) {
+            (2, 2) => delimited(&mut bytes).map(|text| namespace = str::from_utf8(text).ok()),
+            (3, 0) => varint(&mut bytes).map(|value| scope = i32::try_from(value).ok()),
+            (_, 0) => varint(&mut bytes).map(drop),
+            (_, 1) => take(&mut bytes, 8).map(drop),
+            (_, 2) => delimited(&mut bytes).map(drop),
+            (_, 5) => take(&mut bytes, 4).map(drop),
+            _ => break,
+        };
+        if read.is_err() {
+            break;
+        }
+    }
+    Some((scope?, namespace?))
+}
+
 fn walk(kind: Kind, mut bytes: &[u8]) -> Result<(), String> {
     while !bytes.is_empty() {
         let tag = varint(&mut bytes)?;
@@ -96,6 +119,10 @@ fn varint(bytes: &mut &[u8]) -> Result<u64, String> {
 
 fn delimited<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], String> {
     let length = usize::try_from(varint(bytes)?).map_err(|_| "a length is too long".to_owned())?;
+    take(bytes, length)
+}
+
+fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8], String> {
     let (head, rest) = bytes.split_at_checked(length).ok_or("it is cut short")?;
     *bytes = rest;
     Ok(head)
