@@ -3,6 +3,7 @@
 //! Drivers only: they move bytes and carry out what `mesh` decided. What a worker thread calls is cheap and takes no
 //! lock across an await; what the main thread runs is ordinary async code.
 
+pub mod access;
 pub mod ca;
 pub mod carry;
 pub mod certificates;
@@ -10,4 +11,5 @@ pub mod channel;
 pub mod clock;
 pub mod discovery;
 pub mod hbone;
+pub mod log;
 pub mod tls;

@@ -60,15 +60,25 @@ impl AggregatedDiscoveryService for Service {
 }
 
 #[derive(Clone, Default)]
-struct Counts(Arc<Mutex<(Vec<Ended>, Vec<(String, usize)>)>>);
+struct Counts(Arc<Mutex<Counted>>);
+
+#[derive(Default)]
+struct Counted {
+    ended: Vec<Ended>,
+    received: Vec<(String, usize)>,
+}
 
 impl Counters for Counts {
     fn ended(&self, reason: Ended) {
-        self.0.lock().unwrap().0.push(reason);
+        self.0.lock().unwrap().ended.push(reason);
     }
 
     fn received(&self, type_url: &str, bytes: usize) {
-        self.0.lock().unwrap().1.push((type_url.to_owned(), bytes));
+        self.0
+            .lock()
+            .unwrap()
+            .received
+            .push((type_url.to_owned(), bytes));
     }
 }
 
@@ -106,11 +116,8 @@ fn start() -> Peer {
         counters: counts.clone(),
         state,
     };
-    let (deltas, away, dials): (
-        Rc<RefCell<Vec<Delta>>>,
-        Rc<RefCell<u32>>,
-        Rc<RefCell<Vec<Instant>>>,
-    ) = Default::default();
+    let deltas = Rc::new(RefCell::new(Vec::<Delta>::new()));
+    let (away, dials) = (Rc::new(RefCell::new(0)), Rc::new(RefCell::new(Vec::new())));
     let (seen, failing, dialed) = (Rc::clone(&deltas), Rc::clone(&away), Rc::clone(&dials));
     tokio::task::spawn_local(async move {
         let dial = || {
@@ -221,10 +228,14 @@ fn a_stream_asks_applies_and_answers() {
         assert_eq!(peer.deltas.borrow().len(), 2);
         let counts = peer.counts.0.lock().unwrap();
         assert_eq!(
-            counts.1.iter().map(|c| c.0.as_str()).collect::<Vec<_>>(),
+            counts
+                .received
+                .iter()
+                .map(|c| c.0.as_str())
+                .collect::<Vec<_>>(),
             [ADDRESS_TYPE, AUTHORIZATION_TYPE]
         );
-        assert!(counts.1[0].1 > ADDRESS_TYPE.len());
+        assert!(counts.received[0].1 > ADDRESS_TYPE.len());
     });
 }
 
@@ -254,7 +265,7 @@ fn a_stream_that_the_server_closes_is_opened_again_at_once_with_what_is_held() {
                 ("b".to_owned(), "v".to_owned())
             ]
         );
-        assert_eq!(peer.counts.0.lock().unwrap().0, [Ended::Complete]);
+        assert_eq!(peer.counts.0.lock().unwrap().ended, [Ended::Complete]);
     });
 }
 
@@ -279,7 +290,7 @@ fn failures_are_followed_by_pauses_that_double() {
             );
         }
         assert_eq!(
-            peer.counts.0.lock().unwrap().0,
+            peer.counts.0.lock().unwrap().ended,
             [Ended::ConnectionError; 14]
         );
         let error = peer.state.borrow().error.clone().unwrap();
@@ -301,7 +312,7 @@ fn a_stream_that_breaks_is_counted_and_pauses() {
         stream.send("type.googleapis.com/x.Y", "n", &[]).await;
         peer.streams.recv().await.unwrap();
         assert_eq!(
-            peer.counts.0.lock().unwrap().0,
+            peer.counts.0.lock().unwrap().ended,
             [Ended::GrpcError, Ended::Violation]
         );
         assert!(peer.deltas.borrow().is_empty());
