@@ -10,6 +10,7 @@ pub mod delta;
 pub mod enrol;
 #[cfg(test)]
 mod fixture;
+pub mod headers;
 pub mod identity;
 pub mod local;
 pub mod model;
