@@ -11,10 +11,13 @@ use std::{
 
 use mesh::identity::Identity;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo, string::Ia5String,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
+    string::Ia5String,
 };
-use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, pem::PemObject as _};
+use rustls::pki_types::{
+    CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, pem::PemObject as _,
+};
 use x509_parser::prelude::{FromDer as _, X509Certificate, X509CertificationRequest};
 
 use crate::state::{PUBLIC, SECRET, StateDir, StateError};
@@ -74,7 +77,10 @@ pub enum NotSigned {
 impl Authority {
     /// The root that the state directory keeps; on first start a new one (P-256, ten years).
     pub fn open(state: &StateDir, trust_domain: &str, now: SystemTime) -> Result<Self, StateError> {
-        let refused = |name: &str, reason: String| StateError { path: state.path(name), reason };
+        let refused = |name: &str, reason: String| StateError {
+            path: state.path(name),
+            reason,
+        };
         let key = match (state.read(ROOT_KEY)?, state.read(ROOT_CERT)?) {
             (Some(key), Some(certificate)) => return Self::load(state, &key, certificate),
             (None, Some(_)) => {
@@ -85,32 +91,56 @@ impl Authority {
             // A first start that was cut short between the two files: nobody has seen a certificate of this key.
             (Some(key), None) => key_pair(&key).map_err(|reason| refused(ROOT_KEY, reason))?,
             (None, None) => {
-                let key = KeyPair::generate().map_err(|error| refused(ROOT_KEY, format!("cannot be made: {error}")))?;
+                let key = KeyPair::generate()
+                    .map_err(|error| refused(ROOT_KEY, format!("cannot be made: {error}")))?;
                 state.write(ROOT_KEY, key.serialize_pem().as_bytes(), SECRET)?;
                 key
             }
         };
-        let certificate = root(trust_domain, now, &key).map_err(|error| refused(ROOT_CERT, format!("cannot be made: {error}")))?;
+        let certificate = root(trust_domain, now, &key)
+            .map_err(|error| refused(ROOT_CERT, format!("cannot be made: {error}")))?;
         state.write(ROOT_CERT, certificate.as_bytes(), PUBLIC)?;
         tracing::info!(file = %state.path(ROOT_CERT).display(), "made a new root");
-        Self::load(state, key.serialize_pem().as_bytes(), certificate.into_bytes())
+        Self::load(
+            state,
+            key.serialize_pem().as_bytes(),
+            certificate.into_bytes(),
+        )
     }
 
     fn load(state: &StateDir, key: &[u8], certificate: Vec<u8>) -> Result<Self, StateError> {
-        let refused = |name: &str, reason: &str| StateError { path: state.path(name), reason: reason.to_owned() };
+        let refused = |name: &str, reason: &str| StateError {
+            path: state.path(name),
+            reason: reason.to_owned(),
+        };
         let key = key_pair(key).map_err(|reason| refused(ROOT_KEY, &reason))?;
-        let root_pem = String::from_utf8(certificate).map_err(|_| refused(ROOT_CERT, "is not PEM"))?;
-        let root = CertificateDer::from_pem_slice(root_pem.as_bytes()).map_err(|_| refused(ROOT_CERT, "is not a certificate in PEM"))?;
-        let (_, parsed) = X509Certificate::from_der(&root).map_err(|_| refused(ROOT_CERT, "is not an X.509 certificate"))?;
+        let root_pem =
+            String::from_utf8(certificate).map_err(|_| refused(ROOT_CERT, "is not PEM"))?;
+        let root = CertificateDer::from_pem_slice(root_pem.as_bytes())
+            .map_err(|_| refused(ROOT_CERT, "is not a certificate in PEM"))?;
+        let (_, parsed) = X509Certificate::from_der(&root)
+            .map_err(|_| refused(ROOT_CERT, "is not an X.509 certificate"))?;
         if parsed.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
-            return Err(refused(ROOT_CERT, "is not the certificate of root-key.pem: restore the pair"));
+            return Err(refused(
+                ROOT_CERT,
+                "is not the certificate of root-key.pem: restore the pair",
+            ));
         }
         if !parsed.is_ca() {
-            return Err(refused(ROOT_CERT, "is not the certificate of a certificate authority"));
+            return Err(refused(
+                ROOT_CERT,
+                "is not the certificate of a certificate authority",
+            ));
         }
         let expires = parsed.validity().not_after.to_datetime().into();
-        let issuer = Issuer::from_ca_cert_der(&root, key).map_err(|error| refused(ROOT_CERT, &format!("cannot sign: {error}")))?;
-        Ok(Self { root_pem, root, issuer, expires })
+        let issuer = Issuer::from_ca_cert_der(&root, key)
+            .map_err(|error| refused(ROOT_CERT, &format!("cannot sign: {error}")))?;
+        Ok(Self {
+            root_pem,
+            root,
+            issuer,
+            expires,
+        })
     }
 
     /// PEM of the bundle of roots that clients are to trust.
@@ -131,25 +161,54 @@ impl Authority {
     /// Signs a leaf for `identity` with the key of a PKCS#10 request in PEM.
     ///
     /// The leaf: empty subject, one critical URI SAN, TLS server and client, digital signature.
-    pub fn sign(&self, request: &str, identity: Identity, life: Duration, now: SystemTime) -> Result<Issued, NotSigned> {
+    pub fn sign(
+        &self,
+        request: &str,
+        identity: Identity,
+        life: Duration,
+        now: SystemTime,
+    ) -> Result<Issued, NotSigned> {
         let key = requested_key(request)?;
-        let uri = Ia5String::try_from(identity.to_string()).map_err(|error| NotSigned::Failed(error.to_string()))?;
-        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        self.leaf(vec![SanType::URI(uri)], usages, &key, life, now).map(|(_, issued)| issued)
+        let uri = Ia5String::try_from(identity.to_string())
+            .map_err(|error| NotSigned::Failed(error.to_string()))?;
+        let usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        self.leaf(vec![SanType::URI(uri)], usages, &key, life, now)
+            .map(|(_, issued)| issued)
     }
 
     /// A certificate for this control plane's own server, with a key that is never stored.
-    pub fn serve_as(&self, names: &[ServerName], life: Duration, now: SystemTime) -> Result<ServerCertificate, NotSigned> {
+    pub fn serve_as(
+        &self,
+        names: &[ServerName],
+        life: Duration,
+        now: SystemTime,
+    ) -> Result<ServerCertificate, NotSigned> {
         let failed = |error: rcgen::Error| NotSigned::Failed(error.to_string());
         let key = KeyPair::generate().map_err(failed)?;
         let names = names.iter().map(|name| match name {
-            ServerName::Dns(name) => Ok(SanType::DnsName(Ia5String::try_from(name.as_str()).map_err(failed)?)),
+            ServerName::Dns(name) => Ok(SanType::DnsName(
+                Ia5String::try_from(name.as_str()).map_err(failed)?,
+            )),
             ServerName::Ip(ip) => Ok(SanType::IpAddress(*ip)),
         });
         let names = names.collect::<Result<_, _>>()?;
-        let (leaf, issued) = self.leaf(names, vec![ExtendedKeyUsagePurpose::ServerAuth], &key, life, now)?;
-        let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|error| NotSigned::Failed(error.to_owned()))?;
-        Ok(ServerCertificate { chain: vec![leaf, self.root.clone()], key, expires: issued.expires })
+        let (leaf, issued) = self.leaf(
+            names,
+            vec![ExtendedKeyUsagePurpose::ServerAuth],
+            &key,
+            life,
+            now,
+        )?;
+        let key = PrivateKeyDer::try_from(key.serialize_der())
+            .map_err(|error| NotSigned::Failed(error.to_owned()))?;
+        Ok(ServerCertificate {
+            chain: vec![leaf, self.root.clone()],
+            key,
+            expires: issued.expires,
+        })
     }
 
     fn leaf(
@@ -175,8 +234,14 @@ impl Authority {
         params.not_before = (now - SKEW).into();
         params.not_after = expires.into();
         params.serial_number = Some(SerialNumber::from_slice(&serial));
-        let leaf = params.signed_by(key, &self.issuer).map_err(|error| NotSigned::Failed(error.to_string()))?;
-        let issued = Issued { leaf: leaf.pem(), serial: hex(&serial), expires };
+        let leaf = params
+            .signed_by(key, &self.issuer)
+            .map_err(|error| NotSigned::Failed(error.to_string()))?;
+        let issued = Issued {
+            leaf: leaf.pem(),
+            serial: hex(&serial),
+            expires,
+        };
         Ok((leaf.der().clone(), issued))
     }
 }
@@ -193,7 +258,8 @@ pub enum ServerName {
 impl ServerName {
     /// An address if it reads as one, else a DNS name.
     pub fn new(text: &str) -> Self {
-        text.parse().map_or_else(|_| Self::Dns(text.to_owned()), Self::Ip)
+        text.parse()
+            .map_or_else(|_| Self::Dns(text.to_owned()), Self::Ip)
     }
 }
 
@@ -220,13 +286,19 @@ pub fn life(asked: i64, longest: Duration) -> Result<Duration, NotSigned> {
 fn root(trust_domain: &str, now: SystemTime, key: &KeyPair) -> Result<String, rcgen::Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::OrganizationName, trust_domain);
-    params.distinguished_name.push(DnType::CommonName, "Ambit root");
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, trust_domain);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "Ambit root");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.not_before = (now - SKEW).into();
     params.not_after = (now + ROOT_LIFE).into();
-    params.serial_number = Some(SerialNumber::from_slice(&serial().map_err(|_| rcgen::Error::RingUnspecified)?));
+    params.serial_number = Some(SerialNumber::from_slice(
+        &serial().map_err(|_| rcgen::Error::RingUnspecified)?,
+    ));
     Ok(params.self_signed(key)?.pem())
 }
 
@@ -240,24 +312,34 @@ fn requested_key(pem: &str) -> Result<SubjectPublicKeyInfo, NotSigned> {
     if pem.len() > MAX_REQUEST {
         return Err(NotSigned::TooLong(pem.len()));
     }
-    let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).map_err(|error| NotSigned::NotARequest(error.to_string()))?;
-    let (rest, request) = X509CertificationRequest::from_der(&der).map_err(|error| NotSigned::NotARequest(error.to_string()))?;
+    let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes())
+        .map_err(|error| NotSigned::NotARequest(error.to_string()))?;
+    let (rest, request) = X509CertificationRequest::from_der(&der)
+        .map_err(|error| NotSigned::NotARequest(error.to_string()))?;
     if !rest.is_empty() {
         return Err(NotSigned::NotARequest("bytes after its end".to_owned()));
     }
     let spki = request.certification_request_info.subject_pki.raw;
     let key = SubjectPublicKeyInfo::from_der(spki).map_err(|_| NotSigned::KeyNotTaken)?;
-    if ![&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384].contains(&key.algorithm()) {
+    if ![
+        &rcgen::PKCS_ECDSA_P256_SHA256,
+        &rcgen::PKCS_ECDSA_P384_SHA384,
+    ]
+    .contains(&key.algorithm())
+    {
         return Err(NotSigned::KeyNotTaken);
     }
-    request.verify_signature().map_err(|_| NotSigned::BadSignature)?;
+    request
+        .verify_signature()
+        .map_err(|_| NotSigned::BadSignature)?;
     Ok(key)
 }
 
 /// Sixteen random bytes that read as a positive number of exactly that length (RFC 5280 §4.1.2.2).
 fn serial() -> Result<[u8; 16], NotSigned> {
     let mut bytes = [0; 16];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| NotSigned::Failed("the system gives no random bytes".to_owned()))?;
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| NotSigned::Failed("the system gives no random bytes".to_owned()))?;
     bytes[0] = bytes[0] & 0x7f | 0x40;
     Ok(bytes)
 }
@@ -276,7 +358,9 @@ impl NotSigned {
 impl fmt::Display for NotSigned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooLong(length) => write!(f, "the request has {length} bytes, more than {MAX_REQUEST}"),
+            Self::TooLong(length) => {
+                write!(f, "the request has {length} bytes, more than {MAX_REQUEST}")
+            }
             Self::NotARequest(why) => write!(f, "not a PKCS#10 request in PEM: {why}"),
             Self::BadSignature => f.write_str("the request is not signed by the key that it holds"),
             Self::KeyNotTaken => f.write_str("the request's key is neither ECDSA P-256 nor P-384"),
@@ -291,6 +375,8 @@ impl std::error::Error for NotSigned {}
 
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authority").field("expires", &self.expires).finish_non_exhaustive()
+        f.debug_struct("Authority")
+            .field("expires", &self.expires)
+            .finish_non_exhaustive()
     }
 }

@@ -14,7 +14,12 @@ pub struct Config {
 
     /// Where the root, the nodes' tokens and their reports are kept. `root-cert.pem` and `tokens/NODE` in it are what a
     /// node needs.
-    #[arg(long, env = "AMBIT_STATE_DIR", value_name = "DIR", default_value = "/var/lib/ambit-control")]
+    #[arg(
+        long,
+        env = "AMBIT_STATE_DIR",
+        value_name = "DIR",
+        default_value = "/var/lib/ambit-control"
+    )]
     pub state_dir: PathBuf,
 
     /// Address to serve on [default: port 15012, on all addresses].
@@ -22,7 +27,12 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
 
     /// Address of the operator's pages: /healthz/ready, /metrics, /debug/statuses, /debug/syncz. Plain HTTP.
-    #[arg(long, env = "AMBIT_ADMIN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:15014")]
+    #[arg(
+        long,
+        env = "AMBIT_ADMIN",
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:15014"
+    )]
     pub admin: SocketAddr,
 
     /// Trust domain of all identities.
@@ -30,11 +40,21 @@ pub struct Config {
     pub trust_domain: String,
 
     /// Namespace whose policies are about the whole mesh.
-    #[arg(long, env = "ROOT_NAMESPACE", value_name = "NAMESPACE", default_value = "ambit-system")]
+    #[arg(
+        long,
+        env = "ROOT_NAMESPACE",
+        value_name = "NAMESPACE",
+        default_value = "ambit-system"
+    )]
     pub root_namespace: String,
 
     /// Name of the cluster in workload names.
-    #[arg(long, env = "CLUSTER_ID", value_name = "NAME", default_value = "Kubernetes")]
+    #[arg(
+        long,
+        env = "CLUSTER_ID",
+        value_name = "NAME",
+        default_value = "Kubernetes"
+    )]
     pub cluster_id: String,
 
     /// A node to make a token for before a manifest names it. May be given several times.
@@ -57,23 +77,38 @@ pub struct Config {
 
 fn trust_domain(text: &str) -> Result<String, String> {
     // SPIFFE-ID §2.1.
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
+    let allowed =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
     let valid = !text.is_empty() && text.len() <= 255 && text.bytes().all(allowed);
-    if valid { Ok(text.to_owned()) } else { Err("a trust domain is of a-z, 0-9, '.', '-' and '_'".to_owned()) }
+    if valid {
+        Ok(text.to_owned())
+    } else {
+        Err("a trust domain is of a-z, 0-9, '.', '-' and '_'".to_owned())
+    }
 }
 
 fn node(text: &str) -> Result<String, String> {
-    if is_node_name(text) { Ok(text.to_owned()) } else { Err("a node's name is of a-z, 0-9, '-' and '.'".to_owned()) }
+    if is_node_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("a node's name is of a-z, 0-9, '-' and '.'".to_owned())
+    }
 }
 
 fn server_name(text: &str) -> Result<String, String> {
     let dns = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'*');
-    let valid = text.parse::<std::net::IpAddr>().is_ok() || !text.is_empty() && text.len() <= 253 && text.bytes().all(dns);
-    if valid { Ok(text.to_owned()) } else { Err("neither a DNS name nor an address".to_owned()) }
+    let valid = text.parse::<std::net::IpAddr>().is_ok()
+        || !text.is_empty() && text.len() <= 253 && text.bytes().all(dns);
+    if valid {
+        Ok(text.to_owned())
+    } else {
+        Err("neither a DNS name nor an address".to_owned())
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "a duration is a number and s, m, h or d, such as 90s, and more than nothing".to_owned();
+    let wrong =
+        || "a duration is a number and s, m, h or d, such as 90s, and more than nothing".to_owned();
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds = match unit {
         's' => 1,
@@ -84,7 +119,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     };
     let number = &text[..text.len() - 1];
     let number: u32 = number.parse().map_err(|_| wrong())?;
-    if number == 0 { Err(wrong()) } else { Ok(Duration::from_secs(u64::from(number) * seconds)) }
+    if number == 0 {
+        Err(wrong())
+    } else {
+        Ok(Duration::from_secs(u64::from(number) * seconds))
+    }
 }
 
 #[cfg(test)]
@@ -107,7 +146,17 @@ mod tests {
         for (text, seconds) in [("1s", 1), ("90m", 5400), ("24h", 86_400), ("7d", 604_800)] {
             assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
-        for text in ["", "s", "24", "0h", "-1h", "1.5h", "1w", "99999999999s", "1é"] {
+        for text in [
+            "",
+            "s",
+            "24",
+            "0h",
+            "-1h",
+            "1.5h",
+            "1w",
+            "99999999999s",
+            "1é",
+        ] {
             assert!(duration(text).is_err(), "{text:?}");
         }
     }

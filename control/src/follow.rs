@@ -68,14 +68,23 @@ pub enum Refused {
 impl Source {
     /// Reads the source for the first time. What it denies for want of an earlier version refuses the start.
     pub fn open(path: &Path, settings: Settings) -> Result<Self, Refused> {
-        let files = source::read_dir(path).map_err(|error| Refused::Unreadable(path.to_owned(), error))?;
+        let files =
+            source::read_dir(path).map_err(|error| Refused::Unreadable(path.to_owned(), error))?;
         let loaded = source::load(&files, None);
         let alone_and_broken = path.is_file() && !loaded.problems.is_empty();
         if !loaded.world.denials.is_empty() || alone_and_broken {
             return Err(Refused::Invalid(loaded.problems));
         }
         let problems = loaded.problems.clone();
-        let source = Self { path: path.to_owned(), settings, files, loaded, problems, held_back: None, unreadable: None };
+        let source = Self {
+            path: path.to_owned(),
+            settings,
+            files,
+            loaded,
+            problems,
+            held_back: None,
+            unreadable: None,
+        };
         source.log(&[]);
         Ok(source)
     }
@@ -90,7 +99,10 @@ impl Source {
             }
             Err(error) => Some(format!("{} cannot be read: {error}", self.path.display())),
         };
-        if let Some(reason) = unreadable.as_ref().filter(|_| unreadable != self.unreadable) {
+        if let Some(reason) = unreadable
+            .as_ref()
+            .filter(|_| unreadable != self.unreadable)
+        {
             tracing::error!(reason, "the last good manifests stay in force");
         }
         self.unreadable = unreadable;
@@ -102,7 +114,9 @@ impl Source {
         self.files = files;
         self.log(&before);
         let policy = denies_the_mesh(&loaded, &self.settings.root_namespace);
-        self.held_back = policy.map(|policy| format!("{policy} would deny everything in the mesh until it is corrected"));
+        self.held_back = policy.map(|policy| {
+            format!("{policy} would deny everything in the mesh until it is corrected")
+        });
         match &self.held_back {
             Some(reason) => tracing::error!(reason, "the last good manifests stay in force"),
             None => self.loaded = loaded,
@@ -110,7 +124,11 @@ impl Source {
     }
 
     fn log(&self, before: &[Problem]) {
-        for problem in self.problems.iter().filter(|problem| !before.contains(problem)) {
+        for problem in self
+            .problems
+            .iter()
+            .filter(|problem| !before.contains(problem))
+        {
             tracing::error!("{problem}");
         }
         for kind in &self.loaded.unused {
@@ -125,7 +143,9 @@ impl Source {
 
     /// Problems now, as far as they are counted.
     pub fn problems(&self) -> usize {
-        self.problems.len() + usize::from(self.held_back.is_some()) + usize::from(self.unreadable.is_some())
+        self.problems.len()
+            + usize::from(self.held_back.is_some())
+            + usize::from(self.unreadable.is_some())
     }
 
     /// The state of the mesh: the files and what the nodes report.
@@ -136,7 +156,11 @@ impl Source {
         let compiled = compile(&world, &self.settings);
         place_stored(&compiled, &mut placements);
         let snapshot = Snapshot::new(&compiled.addresses, &compiled.authorizations, previous);
-        Mesh { snapshot: Arc::new(snapshot), placements, statuses: self.statuses(&compiled) }
+        Mesh {
+            snapshot: Arc::new(snapshot),
+            placements,
+            statuses: self.statuses(&compiled),
+        }
     }
 
     fn statuses(&self, compiled: &Compiled) -> String {
@@ -170,7 +194,9 @@ impl Source {
 /// A policy that cannot be understood and whose scope is the whole mesh.
 fn denies_the_mesh<'a>(loaded: &'a Loaded, root_namespace: &str) -> Option<&'a ObjectRef> {
     let mut denials = loaded.world.denials.iter();
-    denials.find(|(policy, denial)| policy.namespace == root_namespace && denial.selector.is_none()).map(|(policy, _)| policy)
+    denials
+        .find(|(policy, denial)| policy.namespace == root_namespace && denial.selector.is_none())
+        .map(|(policy, _)| policy)
 }
 
 fn placements(world: &world::World) -> Placements {
@@ -187,9 +213,16 @@ fn placements(world: &world::World) -> Placements {
 fn place_stored(compiled: &Compiled, placements: &mut Placements) {
     for address in compiled.addresses.values() {
         if let Some(Type::Workload(workload)) = &address.r#type
-            && placements.node_of(&workload.namespace, &workload.name).is_none()
+            && placements
+                .node_of(&workload.namespace, &workload.name)
+                .is_none()
         {
-            placements.add(&workload.node, &workload.namespace, &workload.name, account(&workload.service_account));
+            placements.add(
+                &workload.node,
+                &workload.namespace,
+                &workload.name,
+                account(&workload.service_account),
+            );
         }
     }
 }
@@ -200,11 +233,20 @@ fn account(name: &str) -> &str {
 
 /// What the nodes say of the pods that run on them.
 fn reported(reports: &ByNode, placements: &Placements) -> world::Reports {
-    let own = reports.iter().flat_map(|(node, report)| reports::own(node, report, placements).0.into_iter().map(move |pod| (node, pod)));
+    let own = reports.iter().flat_map(|(node, report)| {
+        reports::own(node, report, placements)
+            .0
+            .into_iter()
+            .map(move |pod| (node, pod))
+    });
     let pods = own.map(|(node, pod)| {
         let report = world::PodReport {
             node: node.clone(),
-            addresses: pod.addresses.iter().filter_map(|bytes| address(bytes)).collect(),
+            addresses: pod
+                .addresses
+                .iter()
+                .filter_map(|bytes| address(bytes))
+                .collect(),
             ready: pod.ready,
             captured: pod.captured,
         };
@@ -223,8 +265,15 @@ pub fn publish(hub: &Hub, state: &StateDir, source: &Source) {
     let reports = hub.reports.watch().borrow().clone();
     let before = Arc::clone(&hub.mesh.borrow());
     let mesh = source.mesh(&reports, &before.snapshot);
-    hub.metrics.problems.set(i64::try_from(source.problems()).unwrap_or(i64::MAX));
-    let nodes = mesh.placements.nodes().into_iter().map(str::to_owned).chain(source.nodes());
+    hub.metrics
+        .problems
+        .set(i64::try_from(source.problems()).unwrap_or(i64::MAX));
+    let nodes = mesh
+        .placements
+        .nodes()
+        .into_iter()
+        .map(str::to_owned)
+        .chain(source.nodes());
     for node in nodes.collect::<BTreeSet<_>>() {
         if let Err(error) = hub.tokens.ensure(&node) {
             tracing::error!(node, %error, "no token for a node");
@@ -235,7 +284,9 @@ pub fn publish(hub: &Hub, state: &StateDir, source: &Source) {
     {
         tracing::error!(%error, "the statuses are not written");
     }
-    let same = mesh.snapshot.same(&before.snapshot) && mesh.placements == before.placements && mesh.statuses == before.statuses;
+    let same = mesh.snapshot.same(&before.snapshot)
+        && mesh.placements == before.placements
+        && mesh.statuses == before.statuses;
     if !same {
         hub.mesh.send_replace(Arc::new(mesh));
     }
@@ -283,10 +334,14 @@ pub async fn follow(hub: Arc<Hub>, state: Arc<StateDir>, mut source: Source, wat
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable(path, error) => write!(f, "{} cannot be read: {error}", path.display()),
+            Self::Unreadable(path, error) => {
+                write!(f, "{} cannot be read: {error}", path.display())
+            }
             Self::Invalid(problems) => {
                 f.write_str("a policy that cannot be understood denies for its scope; correct it before the start:")?;
-                problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+                problems
+                    .iter()
+                    .try_for_each(|problem| write!(f, "\n  {problem}"))
             }
         }
     }

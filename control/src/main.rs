@@ -9,9 +9,19 @@ use tracing::Level;
 
 fn main() -> ExitCode {
     let config = Config::parse();
-    let level = std::env::var("RUST_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(Level::INFO);
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let level = std::env::var("RUST_LOG")
+        .ok()
+        .and_then(|level| level.parse().ok())
+        .unwrap_or(Level::INFO);
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     let ended = match runtime {
         Ok(runtime) => runtime.block_on(serve(config)),
         Err(error) => Err(error.to_string()),
@@ -34,5 +44,7 @@ async fn serve(config: Config) -> Result<(), String> {
             _ = interrupt.recv() => {}
         }
     };
-    control::run(config, shutdown).await.map_err(|error| error.to_string())
+    control::run(config, shutdown)
+        .await
+        .map_err(|error| error.to_string())
 }

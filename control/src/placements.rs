@@ -37,8 +37,17 @@ impl Placements {
     /// Takes in a pod that has not ended.
     pub fn add(&mut self, node: &str, namespace: &str, pod: &str, service_account: &str) {
         if !node.is_empty() {
-            self.pods.insert((namespace.to_owned(), pod.to_owned()), Place { node: node.to_owned() });
-            self.accounts.insert((node.to_owned(), namespace.to_owned(), service_account.to_owned()));
+            self.pods.insert(
+                (namespace.to_owned(), pod.to_owned()),
+                Place {
+                    node: node.to_owned(),
+                },
+            );
+            self.accounts.insert((
+                node.to_owned(),
+                namespace.to_owned(),
+                service_account.to_owned(),
+            ));
         }
     }
 
@@ -50,31 +59,56 @@ impl Placements {
 
     /// All nodes that pods run on.
     pub fn nodes(&self) -> BTreeSet<&str> {
-        self.pods.values().map(|place| place.node.as_str()).collect()
+        self.pods
+            .values()
+            .map(|place| place.node.as_str())
+            .collect()
     }
 
     /// The identity that `node` asks for, if it may have it: one of our trust domain that a pod on that node runs as.
-    pub fn may_ask(&self, node: &str, asked: Option<&str>, trust_domain: &str) -> Result<Identity, NotAllowed> {
+    pub fn may_ask(
+        &self,
+        node: &str,
+        asked: Option<&str>,
+        trust_domain: &str,
+    ) -> Result<Identity, NotAllowed> {
         let asked = asked.ok_or(NotAllowed::NoIdentityNamed)?;
-        let identity: Identity = asked.parse().map_err(|_| NotAllowed::NotAnIdentity(asked.chars().take(256).collect()))?;
+        let identity: Identity = asked
+            .parse()
+            .map_err(|_| NotAllowed::NotAnIdentity(asked.chars().take(256).collect()))?;
         if identity.trust_domain.to_string() != trust_domain {
-            return Err(NotAllowed::ForeignTrustDomain(identity.trust_domain.to_string()));
+            return Err(NotAllowed::ForeignTrustDomain(
+                identity.trust_domain.to_string(),
+            ));
         }
-        let account = (node.to_owned(), identity.namespace.to_string(), identity.service_account.to_string());
-        if self.accounts.contains(&account) { Ok(identity) } else { Err(NotAllowed::NotOnThisNode) }
+        let account = (
+            node.to_owned(),
+            identity.namespace.to_string(),
+            identity.service_account.to_string(),
+        );
+        if self.accounts.contains(&account) {
+            Ok(identity)
+        } else {
+            Err(NotAllowed::NotOnThisNode)
+        }
     }
 }
 
 impl fmt::Display for NotAllowed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoIdentityNamed => {
-                f.write_str("no ImpersonatedIdentity was named, and a node has no identity of its own")
-            }
+            Self::NoIdentityNamed => f.write_str(
+                "no ImpersonatedIdentity was named, and a node has no identity of its own",
+            ),
             Self::NotAnIdentity(text) => {
-                write!(f, "{text:?} is not of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>")
+                write!(
+                    f,
+                    "{text:?} is not of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>"
+                )
             }
-            Self::ForeignTrustDomain(trust_domain) => write!(f, "the trust domain {trust_domain} is not ours"),
+            Self::ForeignTrustDomain(trust_domain) => {
+                write!(f, "the trust domain {trust_domain} is not ours")
+            }
             Self::NotOnThisNode => f.write_str("no pod on the caller's node runs as this identity"),
         }
     }
@@ -97,17 +131,40 @@ mod tests {
         assert_eq!(ask("n1", Some(cart)), Ok(cart.parse().unwrap()));
         for (node, asked, reason) in [
             ("n2", Some(cart), NotAllowed::NotOnThisNode),
-            ("n1", Some("spiffe://cluster.local/ns/shop/sa/till"), NotAllowed::NotOnThisNode),
-            ("n1", Some("spiffe://cluster.local/ns/other/sa/cart"), NotAllowed::NotOnThisNode),
-            ("", Some("spiffe://cluster.local/ns/shop/sa/late"), NotAllowed::NotOnThisNode),
-            ("n1", Some("spiffe://evil.example/ns/shop/sa/cart"), NotAllowed::ForeignTrustDomain("evil.example".to_owned())),
-            ("n1", Some("ambit-control"), NotAllowed::NotAnIdentity("ambit-control".to_owned())),
+            (
+                "n1",
+                Some("spiffe://cluster.local/ns/shop/sa/till"),
+                NotAllowed::NotOnThisNode,
+            ),
+            (
+                "n1",
+                Some("spiffe://cluster.local/ns/other/sa/cart"),
+                NotAllowed::NotOnThisNode,
+            ),
+            (
+                "",
+                Some("spiffe://cluster.local/ns/shop/sa/late"),
+                NotAllowed::NotOnThisNode,
+            ),
+            (
+                "n1",
+                Some("spiffe://evil.example/ns/shop/sa/cart"),
+                NotAllowed::ForeignTrustDomain("evil.example".to_owned()),
+            ),
+            (
+                "n1",
+                Some("ambit-control"),
+                NotAllowed::NotAnIdentity("ambit-control".to_owned()),
+            ),
             ("n1", Some(""), NotAllowed::NotAnIdentity(String::new())),
             ("n1", None, NotAllowed::NoIdentityNamed),
         ] {
             assert_eq!(ask(node, asked), Err(reason), "{node} {asked:?}");
         }
         assert_eq!(placements.node_of("shop", "cart-0"), Some("n1"));
-        assert_eq!(placements.nodes().into_iter().collect::<Vec<_>>(), ["n1", "n2"]);
+        assert_eq!(
+            placements.nodes().into_iter().collect::<Vec<_>>(),
+            ["n1", "n2"]
+        );
     }
 }

@@ -4,11 +4,7 @@
 //! every request and every snapshot and sends what comes back. A stream that is behind skips states, never ends up with
 //! a mixture of them, and holds no queue: its memory is names and versions.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use prost::Message as _;
 use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE, security, workload};
@@ -35,7 +31,9 @@ impl Kind {
 
     /// The kind of a type URL.
     pub fn of(type_url: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.type_url() == type_url)
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.type_url() == type_url)
     }
 
     /// The type URL of the kind.
@@ -58,14 +56,23 @@ pub struct Version(u64);
 impl Version {
     fn of(bytes: &[u8]) -> Self {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-        Self(digest.as_ref().iter().take(8).fold(0, |all, byte| all << 8 | u64::from(*byte)))
+        Self(
+            digest
+                .as_ref()
+                .iter()
+                .take(8)
+                .fold(0, |all, byte| all << 8 | u64::from(*byte)),
+        )
     }
 
     /// Reads what [`Version`] prints; anything else is a version that we never gave.
     pub fn parse(text: &str) -> Option<Self> {
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         let valid = text.len() == 16 && text.bytes().all(hex);
-        valid.then(|| u64::from_str_radix(text, 16).ok()).flatten().map(Self)
+        valid
+            .then(|| u64::from_str_radix(text, 16).ok())
+            .flatten()
+            .map(Self)
     }
 }
 
@@ -95,7 +102,9 @@ pub struct Resource {
 #[derive(Debug, PartialEq, Eq)]
 enum Role {
     /// A workload, and the policies that it names.
-    Workload { policies: Vec<String> },
+    Workload {
+        policies: Vec<String>,
+    },
     Service,
     /// A policy in force for workloads that name it: alone it changes nothing.
     NamedPolicy,
@@ -120,12 +129,22 @@ impl Snapshot {
         authorizations: &BTreeMap<String, security::Authorization>,
         previous: &Self,
     ) -> Self {
-        let addresses = addresses.iter().map(|(name, address)| (name.as_str(), address_resource(address)));
+        let addresses = addresses
+            .iter()
+            .map(|(name, address)| (name.as_str(), address_resource(address)));
         let addresses = shared(addresses, previous.set(Kind::Address));
-        let authorizations = authorizations.iter().map(|(name, policy)| (name.as_str(), policy_resource(policy)));
+        let authorizations = authorizations
+            .iter()
+            .map(|(name, policy)| (name.as_str(), policy_resource(policy)));
         let authorizations = shared(authorizations, previous.set(Kind::Authorization));
-        let versions = [Some(version_of(&addresses)), Some(version_of(&authorizations))];
-        Self { sets: [addresses, authorizations], versions }
+        let versions = [
+            Some(version_of(&addresses)),
+            Some(version_of(&authorizations)),
+        ];
+        Self {
+            sets: [addresses, authorizations],
+            versions,
+        }
     }
 
     /// The resources of a kind.
@@ -146,7 +165,9 @@ impl Snapshot {
 
 fn address_resource(address: &workload::Address) -> Resource {
     let role = match &address.r#type {
-        Some(workload::address::Type::Workload(workload)) => Role::Workload { policies: workload.authorization_policies.clone() },
+        Some(workload::address::Type::Workload(workload)) => Role::Workload {
+            policies: workload.authorization_policies.clone(),
+        },
         _ => Role::Service,
     };
     resource(address.encode_to_vec(), role)
@@ -154,11 +175,22 @@ fn address_resource(address: &workload::Address) -> Resource {
 
 fn policy_resource(policy: &security::Authorization) -> Resource {
     let named = policy.scope == security::Scope::WorkloadSelector as i32;
-    resource(policy.encode_to_vec(), if named { Role::NamedPolicy } else { Role::WidePolicy })
+    resource(
+        policy.encode_to_vec(),
+        if named {
+            Role::NamedPolicy
+        } else {
+            Role::WidePolicy
+        },
+    )
 }
 
 fn resource(bytes: Vec<u8>, role: Role) -> Resource {
-    Resource { version: Version::of(&bytes), bytes, role }
+    Resource {
+        version: Version::of(&bytes),
+        bytes,
+        role,
+    }
 }
 
 fn shared<'a>(resources: impl Iterator<Item = (&'a str, Resource)>, previous: &Set) -> Set {
@@ -178,4 +210,15 @@ fn version_of(set: &Set) -> Version {
         all.extend_from_slice(&resource.version.0.to_be_bytes());
     }
     Version::of(&all)
+}
+
+#[cfg(test)]
+impl Resource {
+    /// The message, if it is an Address.
+    pub(crate) fn address(&self) -> Option<workload::Address> {
+        let is_address = matches!(self.role, Role::Workload { .. } | Role::Service);
+        is_address
+            .then(|| workload::Address::decode(self.bytes.as_slice()).ok())
+            .flatten()
+    }
 }

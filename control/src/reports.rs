@@ -56,25 +56,40 @@ impl Reports {
         for node in state.list(FOLDER)? {
             let name = format!("{FOLDER}/{node}");
             let bytes = state.read(&name)?.unwrap_or_default();
-            let report = ReportRequest::decode(bytes.as_slice()).ok().filter(|report| is_node_name(&node) && check(report).is_ok());
+            let report = ReportRequest::decode(bytes.as_slice())
+                .ok()
+                .filter(|report| is_node_name(&node) && check(report).is_ok());
             let report = report.ok_or_else(|| StateError {
                 path: state.path(&name),
                 reason: "is not a node's report; remove the file (the node's pods leave the mesh until it reports again)".to_owned(),
             })?;
             by_node.insert(node, Arc::new(report));
         }
-        Ok(Self { state, by_node: watch::Sender::new(by_node), writing: Mutex::new(()) })
+        Ok(Self {
+            state,
+            by_node: watch::Sender::new(by_node),
+            writing: Mutex::new(()),
+        })
     }
 
     /// Replaces what a node said before. On disk when this returns; blocks meanwhile.
     pub fn take(&self, node: &str, mut report: ReportRequest) -> Result<(), NotTaken> {
         check(&report).map_err(NotTaken::Malformed)?;
-        report.pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        report
+            .pods
+            .sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.by_node.borrow().get(node).is_some_and(|held| **held == report) {
+        if self
+            .by_node
+            .borrow()
+            .get(node)
+            .is_some_and(|held| **held == report)
+        {
             return Ok(());
         }
-        self.state.write(&format!("{FOLDER}/{node}"), &report.encode_to_vec(), SECRET).map_err(NotTaken::State)?;
+        self.state
+            .write(&format!("{FOLDER}/{node}"), &report.encode_to_vec(), SECRET)
+            .map_err(NotTaken::State)?;
         self.by_node.send_modify(|by_node| {
             by_node.insert(node.to_owned(), Arc::new(report));
         });
@@ -88,8 +103,15 @@ impl Reports {
 }
 
 /// Parts a node's report into the pods that run there and those that do not.
-pub fn own<'a>(node: &str, report: &'a ReportRequest, placements: &Placements) -> (Vec<&'a PodReport>, Vec<&'a PodReport>) {
-    report.pods.iter().partition(|pod| placements.node_of(&pod.namespace, &pod.name) == Some(node))
+pub fn own<'a>(
+    node: &str,
+    report: &'a ReportRequest,
+    placements: &Placements,
+) -> (Vec<&'a PodReport>, Vec<&'a PodReport>) {
+    report
+        .pods
+        .iter()
+        .partition(|pod| placements.node_of(&pod.namespace, &pod.name) == Some(node))
 }
 
 fn check(report: &ReportRequest) -> Result<(), String> {
@@ -98,8 +120,15 @@ fn check(report: &ReportRequest) -> Result<(), String> {
     }
     let mut seen = std::collections::BTreeSet::new();
     for pod in &report.pods {
-        let name = format!("{:.253}/{:.253}", pod.namespace.escape_debug().to_string(), pod.name.escape_debug().to_string());
-        if [&pod.namespace, &pod.name, &pod.reason].into_iter().any(|text| text.len() > MAX_TEXT) {
+        let name = format!(
+            "{:.253}/{:.253}",
+            pod.namespace.escape_debug().to_string(),
+            pod.name.escape_debug().to_string()
+        );
+        if [&pod.namespace, &pod.name, &pod.reason]
+            .into_iter()
+            .any(|text| text.len() > MAX_TEXT)
+        {
             return Err(format!("pod {name}: a text of more than {MAX_TEXT} bytes"));
         }
         if pod.namespace.is_empty() || pod.name.is_empty() {
@@ -108,8 +137,15 @@ fn check(report: &ReportRequest) -> Result<(), String> {
         if !seen.insert((&pod.namespace, &pod.name)) {
             return Err(format!("pod {name} is named twice"));
         }
-        if pod.addresses.len() > MAX_ADDRESSES || pod.addresses.iter().any(|address| ![4, 16].contains(&address.len())) {
-            return Err(format!("pod {name}: an address has 4 or 16 bytes, a pod at most {MAX_ADDRESSES} of them"));
+        if pod.addresses.len() > MAX_ADDRESSES
+            || pod
+                .addresses
+                .iter()
+                .any(|address| ![4, 16].contains(&address.len()))
+        {
+            return Err(format!(
+                "pod {name}: an address has 4 or 16 bytes, a pod at most {MAX_ADDRESSES} of them"
+            ));
         }
     }
     Ok(())
@@ -133,7 +169,13 @@ mod tests {
 
     fn pod(name: &str, address: &[u8]) -> PodReport {
         let addresses = vec![address.to_vec()];
-        PodReport { namespace: "shop".to_owned(), name: name.to_owned(), addresses, captured: true, ..Default::default() }
+        PodReport {
+            namespace: "shop".to_owned(),
+            name: name.to_owned(),
+            addresses,
+            captured: true,
+            ..Default::default()
+        }
     }
 
     fn open(scratch: &Scratch) -> Result<Reports, StateError> {
@@ -144,9 +186,30 @@ mod tests {
     fn a_restart_keeps_the_last_report_of_each_node() {
         let scratch = Scratch::new();
         let reports = open(&scratch).unwrap();
-        reports.take("n1", ReportRequest { pods: vec![pod("old", &[10, 0, 0, 1])] }).unwrap();
-        reports.take("n2", ReportRequest { pods: vec![pod("till", &[10, 0, 0, 3])] }).unwrap();
-        reports.take("n1", ReportRequest { pods: vec![pod("cart", &[10, 0, 0, 2])] }).unwrap();
+        reports
+            .take(
+                "n1",
+                ReportRequest {
+                    pods: vec![pod("old", &[10, 0, 0, 1])],
+                },
+            )
+            .unwrap();
+        reports
+            .take(
+                "n2",
+                ReportRequest {
+                    pods: vec![pod("till", &[10, 0, 0, 3])],
+                },
+            )
+            .unwrap();
+        reports
+            .take(
+                "n1",
+                ReportRequest {
+                    pods: vec![pod("cart", &[10, 0, 0, 2])],
+                },
+            )
+            .unwrap();
         let before = reports.watch().borrow().clone();
         drop(reports);
         assert_eq!(*open(&scratch).unwrap().watch().borrow(), before);
@@ -158,9 +221,18 @@ mod tests {
         let scratch = Scratch::new();
         let reports = open(&scratch).unwrap();
         let (a, b) = (pod("a", &[10, 0, 0, 1]), pod("b", &[10, 0, 0, 2]));
-        reports.take("n1", ReportRequest { pods: vec![a.clone(), b.clone()] }).unwrap();
+        reports
+            .take(
+                "n1",
+                ReportRequest {
+                    pods: vec![a.clone(), b.clone()],
+                },
+            )
+            .unwrap();
         let watch = reports.watch();
-        reports.take("n1", ReportRequest { pods: vec![b, a] }).unwrap();
+        reports
+            .take("n1", ReportRequest { pods: vec![b, a] })
+            .unwrap();
         assert!(!watch.has_changed().unwrap());
     }
 
@@ -168,17 +240,32 @@ mod tests {
     fn a_malformed_report_is_refused_and_the_last_one_stays() {
         let scratch = Scratch::new();
         let reports = open(&scratch).unwrap();
-        reports.take("n1", ReportRequest { pods: vec![pod("cart", &[10, 0, 0, 2])] }).unwrap();
-        let many = (0..=MAX_PODS).map(|index| pod(&index.to_string(), &[10, 0, 0, 1])).collect();
+        reports
+            .take(
+                "n1",
+                ReportRequest {
+                    pods: vec![pod("cart", &[10, 0, 0, 2])],
+                },
+            )
+            .unwrap();
+        let many = (0..=MAX_PODS)
+            .map(|index| pod(&index.to_string(), &[10, 0, 0, 1]))
+            .collect();
         for pods in [
             vec![pod("cart", &[10, 0, 0])],
             vec![pod("", &[10, 0, 0, 1])],
             vec![pod("a", &[1, 2, 3, 4]), pod("a", &[1, 2, 3, 5])],
             vec![pod(&"x".repeat(MAX_TEXT + 1), &[1, 2, 3, 4])],
-            vec![PodReport { addresses: vec![vec![0; 4]; MAX_ADDRESSES + 1], ..pod("a", &[]) }],
+            vec![PodReport {
+                addresses: vec![vec![0; 4]; MAX_ADDRESSES + 1],
+                ..pod("a", &[])
+            }],
             many,
         ] {
-            assert!(matches!(reports.take("n1", ReportRequest { pods }), Err(NotTaken::Malformed(_))));
+            assert!(matches!(
+                reports.take("n1", ReportRequest { pods }),
+                Err(NotTaken::Malformed(_))
+            ));
         }
         assert_eq!(reports.watch().borrow()["n1"].pods[0].name, "cart");
     }
@@ -188,9 +275,21 @@ mod tests {
         let mut placements = Placements::default();
         placements.add("n1", "shop", "cart", "cart");
         placements.add("n2", "shop", "till", "till");
-        let report = ReportRequest { pods: vec![pod("cart", &[10, 0, 0, 1]), pod("till", &[10, 0, 0, 2]), pod("ghost", &[10, 0, 0, 3])] };
+        let report = ReportRequest {
+            pods: vec![
+                pod("cart", &[10, 0, 0, 1]),
+                pod("till", &[10, 0, 0, 2]),
+                pod("ghost", &[10, 0, 0, 3]),
+            ],
+        };
         let (own, foreign) = own("n1", &report, &placements);
-        assert_eq!(own.iter().map(|pod| &pod.name).collect::<Vec<_>>(), ["cart"]);
-        assert_eq!(foreign.iter().map(|pod| &pod.name).collect::<Vec<_>>(), ["till", "ghost"]);
+        assert_eq!(
+            own.iter().map(|pod| &pod.name).collect::<Vec<_>>(),
+            ["cart"]
+        );
+        assert_eq!(
+            foreign.iter().map(|pod| &pod.name).collect::<Vec<_>>(),
+            ["till", "ghost"]
+        );
     }
 }

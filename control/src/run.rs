@@ -74,15 +74,23 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let names = server_names(&config);
     let certificate = Arc::new(Certificate::default());
     let renewal = certify(&hub, &names, &certificate).map_err(Error::Certificate)?;
-    let tls = accept::tls(Arc::clone(&certificate)).map_err(|error| Error::Certificate(error.to_string()))?;
-    let address = listener.local_addr().map_err(|error| Error::Listen("the socket".to_owned(), error))?;
+    let tls = accept::tls(Arc::clone(&certificate))
+        .map_err(|error| Error::Certificate(error.to_string()))?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| Error::Listen("the socket".to_owned(), error))?;
 
     let (connections, accepted) = mpsc::channel(64);
     let mut tasks = JoinSet::new();
     tasks.spawn(accept::accept(listener, tls, connections));
     tasks.spawn(admin::serve(admin, Arc::clone(&hub)));
     tasks.spawn(renew(Arc::clone(&hub), names, certificate, renewal));
-    tasks.spawn(follow::follow(Arc::clone(&hub), Arc::clone(&state), source, watch));
+    tasks.spawn(follow::follow(
+        Arc::clone(&hub),
+        Arc::clone(&state),
+        source,
+        watch,
+    ));
     tracing::info!(%address, root = %state.path(crate::ca::ROOT_CERT).display(), "serving");
     if config.announce {
         announce();
@@ -104,7 +112,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 }
 
 fn hub(config: &Config, state: &Arc<StateDir>) -> Result<Hub, Error> {
-    let authority = Authority::open(state, &config.trust_domain, SystemTime::now()).map_err(Error::State)?;
+    let authority =
+        Authority::open(state, &config.trust_domain, SystemTime::now()).map_err(Error::State)?;
     let tokens = Tokens::open(Arc::clone(state)).map_err(Error::State)?;
     for node in &config.nodes {
         tokens.ensure(node).map_err(Error::State)?;
@@ -132,10 +141,24 @@ fn settings(config: &Config) -> Settings {
 }
 
 fn server_names(config: &Config) -> Vec<ServerName> {
-    let fixed = ["ambit-control", "ambit-control.ambit-system.svc", "localhost", "127.0.0.1", "::1"];
+    let fixed = [
+        "ambit-control",
+        "ambit-control.ambit-system.svc",
+        "localhost",
+        "127.0.0.1",
+        "::1",
+    ];
     let given = config.server_names.iter().map(String::as_str);
-    let mut names: Vec<ServerName> = fixed.into_iter().chain(given).map(ServerName::new).collect();
-    if let Some(address) = config.listen.map(|address| address.ip()).filter(|ip| !ip.is_unspecified()) {
+    let mut names: Vec<ServerName> = fixed
+        .into_iter()
+        .chain(given)
+        .map(ServerName::new)
+        .collect();
+    if let Some(address) = config
+        .listen
+        .map(|address| address.ip())
+        .filter(|ip| !ip.is_unspecified())
+    {
         names.push(ServerName::Ip(address));
     }
     names
@@ -144,13 +167,23 @@ fn server_names(config: &Config) -> Vec<ServerName> {
 /// Shows a new server certificate; returns when to do so again.
 fn certify(hub: &Hub, names: &[ServerName], certificate: &Certificate) -> Result<Duration, String> {
     let now = SystemTime::now();
-    let made = hub.authority.serve_as(names, SERVER_LIFE, now).map_err(|error: NotSigned| error.to_string())?;
+    let made = hub
+        .authority
+        .serve_as(names, SERVER_LIFE, now)
+        .map_err(|error: NotSigned| error.to_string())?;
     let life = made.expires.duration_since(now).unwrap_or_default();
-    certificate.replace(made).map_err(|error| error.to_string())?;
+    certificate
+        .replace(made)
+        .map_err(|error| error.to_string())?;
     Ok(life / 2)
 }
 
-async fn renew(hub: Arc<Hub>, names: Vec<ServerName>, certificate: Arc<Certificate>, first: Duration) {
+async fn renew(
+    hub: Arc<Hub>,
+    names: Vec<ServerName>,
+    certificate: Arc<Certificate>,
+    first: Duration,
+) {
     let mut next = first;
     loop {
         sleep(next).await;
@@ -170,7 +203,9 @@ fn listen(address: Option<SocketAddr>) -> Result<TcpListener, Error> {
             let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT));
             match bind(any) {
                 // No IPv6 on this machine.
-                Err(error) if [Some(97), Some(99)].contains(&error.raw_os_error()) => bind(v4).map_err(failed(v4)),
+                Err(error) if [Some(97), Some(99)].contains(&error.raw_os_error()) => {
+                    bind(v4).map_err(failed(v4))
+                }
                 bound => bound.map_err(failed(any)),
             }
         }
@@ -178,7 +213,11 @@ fn listen(address: Option<SocketAddr>) -> Result<TcpListener, Error> {
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;

@@ -14,7 +14,10 @@ use crate::{
     placements::Placements,
     publish::Snapshot,
     reports::Reports,
-    serve::{certificates::Certificates, discovery::Discovery, metrics::Metrics, nodes::Nodes, streams::Streams},
+    serve::{
+        certificates::Certificates, discovery::Discovery, metrics::Metrics, nodes::Nodes,
+        streams::Streams,
+    },
     stubs::{
         certificate::istio_certificate_service_server::IstioCertificateServiceServer,
         discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
@@ -74,11 +77,13 @@ pub struct Hub {
 
 impl Hub {
     fn caller<T>(&self, request: &tonic::Request<T>, call: &'static str) -> Result<String, Status> {
-        self.tokens.caller(request.metadata().as_ref()).map_err(|refused| {
-            tracing::warn!(call, reason = %refused, "refused a caller");
-            self.metrics.refused_callers.inc();
-            Status::unauthenticated(refused.to_string())
-        })
+        self.tokens
+            .caller(request.metadata().as_ref())
+            .map_err(|refused| {
+                tracing::warn!(call, reason = %refused, "refused a caller");
+                self.metrics.refused_callers.inc();
+                Status::unauthenticated(refused.to_string())
+            })
     }
 }
 
@@ -92,9 +97,10 @@ where
     let closed = async move {
         let _ = closing.wait_for(|closing| *closing).await;
     };
-    let discovery = AggregatedDiscoveryServiceServer::new(Discovery(Arc::clone(&hub))).max_decoding_message_size(LARGEST_SUBSCRIPTION);
-    let certificates =
-        IstioCertificateServiceServer::new(Certificates(Arc::clone(&hub))).max_decoding_message_size(LARGEST_CERTIFICATE_REQUEST);
+    let discovery = AggregatedDiscoveryServiceServer::new(Discovery(Arc::clone(&hub)))
+        .max_decoding_message_size(LARGEST_SUBSCRIPTION);
+    let certificates = IstioCertificateServiceServer::new(Certificates(Arc::clone(&hub)))
+        .max_decoding_message_size(LARGEST_CERTIFICATE_REQUEST);
     let nodes = NodeServiceServer::new(Nodes(hub)).max_decoding_message_size(LARGEST_REPORT);
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))

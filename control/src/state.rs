@@ -35,11 +35,21 @@ pub struct StateError {
 impl StateDir {
     /// Makes the directory if it is missing, and takes it for this process.
     pub fn open(path: &Path) -> Result<Self, StateError> {
-        let failed = |what: &str, error: io::Error| StateError { path: path.to_owned(), reason: format!("{what}: {error}") };
+        let failed = |what: &str, error: io::Error| StateError {
+            path: path.to_owned(),
+            reason: format!("{what}: {error}"),
+        };
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o755);
-        builder.create(path).map_err(|error| failed("cannot make the state directory", error))?;
-        let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).mode(SECRET).open(path.join("lock"));
+        builder
+            .create(path)
+            .map_err(|error| failed("cannot make the state directory", error))?;
+        let lock = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(SECRET)
+            .open(path.join("lock"));
         let lock = lock.map_err(|error| failed("cannot write to the state directory", error))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
@@ -72,7 +82,10 @@ impl StateDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(self.failed(folder, "cannot be listed", &error)),
         };
-        let mut names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let mut names: Vec<String> = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
         names.retain(|name| !name.starts_with('.'));
         names.sort();
         Ok(names)
@@ -80,13 +93,17 @@ impl StateDir {
 
     /// Replaces a file. When this returns, a crash or a power cut no longer loses it.
     pub fn write(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), StateError> {
-        self.replace(&self.path(name), bytes, mode).map_err(|error| self.failed(name, "cannot be written", &error))
+        self.replace(&self.path(name), bytes, mode)
+            .map_err(|error| self.failed(name, "cannot be written", &error))
     }
 
     fn replace(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         let folder = path.parent().unwrap_or(&self.path);
         if !folder.is_dir() {
-            fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(folder)?;
             fs::File::open(&self.path)?.sync_all()?;
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -96,7 +113,11 @@ impl StateDir {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&written)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&written)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&written, path)?;
@@ -104,7 +125,10 @@ impl StateDir {
     }
 
     fn failed(&self, name: &str, what: &str, error: &io::Error) -> StateError {
-        StateError { path: self.path(name), reason: format!("{what}: {error}") }
+        StateError {
+            path: self.path(name),
+            reason: format!("{what}: {error}"),
+        }
     }
 }
 
@@ -131,7 +155,8 @@ pub(crate) mod scratch {
         pub(crate) fn new() -> Self {
             static NEXT: AtomicU32 = AtomicU32::new(0);
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
-            let path = std::env::temp_dir().join(format!("ambit-control-{}-{number}", std::process::id()));
+            let path =
+                std::env::temp_dir().join(format!("ambit-control-{}-{number}", std::process::id()));
             fs::create_dir_all(&path).unwrap();
             Self(path)
         }
@@ -163,7 +188,14 @@ mod tests {
         fs::write(state.path("tokens/.n1.new"), "half a fi").unwrap();
         state.write("tokens/n1", b"after", SECRET).unwrap();
         assert_eq!(state.read("tokens/n1").unwrap().unwrap(), b"after");
-        assert_eq!(fs::metadata(state.path("tokens/n1")).unwrap().permissions().mode() & 0o777, SECRET);
+        assert_eq!(
+            fs::metadata(state.path("tokens/n1"))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777,
+            SECRET
+        );
         assert_eq!(state.list("tokens").unwrap(), ["n1"]);
     }
 

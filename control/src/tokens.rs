@@ -50,17 +50,29 @@ impl Tokens {
                 by_node.insert(node, token);
             }
         }
-        Ok(Self { state, by_node: RwLock::new(by_node) })
+        Ok(Self {
+            state,
+            by_node: RwLock::new(by_node),
+        })
     }
 
     /// Makes a token for a node that has none yet.
     pub fn ensure(&self, node: &str) -> Result<(), StateError> {
-        if self.by_node.read().unwrap_or_else(PoisonError::into_inner).contains_key(node) {
+        if self
+            .by_node
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains_key(node)
+        {
             return Ok(());
         }
         if !is_node_name(node) {
-            let reason = format!("{node:?} is not a node name (lowercase letters, digits, '-' and '.')");
-            return Err(StateError { path: self.state.path(FOLDER), reason });
+            let reason =
+                format!("{node:?} is not a node name (lowercase letters, digits, '-' and '.')");
+            return Err(StateError {
+                path: self.state.path(FOLDER),
+                reason,
+            });
         }
         let mut by_node = self.by_node.write().unwrap_or_else(PoisonError::into_inner);
         if !by_node.contains_key(node) {
@@ -70,7 +82,8 @@ impl Tokens {
                 reason: "the system gives no random bytes".to_owned(),
             })?;
             let token = BASE64_URL_SAFE_NO_PAD.encode(random);
-            self.state.write(&format!("{FOLDER}/{node}"), token.as_bytes(), SECRET)?;
+            self.state
+                .write(&format!("{FOLDER}/{node}"), token.as_bytes(), SECRET)?;
             by_node.insert(node.to_owned(), token);
         }
         Ok(())
@@ -97,7 +110,12 @@ impl Tokens {
 
     /// The nodes that have a token.
     pub fn nodes(&self) -> Vec<String> {
-        self.by_node.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+        self.by_node
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .keys()
+            .cloned()
+            .collect()
     }
 }
 
@@ -105,33 +123,54 @@ impl Tokens {
 pub fn is_node_name(text: &str) -> bool {
     let label = |label: &str| {
         let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(inner)
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(inner)
     };
     text.len() <= 253 && text.split('.').all(label)
 }
 
 fn stored(state: &StateDir, node: &str) -> Result<Option<String>, StateError> {
     let name = format!("{FOLDER}/{node}");
-    let refused = |reason: &str| Err(StateError { path: state.path(&name), reason: reason.to_owned() });
+    let refused = |reason: &str| {
+        Err(StateError {
+            path: state.path(&name),
+            reason: reason.to_owned(),
+        })
+    };
     if !is_node_name(node) {
         return refused("is not the name of a node; remove the file");
     }
-    let Some(bytes) = state.read(&name)? else { return Ok(None) };
-    let valid = bytes.len() == LENGTH && BASE64_URL_SAFE_NO_PAD.decode(&bytes).is_ok_and(|raw| raw.len() == BYTES);
+    let Some(bytes) = state.read(&name)? else {
+        return Ok(None);
+    };
+    let valid = bytes.len() == LENGTH
+        && BASE64_URL_SAFE_NO_PAD
+            .decode(&bytes)
+            .is_ok_and(|raw| raw.len() == BYTES);
     match String::from_utf8(bytes) {
         Ok(token) if valid => Ok(Some(token)),
-        _ => refused("is not a token (43 characters of base64url, no newline); remove the file to have a new one made"),
+        _ => refused(
+            "is not a token (43 characters of base64url, no newline); remove the file to have a new one made",
+        ),
     }
 }
 
 /// The token in an `authorization` header's value (RFC 6750 §2.1).
 fn bearer(value: &[u8]) -> Result<&[u8], NotAuthenticated> {
-    let (scheme, token) = value.split_at_checked(7).ok_or(NotAuthenticated::NotBearer)?;
+    let (scheme, token) = value
+        .split_at_checked(7)
+        .ok_or(NotAuthenticated::NotBearer)?;
     if !scheme.eq_ignore_ascii_case(b"bearer ") {
         return Err(NotAuthenticated::NotBearer);
     }
     let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(b);
-    if token.is_empty() || !token.iter().all(allowed) { Err(NotAuthenticated::BadCharacter) } else { Ok(token) }
+    if token.is_empty() || !token.iter().all(allowed) {
+        Err(NotAuthenticated::BadCharacter)
+    } else {
+        Ok(token)
+    }
 }
 
 impl fmt::Display for NotAuthenticated {
@@ -173,11 +212,17 @@ mod tests {
         tokens.ensure("n2").unwrap();
         tokens.ensure("n1").unwrap();
         let n1 = std::fs::read_to_string(scratch.path().join("tokens/n1")).unwrap();
-        assert_eq!(caller(&tokens, &format!("Bearer {n1}")), Ok("n1".to_owned()));
+        assert_eq!(
+            caller(&tokens, &format!("Bearer {n1}")),
+            Ok("n1".to_owned())
+        );
         drop(tokens);
         let tokens = open(&scratch);
         assert_eq!(tokens.nodes(), ["n1", "n2"]);
-        assert_eq!(caller(&tokens, &format!("bearer {n1}")), Ok("n1".to_owned()));
+        assert_eq!(
+            caller(&tokens, &format!("bearer {n1}")),
+            Ok("n1".to_owned())
+        );
     }
 
     #[test]
@@ -186,7 +231,10 @@ mod tests {
         let tokens = open(&scratch);
         tokens.ensure("n1").unwrap();
         let n1 = std::fs::read_to_string(scratch.path().join("tokens/n1")).unwrap();
-        assert_eq!(tokens.caller(&http::HeaderMap::new()), Err(NotAuthenticated::Missing));
+        assert_eq!(
+            tokens.caller(&http::HeaderMap::new()),
+            Err(NotAuthenticated::Missing)
+        );
         for (value, reason) in [
             ("", NotAuthenticated::NotBearer),
             ("Bearer", NotAuthenticated::NotBearer),
@@ -203,7 +251,10 @@ mod tests {
         }
         assert_eq!(bearer(b"Bearer abc\n"), Err(NotAuthenticated::BadCharacter));
         let mut twice = http::HeaderMap::new();
-        twice.append(http::header::AUTHORIZATION, format!("Bearer {n1}").parse().unwrap());
+        twice.append(
+            http::header::AUTHORIZATION,
+            format!("Bearer {n1}").parse().unwrap(),
+        );
         twice.append(http::header::AUTHORIZATION, "Bearer x".parse().unwrap());
         assert_eq!(tokens.caller(&twice), Err(NotAuthenticated::Several));
     }
@@ -212,7 +263,18 @@ mod tests {
     fn a_name_that_is_no_node_gets_no_file() {
         let scratch = Scratch::new();
         let tokens = open(&scratch);
-        for name in ["", "..", ".", "a/b", "../x", "N1", "n_1", "-n", "n1.", &"n".repeat(254)] {
+        for name in [
+            "",
+            "..",
+            ".",
+            "a/b",
+            "../x",
+            "N1",
+            "n_1",
+            "-n",
+            "n1.",
+            &"n".repeat(254),
+        ] {
             assert!(tokens.ensure(name).is_err(), "{name:?}");
         }
         assert!(tokens.ensure("ip-10-0-0-1.eu.example.com").is_ok());
@@ -224,7 +286,12 @@ mod tests {
         drop(open(&scratch));
         std::fs::create_dir_all(scratch.path().join("tokens")).unwrap();
         std::fs::write(scratch.path().join("tokens/n1"), "short\n").unwrap();
-        let error = Tokens::open(Arc::new(StateDir::open(scratch.path()).unwrap())).unwrap_err().to_string();
-        assert!(error.contains("tokens/n1") && error.contains("43 characters"), "{error}");
+        let error = Tokens::open(Arc::new(StateDir::open(scratch.path()).unwrap()))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("tokens/n1") && error.contains("43 characters"),
+            "{error}"
+        );
     }
 }

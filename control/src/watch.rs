@@ -36,7 +36,11 @@ impl Watch {
     pub fn new(source: &Path) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let events = Receiver::from_owned_fd_unchecked(inotify.as_fd().try_clone_to_owned()?)?;
-        let watch = Self { source: source.to_owned(), inotify, events };
+        let watch = Self {
+            source: source.to_owned(),
+            inotify,
+            events,
+        };
         watch.renew();
         Ok(watch)
     }
@@ -64,7 +68,11 @@ impl Watch {
             self.events.readable().await?;
             match self.events.try_read(&mut events) {
                 Ok(_) => return Ok(()),
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                    ) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -78,12 +86,18 @@ impl Watch {
             None => Path::new("/"),
         };
         let names = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CREATE;
-        let contents = names | AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM;
+        let contents = names
+            | AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_MOVED_FROM;
         if self.source.is_dir() {
             self.add(above, names);
             self.add(&self.source, contents);
         } else {
-            self.add(above, names | AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_DELETE);
+            self.add(
+                above,
+                names | AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_DELETE,
+            );
             // A file may be reached by a symbolic link, and changed where that points to.
             self.add(&self.source, AddWatchFlags::IN_CLOSE_WRITE);
         }
@@ -106,7 +120,10 @@ mod tests {
     /// Does something to the source and waits until the watch tells of it.
     async fn told(watch: &Watch, act: impl FnOnce()) {
         act();
-        tokio::time::timeout(Duration::from_secs(10), watch.changed()).await.expect("told of the change").unwrap();
+        tokio::time::timeout(Duration::from_secs(10), watch.changed())
+            .await
+            .expect("told of the change")
+            .unwrap();
     }
 
     #[tokio::test]

@@ -1,1 +1,272 @@
-//! empty
+//! Facts about files that come, change and break, and about reports that make pods reachable.
+
+use std::fs;
+
+use proto::{
+    node::{PodReport, ReportRequest},
+    workload::TunnelProtocol,
+};
+
+use super::*;
+use crate::{publish::Kind, state::scratch::Scratch};
+
+const PODS: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: cart, namespace: shop}
+spec: {nodeName: n1, serviceAccountName: cart, containers: [{name: app, image: app}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: done, namespace: shop}
+spec: {nodeName: n1, serviceAccountName: done, containers: [{name: app, image: app}]}
+status: {phase: Succeeded}
+";
+const BROKEN: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: closed, namespace: NAMESPACE}
+spec: {action: PERHAPS}
+";
+const GOOD: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: closed, namespace: NAMESPACE}
+spec: {}
+";
+
+struct Files(Scratch);
+
+impl Files {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let all = Self(Scratch::new());
+        files.iter().for_each(|(name, text)| all.write(name, text));
+        all
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.0.path().join(name), text).unwrap();
+    }
+
+    fn open(&self) -> Result<Source, Refused> {
+        Source::open(self.0.path(), Settings::default())
+    }
+}
+
+fn in_namespace(text: &str, namespace: &str) -> String {
+    text.replace("NAMESPACE", namespace)
+}
+
+fn mesh(source: &Source) -> Mesh {
+    source.mesh(&ByNode::new(), &Snapshot::default())
+}
+
+fn policies(source: &Source) -> Vec<String> {
+    mesh(source)
+        .snapshot
+        .set(Kind::Authorization)
+        .keys()
+        .map(ToString::to_string)
+        .collect()
+}
+
+fn reporting(node: &str, pods: &[&str]) -> ByNode {
+    let pods = pods.iter().map(|name| PodReport {
+        namespace: "shop".to_owned(),
+        name: (*name).to_owned(),
+        addresses: vec![vec![10, 0, 0, 7]],
+        ready: true,
+        captured: true,
+        ..Default::default()
+    });
+    [(
+        node.to_owned(),
+        Arc::new(ReportRequest {
+            pods: pods.collect(),
+        }),
+    )]
+    .into()
+}
+
+/// Whether shop/cart is reached by HBONE; `None` if it is not published.
+fn by_hbone(mesh: &Mesh) -> Option<bool> {
+    let (_, resource) = mesh
+        .snapshot
+        .set(Kind::Address)
+        .iter()
+        .find(|(name, _)| name.ends_with("/cart"))?;
+    match resource.address()?.r#type? {
+        Type::Workload(workload) => Some(workload.tunnel_protocol == TunnelProtocol::Hbone as i32),
+        Type::Service(_) => None,
+    }
+}
+
+#[test]
+fn a_pod_is_reached_by_hbone_once_its_own_node_has_captured_it() {
+    let source = Files::new(&[("pods.yaml", PODS)]).open().unwrap();
+    let with = |reports: ByNode| by_hbone(&source.mesh(&reports, &Snapshot::default()));
+    assert_ne!(with(ByNode::new()), Some(true));
+    assert_ne!(with(reporting("n2", &["cart"])), Some(true));
+    assert_eq!(with(reporting("n1", &["cart"])), Some(true));
+}
+
+#[test]
+fn the_same_files_and_reports_make_the_same_versions() {
+    let files = Files::new(&[("pods.yaml", PODS), ("p.yaml", &in_namespace(GOOD, "shop"))]);
+    let reports = reporting("n1", &["cart"]);
+    let [first, second] =
+        [(); 2].map(|()| files.open().unwrap().mesh(&reports, &Snapshot::default()));
+    assert!(first.snapshot.same(&second.snapshot));
+    assert_eq!(first.placements, second.placements);
+    assert!(!first.snapshot.same(&mesh(&files.open().unwrap()).snapshot));
+}
+
+#[test]
+fn pods_that_have_ended_run_nowhere() {
+    let placements = mesh(&Files::new(&[("pods.yaml", PODS)]).open().unwrap()).placements;
+    assert_eq!(placements.node_of("shop", "cart"), Some("n1"));
+    assert_eq!(placements.node_of("shop", "done"), None);
+    assert!(
+        placements
+            .may_ask(
+                "n1",
+                Some("spiffe://cluster.local/ns/shop/sa/done"),
+                "cluster.local"
+            )
+            .is_err()
+    );
+}
+
+#[test]
+fn a_start_with_a_policy_that_never_was_good_is_refused() {
+    let files = Files::new(&[
+        ("pods.yaml", PODS),
+        ("bad.yaml", &in_namespace(BROKEN, "shop")),
+    ]);
+    let refused = files.open().unwrap_err().to_string();
+    assert!(
+        refused.contains("bad.yaml") && refused.contains("spec.action"),
+        "{refused}"
+    );
+    let nowhere = Source::open(Path::new("/nowhere/at/all"), Settings::default()).unwrap_err();
+    assert!(matches!(nowhere, Refused::Unreadable(..)));
+}
+
+#[test]
+fn a_broken_edit_keeps_the_last_good_version_and_is_shown() {
+    let files = Files::new(&[("pods.yaml", PODS), ("p.yaml", &in_namespace(GOOD, "shop"))]);
+    let mut source = files.open().unwrap();
+    let before = mesh(&source);
+    assert_eq!(
+        (policies(&source), source.problems()),
+        (vec!["shop/closed".to_owned()], 0)
+    );
+    files.write("p.yaml", &in_namespace(BROKEN, "shop"));
+    source.reread();
+    let after = mesh(&source);
+    assert!(after.snapshot.same(&before.snapshot));
+    assert_eq!(source.problems(), 1);
+    assert!(
+        after.statuses.contains("spec.action") && after.statuses.contains("p.yaml"),
+        "{}",
+        after.statuses
+    );
+    files.write("p.yaml", &in_namespace(GOOD, "shop"));
+    source.reread();
+    assert_eq!(source.problems(), 0);
+}
+
+#[test]
+fn a_new_policy_that_cannot_be_understood_denies_for_its_namespace() {
+    let files = Files::new(&[("pods.yaml", PODS)]);
+    let mut source = files.open().unwrap();
+    files.write("bad.yaml", &in_namespace(BROKEN, "shop"));
+    source.reread();
+    assert_eq!(policies(&source).len(), 1);
+}
+
+#[test]
+fn one_that_would_deny_the_whole_mesh_holds_back_the_files_until_it_is_corrected() {
+    let files = Files::new(&[("pods.yaml", PODS)]);
+    let mut source = files.open().unwrap();
+    files.write("bad.yaml", &in_namespace(BROKEN, "ambit-system"));
+    files.write("p.yaml", &in_namespace(GOOD, "shop"));
+    source.reread();
+    assert!(policies(&source).is_empty());
+    assert!(
+        mesh(&source)
+            .statuses
+            .contains("would deny everything in the mesh")
+    );
+    // Reports count all the while, and the reason stays while nothing changes.
+    source.reread();
+    assert_eq!(
+        by_hbone(&source.mesh(&reporting("n1", &["cart"]), &Snapshot::default())),
+        Some(true)
+    );
+    assert_eq!(source.problems(), 2);
+    fs::remove_file(files.0.path().join("bad.yaml")).unwrap();
+    source.reread();
+    assert_eq!(
+        (policies(&source), source.problems()),
+        (vec!["shop/closed".to_owned()], 0)
+    );
+}
+
+#[test]
+fn a_source_that_goes_away_leaves_everything_in_force() {
+    let scratch = Scratch::new();
+    let path = scratch.path().join("manifests");
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("pods.yaml"), PODS).unwrap();
+    let mut source = Source::open(&path, Settings::default()).unwrap();
+    let before = mesh(&source);
+    fs::remove_dir_all(&path).unwrap();
+    source.reread();
+    assert!(mesh(&source).snapshot.same(&before.snapshot));
+    assert_eq!(source.problems(), 1);
+}
+
+#[test]
+fn a_local_workload_file_is_a_source_with_pods_in_places() {
+    let scratch = Scratch::new();
+    let file = scratch.path().join("mesh.yaml");
+    let text = "
+workloads:
+- {uid: u1, name: server, namespace: shop, serviceAccount: server, workloadIps: [10.1.2.3], protocol: HBONE, node: n2}
+- {uid: u2, name: plain, namespace: shop, workloadIps: [10.1.2.4], protocol: TCP, node: n2}
+policies:
+- {name: p, namespace: shop, scope: Namespace, action: Allow, rules: []}
+";
+    fs::write(&file, text).unwrap();
+    let mesh = mesh(&Source::open(&file, Settings::default()).unwrap());
+    assert_eq!(
+        mesh.snapshot
+            .set(Kind::Address)
+            .keys()
+            .map(|name| &**name)
+            .collect::<Vec<_>>(),
+        ["u1", "u2"]
+    );
+    for account in ["server", "default"] {
+        let identity = format!("spiffe://cluster.local/ns/shop/sa/{account}");
+        assert!(
+            mesh.placements
+                .may_ask("n2", Some(&identity), "cluster.local")
+                .is_ok(),
+            "{account}"
+        );
+        assert!(
+            mesh.placements
+                .may_ask("n1", Some(&identity), "cluster.local")
+                .is_err(),
+            "{account}"
+        );
+    }
+    fs::write(&file, "workloads: [{uid: 7}]").unwrap();
+    assert!(Source::open(&file, Settings::default()).is_err());
+}

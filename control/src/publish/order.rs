@@ -43,20 +43,31 @@ pub(super) struct Between<'a> {
 }
 
 /// The steps of a push, each one type; a step may be empty.
-pub(super) fn steps(addresses: Change, policies: Change, between: &Between<'_>) -> Vec<(Kind, Change)> {
+pub(super) fn steps(
+    addresses: Change,
+    policies: Change,
+    between: &Between<'_>,
+) -> Vec<(Kind, Change)> {
     if addresses.is_empty() || policies.is_empty() {
         return vec![(Kind::Address, addresses), (Kind::Authorization, policies)];
     }
-    let inert = |(name, policy): &(Arc<str>, Arc<Resource>)| policy.role == Role::NamedPolicy && !(between.held_policies)(name);
+    let inert = |(name, policy): &(Arc<str>, Arc<Resource>)| {
+        policy.role == Role::NamedPolicy && !(between.held_policies)(name)
+    };
     let (first, rest): (Vec<_>, Vec<_>) = policies.upserts.into_iter().partition(inert);
     let changes = |name: &str| rest.iter().any(|(changed, _)| **changed == *name);
-    let mut interim = Change { upserts: Vec::new(), removed: addresses.removed };
+    let mut interim = Change {
+        upserts: Vec::new(),
+        removed: addresses.removed,
+    };
     let mut last = Change::default();
     for (name, resource) in addresses.upserts {
         let old = between.old_addresses.get(&name);
         // Without other policies to come there is nothing to bridge.
         let bridged = old.filter(|_| !rest.is_empty());
-        let kept = bridged.map_or_else(Vec::new, |old| kept(old, &resource, between.new_policies, &changes));
+        let kept = bridged.map_or_else(Vec::new, |old| {
+            kept(old, &resource, between.new_policies, &changes)
+        });
         match naming(&resource, kept) {
             None => interim.upserts.push((name, resource)),
             Some(both) => {
@@ -67,8 +78,14 @@ pub(super) fn steps(addresses: Change, policies: Change, between: &Between<'_>) 
             }
         }
     }
-    let only = |upserts| Change { upserts, removed: Vec::new() };
-    let gone = Change { upserts: Vec::new(), removed: policies.removed };
+    let only = |upserts| Change {
+        upserts,
+        removed: Vec::new(),
+    };
+    let gone = Change {
+        upserts: Vec::new(),
+        removed: policies.removed,
+    };
     let steps = [
         (Kind::Authorization, only(first)),
         (Kind::Address, interim),
@@ -95,8 +112,15 @@ fn joined(steps: [(Kind, Change); 5]) -> Vec<(Kind, Change)> {
 }
 
 /// The policies that a workload stops naming in this push and must be bound by until the others have arrived.
-fn kept(old: &Resource, new: &Resource, policies: &Set, changes: &dyn Fn(&str) -> bool) -> Vec<String> {
-    let (Role::Workload { policies: before }, Role::Workload { policies: after }) = (&old.role, &new.role) else {
+fn kept(
+    old: &Resource,
+    new: &Resource,
+    policies: &Set,
+    changes: &dyn Fn(&str) -> bool,
+) -> Vec<String> {
+    let (Role::Workload { policies: before }, Role::Workload { policies: after }) =
+        (&old.role, &new.role)
+    else {
         return Vec::new();
     };
     let ends = |name: &str| match policies.get(name) {
@@ -104,7 +128,11 @@ fn kept(old: &Resource, new: &Resource, policies: &Set, changes: &dyn Fn(&str) -
         Some(policy) => policy.role == Role::WidePolicy || !changes(name),
         None => true,
     };
-    before.iter().filter(|name| !after.contains(name) && ends(name)).cloned().collect()
+    before
+        .iter()
+        .filter(|name| !after.contains(name) && ends(name))
+        .cloned()
+        .collect()
 }
 
 /// A workload that also names the policies `kept`; `None` if there are none.
@@ -113,7 +141,9 @@ fn naming(resource: &Resource, kept: Vec<String>) -> Option<Resource> {
         return None;
     }
     let mut address = workload::Address::decode(resource.bytes.as_slice()).ok()?;
-    let Some(workload::address::Type::Workload(workload)) = &mut address.r#type else { return None };
+    let Some(workload::address::Type::Workload(workload)) = &mut address.r#type else {
+        return None;
+    };
     workload.authorization_policies.extend(kept);
     workload.authorization_policies.sort();
     Some(address_resource(&address))

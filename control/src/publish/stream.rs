@@ -79,10 +79,19 @@ impl Stream {
     /// accept, if this is a NACK.
     pub fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<Option<String>, Malformed> {
         let Some(kind) = Kind::of(&request.type_url) else {
-            return Err(Malformed::UnknownType(request.type_url.chars().take(256).collect()));
+            return Err(Malformed::UnknownType(
+                request.type_url.chars().take(256).collect(),
+            ));
         };
-        let lists = [&request.resource_names_subscribe, &request.resource_names_unsubscribe];
-        if let Some(name) = lists.into_iter().flatten().find(|name| name.len() > MAX_NAME) {
+        let lists = [
+            &request.resource_names_subscribe,
+            &request.resource_names_unsubscribe,
+        ];
+        if let Some(name) = lists
+            .into_iter()
+            .flatten()
+            .find(|name| name.len() > MAX_NAME)
+        {
             return Err(Malformed::LongName(name.len()));
         }
         let subscription = &mut self.subscriptions[kind.index()];
@@ -101,7 +110,8 @@ impl Stream {
 
     /// What brings the subscriber to this state, in the order in which it must be sent; nothing if it is there.
     pub fn push(&mut self, snapshot: &Arc<Snapshot>) -> Vec<DeltaDiscoveryResponse> {
-        let [addresses, policies] = Kind::ALL.map(|kind| self.subscriptions[kind.index()].change(snapshot, kind));
+        let [addresses, policies] =
+            Kind::ALL.map(|kind| self.subscriptions[kind.index()].change(snapshot, kind));
         let held = &self.subscriptions[Kind::Authorization.index()].held;
         let between = Between {
             old_addresses: self.last.set(Kind::Address),
@@ -130,7 +140,13 @@ impl Stream {
 
     /// One step as responses: all that is new before anything that is gone, so that a resource is never replaced by a
     /// moment without either.
-    fn respond(&mut self, kind: Kind, change: Change, snapshot: &Snapshot, responses: &mut Vec<DeltaDiscoveryResponse>) {
+    fn respond(
+        &mut self,
+        kind: Kind,
+        change: Change,
+        snapshot: &Snapshot,
+        responses: &mut Vec<DeltaDiscoveryResponse>,
+    ) {
         let subscription = &mut self.subscriptions[kind.index()];
         if change.is_empty() && !subscription.owed {
             return;
@@ -159,11 +175,15 @@ impl Stream {
             self.nonces += 1;
             response.nonce = self.nonces.to_string();
             response.type_url = kind.type_url().to_owned();
-            response.system_version_info = version.map(|version| version.to_string()).unwrap_or_default();
+            response.system_version_info = version
+                .map(|version| version.to_string())
+                .unwrap_or_default();
             if subscription.unanswered.len() == MAX_UNANSWERED {
                 subscription.unanswered.pop_front();
             }
-            subscription.unanswered.push_back((self.nonces, version.filter(|_| index == last)));
+            subscription
+                .unanswered
+                .push_back((self.nonces, version.filter(|_| index == last)));
             responses.push(response);
         }
         subscription.progress.sent = version;
@@ -179,8 +199,13 @@ impl Subscription {
         self.subscribe(request.resource_names_subscribe);
         self.unsubscribe(&request.resource_names_unsubscribe);
         let wanted = |name: &String| self.wildcard || self.names.contains(name);
-        let claims = request.initial_resource_versions.into_iter().filter(|(name, _)| wanted(name));
-        self.held = claims.map(|(name, version)| (Arc::from(name), Version::parse(&version))).collect();
+        let claims = request
+            .initial_resource_versions
+            .into_iter()
+            .filter(|(name, _)| wanted(name));
+        self.held = claims
+            .map(|(name, version)| (Arc::from(name), Version::parse(&version)))
+            .collect();
     }
 
     fn subscribe(&mut self, names: Vec<String>) {
@@ -212,7 +237,10 @@ impl Subscription {
     /// Takes in an ACK or a NACK. An answer to a response that was never sent, or long ago, is none.
     fn answer(&mut self, request: &DeltaDiscoveryRequest) -> Option<String> {
         let nonce: u64 = request.response_nonce.parse().ok()?;
-        let at = self.unanswered.iter().position(|(sent, _)| *sent == nonce)?;
+        let at = self
+            .unanswered
+            .iter()
+            .position(|(sent, _)| *sent == nonce)?;
         let (_, version) = self.unanswered.drain(..=at).next_back()?;
         match &request.error_detail {
             None => {
@@ -221,7 +249,12 @@ impl Subscription {
             }
             Some(error) => {
                 let printable = |c: char| if c.is_control() { ' ' } else { c };
-                let complaint: String = error.message.chars().take(MAX_COMPLAINT).map(printable).collect();
+                let complaint: String = error
+                    .message
+                    .chars()
+                    .take(MAX_COMPLAINT)
+                    .map(printable)
+                    .collect();
                 self.progress.rejections += 1;
                 self.progress.rejected = Some(complaint.clone());
                 Some(complaint)
@@ -238,20 +271,37 @@ impl Subscription {
         let set = snapshot.set(kind);
         let mut compare = |name: &Arc<str>, resource: &Arc<Resource>| {
             if self.held.get(name) != Some(&Some(resource.version)) {
-                change.upserts.push((Arc::clone(name), Arc::clone(resource)));
+                change
+                    .upserts
+                    .push((Arc::clone(name), Arc::clone(resource)));
             }
         };
         if self.wildcard {
-            set.iter().for_each(|(name, resource)| compare(name, resource));
+            set.iter()
+                .for_each(|(name, resource)| compare(name, resource));
         } else {
-            self.names.iter().filter_map(|name| set.get_key_value(name.as_str())).for_each(|(name, resource)| compare(name, resource));
+            self.names
+                .iter()
+                .filter_map(|name| set.get_key_value(name.as_str()))
+                .for_each(|(name, resource)| compare(name, resource));
         }
-        let gone = self.held.keys().filter(|name| !set.contains_key(*name)).cloned();
+        let gone = self
+            .held
+            .keys()
+            .filter(|name| !set.contains_key(*name))
+            .cloned();
         change.removed.extend(gone);
         let is_news = |name: &&String| {
-            !set.contains_key(name.as_str()) && !self.held.contains_key(name.as_str()) && !self.absent.contains(*name)
+            !set.contains_key(name.as_str())
+                && !self.held.contains_key(name.as_str())
+                && !self.absent.contains(*name)
         };
-        change.removed.extend(self.names.iter().filter(is_news).map(|name| Arc::from(name.as_str())));
+        change.removed.extend(
+            self.names
+                .iter()
+                .filter(is_news)
+                .map(|name| Arc::from(name.as_str())),
+        );
         change
     }
 }
@@ -279,7 +329,10 @@ fn wire(kind: Kind, name: &str, resource: &Resource) -> WireResource {
     WireResource {
         name: name.to_owned(),
         version: resource.version.to_string(),
-        resource: Some(prost_types::Any { type_url: kind.type_url().to_owned(), value: resource.bytes.clone() }),
+        resource: Some(prost_types::Any {
+            type_url: kind.type_url().to_owned(),
+            value: resource.bytes.clone(),
+        }),
         aliases: Vec::new(),
     }
 }
@@ -288,9 +341,16 @@ impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownType(type_url) => {
-                write!(f, "{type_url:?} is not served here; {} are", Kind::ALL.map(Kind::type_url).join(" and "))
+                write!(
+                    f,
+                    "{type_url:?} is not served here; {} are",
+                    Kind::ALL.map(Kind::type_url).join(" and ")
+                )
             }
-            Self::TooManyNames => write!(f, "more than {MAX_NAMES} names in one subscription; subscribe to * instead"),
+            Self::TooManyNames => write!(
+                f,
+                "more than {MAX_NAMES} names in one subscription; subscribe to * instead"
+            ),
             Self::LongName(length) => write!(f, "a name of {length} bytes, more than {MAX_NAME}"),
         }
     }
@@ -307,7 +367,10 @@ impl Stream {
 
     /// Whether a response of this kind and nonce waits for an answer.
     pub(super) fn awaits(&self, kind: Kind, nonce: u64) -> bool {
-        self.subscriptions[kind.index()].unanswered.iter().any(|(sent, _)| *sent == nonce)
+        self.subscriptions[kind.index()]
+            .unanswered
+            .iter()
+            .any(|(sent, _)| *sent == nonce)
     }
 
     /// Responses sent so far.

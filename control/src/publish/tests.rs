@@ -12,34 +12,74 @@ const CART: &str = "Kubernetes//Pod/shop/cart";
 
 fn workload(uid: &str, policies: &[&str]) -> (String, Address) {
     let authorization_policies = policies.iter().map(|name| (*name).to_owned()).collect();
-    let workload = Workload { uid: uid.to_owned(), authorization_policies, ..Default::default() };
-    (uid.to_owned(), Address { r#type: Some(Type::Workload(workload)) })
+    let workload = Workload {
+        uid: uid.to_owned(),
+        authorization_policies,
+        ..Default::default()
+    };
+    (
+        uid.to_owned(),
+        Address {
+            r#type: Some(Type::Workload(workload)),
+        },
+    )
 }
 
 fn service(name: &str, padding: usize) -> (String, Address) {
-    let service = Service { hostname: "x".repeat(padding), ..Default::default() };
-    (name.to_owned(), Address { r#type: Some(Type::Service(service)) })
+    let service = Service {
+        hostname: "x".repeat(padding),
+        ..Default::default()
+    };
+    (
+        name.to_owned(),
+        Address {
+            r#type: Some(Type::Service(service)),
+        },
+    )
 }
 
-fn policy(name: &str, scope: security::Scope, action: security::Action) -> (String, security::Authorization) {
-    let policy = security::Authorization { name: name.to_owned(), scope: scope as i32, action: action as i32, ..Default::default() };
+fn policy(
+    name: &str,
+    scope: security::Scope,
+    action: security::Action,
+) -> (String, security::Authorization) {
+    let policy = security::Authorization {
+        name: name.to_owned(),
+        scope: scope as i32,
+        action: action as i32,
+        ..Default::default()
+    };
     (format!("shop/{name}"), policy)
 }
 
 fn named(name: &str) -> (String, security::Authorization) {
-    policy(name, security::Scope::WorkloadSelector, security::Action::Allow)
+    policy(
+        name,
+        security::Scope::WorkloadSelector,
+        security::Action::Allow,
+    )
 }
 
 fn wide(name: &str) -> (String, security::Authorization) {
     policy(name, security::Scope::Namespace, security::Action::Allow)
 }
 
-fn snapshot(addresses: &[(String, Address)], policies: &[(String, security::Authorization)]) -> Arc<Snapshot> {
-    Arc::new(Snapshot::new(&addresses.iter().cloned().collect(), &policies.iter().cloned().collect(), &Snapshot::default()))
+fn snapshot(
+    addresses: &[(String, Address)],
+    policies: &[(String, security::Authorization)],
+) -> Arc<Snapshot> {
+    Arc::new(Snapshot::new(
+        &addresses.iter().cloned().collect(),
+        &policies.iter().cloned().collect(),
+        &Snapshot::default(),
+    ))
 }
 
 fn request(kind: Kind) -> DeltaDiscoveryRequest {
-    DeltaDiscoveryRequest { type_url: kind.type_url().to_owned(), ..Default::default() }
+    DeltaDiscoveryRequest {
+        type_url: kind.type_url().to_owned(),
+        ..Default::default()
+    }
 }
 
 fn strings(names: &[&str]) -> Vec<String> {
@@ -59,7 +99,11 @@ fn subscribed(snapshot: &Arc<Snapshot>) -> Stream {
 /// A push in short: `A+name` for an address sent, `P-name` for a policy removed; responses are parted by `|`.
 fn short(responses: &[DeltaDiscoveryResponse]) -> String {
     let one = |response: &DeltaDiscoveryResponse| {
-        let kind = if response.type_url == ADDRESS_TYPE { "A" } else { "P" };
+        let kind = if response.type_url == ADDRESS_TYPE {
+            "A"
+        } else {
+            "P"
+        };
         let sent = response.resources.iter().map(|resource| {
             let mut text = format!("{kind}+{}", resource.name);
             if let Some(Type::Workload(workload)) = decode(resource) {
@@ -67,16 +111,27 @@ fn short(responses: &[DeltaDiscoveryResponse]) -> String {
             }
             text
         });
-        let removed = response.removed_resources.iter().map(|name| format!("{kind}-{name}"));
+        let removed = response
+            .removed_resources
+            .iter()
+            .map(|name| format!("{kind}-{name}"));
         let all: Vec<String> = sent.chain(removed).collect();
-        if all.is_empty() { format!("{kind} nothing") } else { all.join(" ") }
+        if all.is_empty() {
+            format!("{kind} nothing")
+        } else {
+            all.join(" ")
+        }
     };
     responses.iter().map(one).collect::<Vec<_>>().join(" | ")
 }
 
 fn decode(resource: &proto::discovery::Resource) -> Option<Type> {
     let any = resource.resource.as_ref()?;
-    if any.type_url == ADDRESS_TYPE { Address::decode(any.value.as_slice()).ok()?.r#type } else { None }
+    if any.type_url == ADDRESS_TYPE {
+        Address::decode(any.value.as_slice()).ok()?.r#type
+    } else {
+        None
+    }
 }
 
 #[test]
@@ -93,8 +148,14 @@ fn the_first_request_of_each_type_is_answered_even_with_nothing() {
 
 #[test]
 fn only_what_changed_is_sent() {
-    let before = snapshot(&[workload("a", &[]), workload("b", &[]), service("s", 1)], &[wide("p")]);
-    let after = snapshot(&[workload("a", &[]), service("s", 2), service("t", 1)], &[wide("p")]);
+    let before = snapshot(
+        &[workload("a", &[]), workload("b", &[]), service("s", 1)],
+        &[wide("p")],
+    );
+    let after = snapshot(
+        &[workload("a", &[]), service("s", 2), service("t", 1)],
+        &[wide("p")],
+    );
     let mut stream = subscribed(&before);
     assert_eq!(short(&stream.push(&before)), "");
     assert_eq!(short(&stream.push(&after)), "A+s A+t A-b");
@@ -103,7 +164,12 @@ fn only_what_changed_is_sent() {
 
 #[test]
 fn a_slow_subscriber_skips_states() {
-    let states = [&[workload("a", &[])][..], &[workload("b", &[])], &[workload("c", &[])]].map(|state| snapshot(state, &[]));
+    let states = [
+        &[workload("a", &[])][..],
+        &[workload("b", &[])],
+        &[workload("c", &[])],
+    ]
+    .map(|state| snapshot(state, &[]));
     let mut stream = subscribed(&states[0]);
     assert_eq!(short(&stream.push(&states[2])), "A+c() A-a");
 }
@@ -116,19 +182,60 @@ fn no_moment_of_a_push_is_more_open_than_both_its_ends() {
         (name, policy)
     };
     let rows = [
-        ("a policy for a workload is known before it is named", (&[][..], vec![]), (&["shop/p"][..], vec![named("p")]), "P+shop/p | A+a(shop/p)"),
-        ("a policy goes after nothing names it", (&["shop/p"], vec![named("p")]), (&[], vec![]), "A+a() | P-shop/p"),
-        ("one policy replaces another", (&["shop/p"], vec![named("p")]), (&["shop/q"], vec![named("q")]),
-            "P+shop/q | A+a(shop/q) | P-shop/p"),
-        ("a wide and a named policy replace a named one", (&["shop/p"], vec![named("p")]), (&["shop/d"], vec![wide("q"), named("d")]),
-            "P+shop/d | A+a(shop/d,shop/p) | P+shop/q | A+a(shop/d) | P-shop/p"),
-        ("a wide policy replaces a named one", (&["shop/p"], vec![named("p")]), (&[], vec![wide("q")]), "P+shop/q | A+a() | P-shop/p"),
-        ("a policy's selector is removed", (&["shop/p"], vec![named("p")]), (&[], vec![wide("p")]), "P+shop/p | A+a()"),
-        ("a policy gets a selector", (&[], vec![wide("p")]), (&["shop/p"], vec![named("p")]), "A+a(shop/p) | P+shop/p"),
-        ("a wide policy comes with a named one", (&[], vec![]), (&["shop/d"], vec![wide("q"), named("d")]),
-            "P+shop/d | A+a(shop/d) | P+shop/q"),
-        ("a policy with new rules leaves a workload", (&["shop/p"], vec![named("p")]), (&["shop/q"], vec![changed(named("p")), named("q")]),
-            "P+shop/q | A+a(shop/q) | P+shop/p"),
+        (
+            "a policy for a workload is known before it is named",
+            (&[][..], vec![]),
+            (&["shop/p"][..], vec![named("p")]),
+            "P+shop/p | A+a(shop/p)",
+        ),
+        (
+            "a policy goes after nothing names it",
+            (&["shop/p"], vec![named("p")]),
+            (&[], vec![]),
+            "A+a() | P-shop/p",
+        ),
+        (
+            "one policy replaces another",
+            (&["shop/p"], vec![named("p")]),
+            (&["shop/q"], vec![named("q")]),
+            "P+shop/q | A+a(shop/q) | P-shop/p",
+        ),
+        (
+            "a wide and a named policy replace a named one",
+            (&["shop/p"], vec![named("p")]),
+            (&["shop/d"], vec![wide("q"), named("d")]),
+            "P+shop/d | A+a(shop/d,shop/p) | P+shop/q | A+a(shop/d) | P-shop/p",
+        ),
+        (
+            "a wide policy replaces a named one",
+            (&["shop/p"], vec![named("p")]),
+            (&[], vec![wide("q")]),
+            "P+shop/q | A+a() | P-shop/p",
+        ),
+        (
+            "a policy's selector is removed",
+            (&["shop/p"], vec![named("p")]),
+            (&[], vec![wide("p")]),
+            "P+shop/p | A+a()",
+        ),
+        (
+            "a policy gets a selector",
+            (&[], vec![wide("p")]),
+            (&["shop/p"], vec![named("p")]),
+            "A+a(shop/p) | P+shop/p",
+        ),
+        (
+            "a wide policy comes with a named one",
+            (&[], vec![]),
+            (&["shop/d"], vec![wide("q"), named("d")]),
+            "P+shop/d | A+a(shop/d) | P+shop/q",
+        ),
+        (
+            "a policy with new rules leaves a workload",
+            (&["shop/p"], vec![named("p")]),
+            (&["shop/q"], vec![changed(named("p")), named("q")]),
+            "P+shop/q | A+a(shop/q) | P+shop/p",
+        ),
     ];
     for (fact, (names, policies), (new_names, new_policies), expected) in rows {
         let before = snapshot(&[workload("a", names)], &policies);
@@ -141,12 +248,23 @@ fn no_moment_of_a_push_is_more_open_than_both_its_ends() {
 
 #[test]
 fn a_reconnect_costs_what_changed_in_both_types() {
-    let before = snapshot(&[workload("a", &[]), workload("b", &[])], &[wide("p"), wide("q")]);
+    let before = snapshot(
+        &[workload("a", &[]), workload("b", &[])],
+        &[wide("p"), wide("q")],
+    );
     let after = snapshot(&[workload("a", &[]), workload("c", &[])], &[wide("p")]);
     let mut stream = Stream::default();
     for kind in Kind::ALL {
-        let held = before.set(kind).iter().map(|(name, resource)| (name.to_string(), resource.version.to_string()));
-        stream.request(DeltaDiscoveryRequest { initial_resource_versions: held.collect(), ..request(kind) }).unwrap();
+        let held = before
+            .set(kind)
+            .iter()
+            .map(|(name, resource)| (name.to_string(), resource.version.to_string()));
+        stream
+            .request(DeltaDiscoveryRequest {
+                initial_resource_versions: held.collect(),
+                ..request(kind)
+            })
+            .unwrap();
     }
     assert_eq!(short(&stream.push(&after)), "A+c() A-b | P-shop/q");
     // Made anew from the same resources, as after a restart: nothing differs.
@@ -158,13 +276,29 @@ fn a_reconnect_costs_what_changed_in_both_types() {
 fn versions_that_we_never_gave_are_replaced() {
     let state = snapshot(&[workload("a", &[])], &[]);
     let real = state.set(Kind::Address)["a"].version.to_string();
-    for claimed in ["", "1", "ffffffffffffffff", &real.to_uppercase(), "+123456789012345", "zzzzzzzzzzzzzzzz"] {
+    for claimed in [
+        "",
+        "1",
+        "ffffffffffffffff",
+        &real.to_uppercase(),
+        "+123456789012345",
+        "zzzzzzzzzzzzzzzz",
+    ] {
         if claimed == real {
             continue;
         }
         let mut stream = Stream::default();
-        let claims = [("a".to_owned(), claimed.to_owned()), ("ghost".to_owned(), claimed.to_owned())].into();
-        stream.request(DeltaDiscoveryRequest { initial_resource_versions: claims, ..request(Kind::Address) }).unwrap();
+        let claims = [
+            ("a".to_owned(), claimed.to_owned()),
+            ("ghost".to_owned(), claimed.to_owned()),
+        ]
+        .into();
+        stream
+            .request(DeltaDiscoveryRequest {
+                initial_resource_versions: claims,
+                ..request(Kind::Address)
+            })
+            .unwrap();
         assert_eq!(short(&stream.push(&state)), "A+a() A-ghost", "{claimed:?}");
     }
 }
@@ -200,43 +334,88 @@ fn answers_move_the_progress_and_bogus_ones_do_not() {
     let mut stream = subscribed(&state);
     let answer = |nonce: &str, error: Option<&str>| DeltaDiscoveryRequest {
         response_nonce: nonce.to_owned(),
-        error_detail: error.map(|message| rpc::Status { message: message.to_owned(), ..Default::default() }),
+        error_detail: error.map(|message| rpc::Status {
+            message: message.to_owned(),
+            ..Default::default()
+        }),
         ..request(Kind::Address)
     };
     for nonce in ["0", "99", "-1", "x", "18446744073709551616", ""] {
-        assert_eq!(stream.request(answer(nonce, Some("forged"))), Ok(None), "{nonce:?}");
+        assert_eq!(
+            stream.request(answer(nonce, Some("forged"))),
+            Ok(None),
+            "{nonce:?}"
+        );
     }
     let progress = stream.progress(Kind::Address).unwrap().clone();
     assert_eq!((progress.accepted, progress.rejections), (None, 0));
     assert_eq!(progress.sent, state.version(Kind::Address));
 
     let nonce = stream.sent();
-    let of_address = (1..=nonce).find(|nonce| stream.awaits(Kind::Address, *nonce)).unwrap().to_string();
+    let of_address = (1..=nonce)
+        .find(|nonce| stream.awaits(Kind::Address, *nonce))
+        .unwrap()
+        .to_string();
     assert_eq!(stream.request(answer(&of_address, None)), Ok(None));
-    assert_eq!(stream.progress(Kind::Address).unwrap().accepted, state.version(Kind::Address));
+    assert_eq!(
+        stream.progress(Kind::Address).unwrap().accepted,
+        state.version(Kind::Address)
+    );
     // Answered once, it is answered.
     assert_eq!(stream.request(answer(&of_address, Some("late"))), Ok(None));
-    assert_eq!(short(&stream.push(&state)), "", "an answer asks for nothing");
+    assert_eq!(
+        short(&stream.push(&state)),
+        "",
+        "an answer asks for nothing"
+    );
 
     let next = snapshot(&[workload("b", &[])], &[]);
     let sent = stream.push(&next);
-    let said = stream.request(answer(&sent[0].nonce, Some("b: bad\naddress"))).unwrap();
+    let said = stream
+        .request(answer(&sent[0].nonce, Some("b: bad\naddress")))
+        .unwrap();
     assert_eq!(said.as_deref(), Some("b: bad address"));
     let progress = stream.progress(Kind::Address).unwrap();
-    assert_eq!((progress.rejections, progress.rejected.as_deref()), (1, Some("b: bad address")));
+    assert_eq!(
+        (progress.rejections, progress.rejected.as_deref()),
+        (1, Some("b: bad address"))
+    );
     assert_eq!(progress.accepted, state.version(Kind::Address));
-    assert_eq!(short(&stream.push(&next)), "", "what was refused is not sent again until it changes");
+    assert_eq!(
+        short(&stream.push(&next)),
+        "",
+        "what was refused is not sent again until it changes"
+    );
 }
 
 #[test]
 fn hostile_requests_end_the_stream_or_are_ignored() {
-    let rows: [(DeltaDiscoveryRequest, fn(&Malformed) -> bool); 4] = [
-        (DeltaDiscoveryRequest { type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster".to_owned(), ..Default::default() },
-            |e| matches!(e, Malformed::UnknownType(_))),
-        (DeltaDiscoveryRequest::default(), |e| matches!(e, Malformed::UnknownType(_))),
-        (DeltaDiscoveryRequest { resource_names_subscribe: vec!["x".repeat(2000)], ..request(Kind::Address) }, |e| *e == Malformed::LongName(2000)),
-        (DeltaDiscoveryRequest { resource_names_subscribe: (0..70_000).map(|n| n.to_string()).collect(), ..request(Kind::Address) },
-            |e| *e == Malformed::TooManyNames),
+    type Expected = fn(&Malformed) -> bool;
+    let rows: [(DeltaDiscoveryRequest, Expected); 4] = [
+        (
+            DeltaDiscoveryRequest {
+                type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster".to_owned(),
+                ..Default::default()
+            },
+            |e| matches!(e, Malformed::UnknownType(_)),
+        ),
+        (DeltaDiscoveryRequest::default(), |e| {
+            matches!(e, Malformed::UnknownType(_))
+        }),
+        (
+            DeltaDiscoveryRequest {
+                resource_names_subscribe: vec!["x".repeat(2000)],
+                ..request(Kind::Address)
+            },
+            |e| *e == Malformed::LongName(2000),
+        ),
+        (
+            DeltaDiscoveryRequest {
+                resource_names_subscribe: (0..70_000).map(|n| n.to_string()).collect(),
+                ..request(Kind::Address)
+            },
+            |e| *e == Malformed::TooManyNames,
+        ),
     ];
     for (request, expected) in rows {
         let refused = Stream::default().request(request).unwrap_err();
@@ -245,14 +424,20 @@ fn hostile_requests_end_the_stream_or_are_ignored() {
     let mut stream = Stream::default();
     for round in 0..70 {
         let names = (0..1000).map(|n| format!("{round}-{n}")).collect();
-        let asked = stream.request(DeltaDiscoveryRequest { resource_names_subscribe: names, ..request(Kind::Address) });
+        let asked = stream.request(DeltaDiscoveryRequest {
+            resource_names_subscribe: names,
+            ..request(Kind::Address)
+        });
         assert_eq!(asked.is_err(), round >= 65, "{round}");
     }
 }
 
 #[test]
 fn unanswered_responses_take_bounded_memory() {
-    let states = [snapshot(&[workload("a", &[])], &[]), snapshot(&[workload("b", &[])], &[])];
+    let states = [
+        snapshot(&[workload("a", &[])], &[]),
+        snapshot(&[workload("b", &[])], &[]),
+    ];
     let mut stream = subscribed(&states[0]);
     for round in 0..10_000 {
         stream.push(&states[round % 2]);
@@ -262,14 +447,29 @@ fn unanswered_responses_take_bounded_memory() {
 
 #[test]
 fn a_large_state_comes_in_several_responses_removals_last() {
-    let services: Vec<_> = (0..40).map(|n| service(&format!("s{n:02}"), 300_000)).collect();
+    let services: Vec<_> = (0..40)
+        .map(|n| service(&format!("s{n:02}"), 300_000))
+        .collect();
     let state = snapshot(&services, &[]);
     let mut stream = subscribed(&snapshot(&[workload(CART, &[])], &[]));
     let responses = stream.push(&state);
     assert!(responses.len() > 4);
-    assert!(responses.iter().all(|response| response.encoded_len() < 4 * 1024 * 1024));
-    assert_eq!(responses.iter().map(|response| response.resources.len()).sum::<usize>(), 40);
-    let removals: Vec<_> = responses.iter().map(|response| response.removed_resources.len()).collect();
+    assert!(
+        responses
+            .iter()
+            .all(|response| response.encoded_len() < 4 * 1024 * 1024)
+    );
+    assert_eq!(
+        responses
+            .iter()
+            .map(|response| response.resources.len())
+            .sum::<usize>(),
+        40
+    );
+    let removals: Vec<_> = responses
+        .iter()
+        .map(|response| response.removed_resources.len())
+        .collect();
     assert_eq!(removals.last(), Some(&1));
     assert_eq!(removals.iter().sum::<usize>(), 1);
 }
@@ -278,12 +478,24 @@ fn a_large_state_comes_in_several_responses_removals_last() {
 fn unchanged_resources_are_shared_between_states() {
     let addresses: BTreeMap<_, _> = [workload("a", &[]), workload("b", &[])].into();
     let first = Snapshot::new(&addresses, &BTreeMap::new(), &Snapshot::default());
-    let mut changed = addresses.clone();
+    let mut changed = addresses;
     changed.extend([workload("b", &["shop/p"])]);
     let second = Snapshot::new(&changed, &BTreeMap::new(), &first);
-    assert!(Arc::ptr_eq(&first.set(Kind::Address)["a"], &second.set(Kind::Address)["a"]));
-    assert_ne!(first.set(Kind::Address)["b"].version, second.set(Kind::Address)["b"].version);
+    assert!(Arc::ptr_eq(
+        &first.set(Kind::Address)["a"],
+        &second.set(Kind::Address)["a"]
+    ));
+    assert_ne!(
+        first.set(Kind::Address)["b"].version,
+        second.set(Kind::Address)["b"].version
+    );
     assert_ne!(first.version(Kind::Address), second.version(Kind::Address));
-    assert_eq!(first.version(Kind::Authorization), second.version(Kind::Authorization));
-    assert_eq!(Version::parse(&first.version(Kind::Address).unwrap().to_string()), first.version(Kind::Address));
+    assert_eq!(
+        first.version(Kind::Authorization),
+        second.version(Kind::Authorization)
+    );
+    assert_eq!(
+        Version::parse(&first.version(Kind::Address).unwrap().to_string()),
+        first.version(Kind::Address)
+    );
 }

@@ -37,7 +37,9 @@ pub struct Certificate(RwLock<Option<Arc<CertifiedKey>>>);
 impl Certificate {
     /// From the next handshake on, shows this one.
     pub fn replace(&self, certificate: ServerCertificate) -> Result<(), rustls::Error> {
-        let key = aws_lc_rs::default_provider().key_provider.load_private_key(certificate.key)?;
+        let key = aws_lc_rs::default_provider()
+            .key_provider
+            .load_private_key(certificate.key)?;
         let certified = CertifiedKey::new(certificate.chain, key);
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(certified));
         Ok(())
@@ -46,7 +48,10 @@ impl Certificate {
 
 impl ResolvesServerCert for Certificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -69,12 +74,18 @@ pub fn tls(certificate: Arc<Certificate>) -> Result<ServerConfig, rustls::Error>
 }
 
 /// Accepts until `connections` has no more receiver.
-pub async fn accept(listener: TcpListener, config: ServerConfig, connections: mpsc::Sender<io::Result<Connection>>) {
+pub async fn accept(
+    listener: TcpListener,
+    config: ServerConfig,
+    connections: mpsc::Sender<io::Result<Connection>>,
+) {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut backoff = Backoff::default();
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = connections.closed() => return,
@@ -93,7 +104,13 @@ pub async fn accept(listener: TcpListener, config: ServerConfig, connections: mp
             let _ = socket.set_nodelay(true);
             match timeout(HANDSHAKE, acceptor.accept(socket)).await {
                 Ok(Ok(stream)) => {
-                    let _ = connections.send(Ok(Connection { stream, peer, _permit: permit })).await;
+                    let _ = connections
+                        .send(Ok(Connection {
+                            stream,
+                            peer,
+                            _permit: permit,
+                        }))
+                        .await;
                 }
                 Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
                 Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
@@ -132,13 +149,21 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 

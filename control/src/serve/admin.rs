@@ -19,7 +19,9 @@ pub async fn serve(listener: TcpListener, hub: Arc<Hub>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut backoff = Backoff::default();
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
         let socket = match listener.accept().await {
             Ok((socket, _)) => socket,
             Err(error) => {
@@ -36,24 +38,49 @@ pub async fn serve(listener: TcpListener, hub: Arc<Hub>) {
                 async { Ok::<_, Infallible>(response) }
             });
             let mut connection = http1::Builder::new();
-            connection.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10)).keep_alive(false);
+            connection
+                .timer(TokioTimer::new())
+                .header_read_timeout(Duration::from_secs(10))
+                .keep_alive(false);
             // What a client of these pages does wrong concerns only itself.
-            let _ = connection.serve_connection(TokioIo::new(socket), service).await;
+            let _ = connection
+                .serve_connection(TokioIo::new(socket), service)
+                .await;
         });
     }
 }
 
 fn answer(hub: &Hub, method: &Method, path: &str) -> Response<Full<Bytes>> {
     if method != Method::GET {
-        return page(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n".to_owned());
+        return page(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "text/plain",
+            "only GET\n".to_owned(),
+        );
     }
     match path {
-        "/healthz/ready" if *hub.closing.borrow() => page(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "ending\n".to_owned()),
+        "/healthz/ready" if *hub.closing.borrow() => page(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "text/plain",
+            "ending\n".to_owned(),
+        ),
         "/healthz/ready" => page(StatusCode::OK, "text/plain", "ready\n".to_owned()),
-        "/metrics" => page(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", hub.metrics.text(hub)),
-        "/debug/statuses" => page(StatusCode::OK, "application/json", hub.mesh.borrow().statuses.clone()),
+        "/metrics" => page(
+            StatusCode::OK,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            hub.metrics.text(hub),
+        ),
+        "/debug/statuses" => page(
+            StatusCode::OK,
+            "application/json",
+            hub.mesh.borrow().statuses.clone(),
+        ),
         "/debug/syncz" => page(StatusCode::OK, "application/json", subscribers(hub)),
-        _ => page(StatusCode::NOT_FOUND, "text/plain", "/healthz/ready /metrics /debug/statuses /debug/syncz\n".to_owned()),
+        _ => page(
+            StatusCode::NOT_FOUND,
+            "text/plain",
+            "/healthz/ready /metrics /debug/statuses /debug/syncz\n".to_owned(),
+        ),
     }
 }
 
@@ -80,6 +107,8 @@ fn subscribers(hub: &Hub) -> String {
 fn page(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, http::HeaderValue::from_static(kind));
     response
 }

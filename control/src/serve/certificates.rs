@@ -9,28 +9,51 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tonic::{Request, Response, Status};
 
 use super::Hub;
-use crate::{ca, ca::Issued, stubs::certificate::istio_certificate_service_server::IstioCertificateService};
+use crate::{
+    ca, ca::Issued, stubs::certificate::istio_certificate_service_server::IstioCertificateService,
+};
 
 pub(super) struct Certificates(pub(super) Arc<Hub>);
 
 #[tonic::async_trait]
 impl IstioCertificateService for Certificates {
-    async fn create_certificate(&self, request: Request<IstioCertificateRequest>) -> Result<Response<IstioCertificateResponse>, Status> {
+    async fn create_certificate(
+        &self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
         let hub = &self.0;
         let node = hub.caller(&request, "certificate")?;
         let request = request.into_inner();
         let asked = impersonated(&request);
-        let shown: String = asked.unwrap_or("none").chars().filter(|c| !c.is_control()).take(256).collect();
+        let shown: String = asked
+            .unwrap_or("none")
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(256)
+            .collect();
         match sign(hub, &node, asked, &request) {
             Ok(issued) => {
-                let until = OffsetDateTime::from(issued.expires).format(&Rfc3339).unwrap_or_default();
-                tracing::info!(identity = shown, node, serial = issued.serial, not_after = until, "issued a certificate");
+                let until = OffsetDateTime::from(issued.expires)
+                    .format(&Rfc3339)
+                    .unwrap_or_default();
+                tracing::info!(
+                    identity = shown,
+                    node,
+                    serial = issued.serial,
+                    not_after = until,
+                    "issued a certificate"
+                );
                 hub.metrics.issued(true);
                 let cert_chain = vec![issued.leaf, hub.authority.roots().to_owned()];
                 Ok(Response::new(IstioCertificateResponse { cert_chain }))
             }
             Err(status) => {
-                tracing::warn!(identity = shown, node, reason = status.message(), "refused a certificate");
+                tracing::warn!(
+                    identity = shown,
+                    node,
+                    reason = status.message(),
+                    "refused a certificate"
+                );
                 hub.metrics.issued(false);
                 Err(status)
             }
@@ -38,11 +61,21 @@ impl IstioCertificateService for Certificates {
     }
 }
 
-fn sign(hub: &Hub, node: &str, asked: Option<&str>, request: &IstioCertificateRequest) -> Result<Issued, Status> {
+fn sign(
+    hub: &Hub,
+    node: &str,
+    asked: Option<&str>,
+    request: &IstioCertificateRequest,
+) -> Result<Issued, Status> {
     let mesh = Arc::clone(&hub.mesh.borrow());
-    let identity = mesh.placements.may_ask(node, asked, &hub.trust_domain).map_err(|refused| Status::permission_denied(refused.to_string()))?;
-    let signed = ca::life(request.validity_duration, hub.longest_life)
-        .and_then(|life| hub.authority.sign(&request.csr, identity, life, SystemTime::now()));
+    let identity = mesh
+        .placements
+        .may_ask(node, asked, &hub.trust_domain)
+        .map_err(|refused| Status::permission_denied(refused.to_string()))?;
+    let signed = ca::life(request.validity_duration, hub.longest_life).and_then(|life| {
+        hub.authority
+            .sign(&request.csr, identity, life, SystemTime::now())
+    });
     signed.map_err(|refused| match refused.is_callers_fault() {
         true => Status::invalid_argument(refused.to_string()),
         false => Status::internal(refused.to_string()),
@@ -51,7 +84,14 @@ fn sign(hub: &Hub, node: &str, asked: Option<&str>, request: &IstioCertificateRe
 
 /// The identity that a node proxy asks for in a pod's place.
 fn impersonated(request: &IstioCertificateRequest) -> Option<&str> {
-    match request.metadata.as_ref()?.fields.get("ImpersonatedIdentity")?.kind.as_ref()? {
+    match request
+        .metadata
+        .as_ref()?
+        .fields
+        .get("ImpersonatedIdentity")?
+        .kind
+        .as_ref()?
+    {
         Value::StringValue(identity) => Some(identity),
         _ => None,
     }

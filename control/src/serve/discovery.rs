@@ -30,9 +30,18 @@ impl AggregatedDiscoveryService for Discovery {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let node = self.0.caller(&request, "discovery")?;
-        let entry = self.0.streams.enter(&node).ok_or_else(|| Status::resource_exhausted("this node has too many streams open"))?;
+        let entry = self
+            .0
+            .streams
+            .enter(&node)
+            .ok_or_else(|| Status::resource_exhausted("this node has too many streams open"))?;
         let (responses, receiver) = mpsc::channel(1);
-        let subscriber = Subscriber { hub: Arc::clone(&self.0), node, entry, stream: Stream::default() };
+        let subscriber = Subscriber {
+            hub: Arc::clone(&self.0),
+            node,
+            entry,
+            stream: Stream::default(),
+        };
         tokio::spawn(subscriber.run(request.into_inner(), responses));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
@@ -46,7 +55,11 @@ struct Subscriber {
 }
 
 impl Subscriber {
-    async fn run(mut self, requests: Streaming<DeltaDiscoveryRequest>, responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>) {
+    async fn run(
+        mut self,
+        requests: Streaming<DeltaDiscoveryRequest>,
+        responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    ) {
         tracing::info!(node = self.node, "a subscriber connected");
         let mut closing = self.hub.closing.subscribe();
         let ended = tokio::select! {
@@ -57,7 +70,11 @@ impl Subscriber {
         match ended {
             Ok(()) => tracing::info!(node = self.node, "a subscriber left"),
             Err(status) => {
-                tracing::info!(node = self.node, reason = status.message(), "a subscriber's stream ended");
+                tracing::info!(
+                    node = self.node,
+                    reason = status.message(),
+                    "a subscriber's stream ended"
+                );
                 // Nobody may be there to hear it.
                 let _ = responses.try_send(Err(status));
             }
@@ -110,14 +127,21 @@ impl Subscriber {
         match self.stream.request(request) {
             Ok(None) => Ok(()),
             Ok(Some(complaint)) => {
-                tracing::warn!(node = self.node, r#type = type_url, reason = complaint, "a subscriber did not accept resources");
+                tracing::warn!(
+                    node = self.node,
+                    r#type = type_url,
+                    reason = complaint,
+                    "a subscriber did not accept resources"
+                );
                 self.hub.metrics.rejected(&type_url);
                 Ok(())
             }
             Err(malformed) => {
                 tracing::warn!(node = self.node, reason = %malformed, "a malformed discovery request");
                 Err(match malformed {
-                    Malformed::UnknownType(_) | Malformed::LongName(_) => Status::invalid_argument(malformed.to_string()),
+                    Malformed::UnknownType(_) | Malformed::LongName(_) => {
+                        Status::invalid_argument(malformed.to_string())
+                    }
                     Malformed::TooManyNames => Status::resource_exhausted(malformed.to_string()),
                 })
             }

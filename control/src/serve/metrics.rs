@@ -48,14 +48,41 @@ impl Default for Metrics {
             streams: Gauge::default(),
             registry: Registry::default(),
         };
-        registry.register("refused_callers", "Calls without a node's token", metrics.refused_callers.clone());
-        registry.register("problems", "Problems of the source now", metrics.problems.clone());
+        registry.register(
+            "refused_callers",
+            "Calls without a node's token",
+            metrics.refused_callers.clone(),
+        );
+        registry.register(
+            "problems",
+            "Problems of the source now",
+            metrics.problems.clone(),
+        );
         registry.register("pushes", "Discovery responses sent", metrics.pushes.clone());
-        registry.register("rejections", "Discovery responses not wholly accepted", metrics.rejections.clone());
-        registry.register("certificates", "Certificate requests answered", metrics.certificates.clone());
-        registry.register("resources", "Resources published now", metrics.resources.clone());
-        registry.register("streams", "Subscribers connected now", metrics.streams.clone());
-        Self { registry, ..metrics }
+        registry.register(
+            "rejections",
+            "Discovery responses not wholly accepted",
+            metrics.rejections.clone(),
+        );
+        registry.register(
+            "certificates",
+            "Certificate requests answered",
+            metrics.certificates.clone(),
+        );
+        registry.register(
+            "resources",
+            "Resources published now",
+            metrics.resources.clone(),
+        );
+        registry.register(
+            "streams",
+            "Subscribers connected now",
+            metrics.streams.clone(),
+        );
+        Self {
+            registry,
+            ..metrics
+        }
     }
 }
 
@@ -76,16 +103,23 @@ impl Metrics {
 
     /// A certificate request was answered.
     pub fn issued(&self, signed: bool) {
-        self.certificates.get_or_create(&Answer { result: if signed { "issued" } else { "refused" } }).inc();
+        self.certificates
+            .get_or_create(&Answer {
+                result: if signed { "issued" } else { "refused" },
+            })
+            .inc();
     }
 
     /// All counts now.
     pub fn text(&self, hub: &Hub) -> String {
         let snapshot = hub.mesh.borrow().snapshot.clone();
         for kind in Kind::ALL {
-            self.resources.get_or_create(&of(kind)).set(i64::try_from(snapshot.set(kind).len()).unwrap_or(i64::MAX));
+            self.resources
+                .get_or_create(&of(kind))
+                .set(i64::try_from(snapshot.set(kind).len()).unwrap_or(i64::MAX));
         }
-        self.streams.set(i64::try_from(hub.streams.list().len()).unwrap_or(i64::MAX));
+        self.streams
+            .set(i64::try_from(hub.streams.list().len()).unwrap_or(i64::MAX));
         let mut page = String::new();
         match text::encode(&mut page, &self.registry) {
             Ok(()) => page,
