@@ -118,8 +118,9 @@ pub fn admit(
 fn target(authority: &str, at: IpAddr) -> Result<SocketAddr, Refusal> {
     let bad = || Refusal::BadAuthority(authority.to_owned());
     let to: SocketAddr = authority.parse().map_err(|_| bad())?;
-    let scoped = matches!(to, SocketAddr::V6(v6) if v6.scope_id() != 0);
-    if scoped || to.port() == 0 {
+    // No zone, not even zone 0; a port as one counts, which is never 0.
+    let port = authority.rsplit(':').next().unwrap_or_default();
+    if authority.contains('%') || port.starts_with('0') {
         return Err(bad());
     }
     let to = SocketAddr::new(to.ip().to_canonical(), to.port());

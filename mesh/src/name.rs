@@ -48,6 +48,13 @@ impl Name {
         Self(id)
     }
 
+    /// The name for this text if there is one already; none is made.
+    pub fn existing(text: &str) -> Option<Self> {
+        let ids = IDS.get_or_init(RwLock::default);
+        let ids = ids.read().expect("no holder panics");
+        ids.get(text).copied().map(Self)
+    }
+
     /// The text that the name stands for.
     pub fn as_str(self) -> &'static str {
         let (block, at) = place(self.0);
@@ -96,6 +103,14 @@ mod tests {
         assert_ne!(Name::new("shop"), Name::new("bank"));
         assert_eq!(Name::new("shop").as_str(), "shop");
         assert!(Name::new("").is_empty());
+    }
+
+    #[test]
+    fn asking_for_a_name_makes_none() {
+        assert_eq!(Name::existing("asked-for"), None);
+        assert_eq!(Name::existing("asked-for"), None);
+        let name = Name::new("asked-for");
+        assert_eq!(Name::existing("asked-for"), Some(name));
     }
 
     #[test]

@@ -170,7 +170,11 @@ fn to_service(
         return Outcome::Refuse(Refusal::Waypoint(format!("service {}", service.key)));
     }
     if service.balancing.mode == Mode::Passthrough {
-        return Outcome::Do(Plan::Passthrough { to });
+        // What is kept may be a pod's address: its tunnel is kept too.
+        return match generation.workload_at(flow.source.network, to.ip()) {
+            Some(workload) => to_workload(flow, workload, to, None),
+            None => Outcome::Do(Plan::Passthrough { to }),
+        };
     }
     let Some(port) = service
         .ports

@@ -13,13 +13,12 @@ use std::{
     sync::Arc,
 };
 
-use generation::Reach;
 pub use generation::{Endpoint, Generation, Known};
 
 use crate::{
     delta::{Delta, Resource},
     identity::Identity,
-    model::{Effect as PolicyEffect, Policy, Scope, Service, Workload},
+    model::{Effect as PolicyEffect, Policy, Protocol, Scope, Service, Vip, Workload},
     name::Name,
     parse::{self, Address, Rejected},
     table::Table,
@@ -38,11 +37,12 @@ pub struct Store {
 /// What must follow a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// The last workload of this node with this identity is gone: nobody needs its certificate.
+    /// The last workload of this node with this identity is gone, or takes no tunnels any more:
+    /// nobody needs its certificate.
     Forget(Identity),
     /// These workloads are gone, or somebody else now: tunnels to them are of no use.
     Gone(Vec<Arc<str>>),
-    /// A workload of this node has this identity: its certificate will be needed.
+    /// A workload of this node takes tunnels with this identity: its certificate will be needed.
     Prefetch(Identity),
     /// Open flows may not be allowed any more, or lead somewhere else: decide them again.
     Recheck,
@@ -103,10 +103,13 @@ impl Store {
             .iter()
             .map(|r| &r.name)
             .chain(&delta.removed);
-        let changed: HashSet<&str> = changed.map(String::as_str).collect();
+        let changed: BTreeSet<&str> = changed.map(String::as_str).collect();
         let mut gone = Vec::new();
         let mut lost = BTreeSet::new();
-        let here = |w: &&Arc<Workload>| w.node == self.node && !self.node.is_empty();
+        let here = |w: &&Arc<Workload>| {
+            let ours = w.node == self.node && !self.node.is_empty();
+            ours && w.protocol == Protocol::Hbone && !w.native_tunnel
+        };
         for name in changed {
             let (old, new) = (self.current.workload(name), next.workload(name));
             let same = |old: &Workload, new: &Workload| {
@@ -148,10 +151,8 @@ fn apply_addresses(next: &mut Generation, delta: &Delta) -> Vec<Rejected> {
             Ok(Address::Workload(workload)) => next.put_workload(Arc::new(workload)),
             Ok(Address::Service(service)) => next.put_service(Arc::new(service)),
             Err(reason) => {
-                // Its last good version stays. Without one, its addresses are still no stranger's.
-                if !next.holds(name) {
-                    next.put_unusable(name, Address::reach(bytes));
-                }
+                // Its last good version stays. Where it wants to be now is still no stranger's.
+                next.put_unusable(name, Address::reach(bytes));
                 rejected.push(Rejected {
                     name: name.clone(),
                     reason,
@@ -165,7 +166,9 @@ fn apply_addresses(next: &mut Generation, delta: &Delta) -> Vec<Rejected> {
 fn apply_policies(next: &mut Generation, delta: &Delta, root_namespace: Name) -> Vec<Rejected> {
     let mut rejected = Vec::new();
     for name in &delta.removed {
-        next.remove_policy(Name::new(name));
+        if let Some(name) = Name::existing(name) {
+            next.remove_policy(name);
+        }
     }
     for Resource { name, bytes, .. } in &delta.resources {
         let policy = parse::authorization(name, bytes, root_namespace);
@@ -235,12 +238,8 @@ impl Generation {
         self.services.insert(service.key, service);
     }
 
-    fn put_unusable(&mut self, name: &str, reach: Reach) {
+    fn put_unusable(&mut self, name: &str, reach: Vec<Vip>) {
         Arc::make_mut(&mut self.unusable).insert(name.into(), reach);
-    }
-
-    fn holds(&self, name: &str) -> bool {
-        self.workloads.get(name).is_some() || self.services.get(&Name::new(name)).is_some()
     }
 
     fn remove_address(&mut self, name: &str) {
@@ -250,7 +249,9 @@ impl Generation {
         if let Some(old) = self.workloads.remove(name) {
             self.forget_workload(&old);
         }
-        if let Some(old) = self.services.remove(&Name::new(name)) {
+        // Most names are uids, which must not be kept for good.
+        let service = Name::existing(name).and_then(|name| self.services.remove(&name));
+        if let Some(old) = service {
             self.forget_service(&old);
         }
     }
@@ -335,11 +336,10 @@ fn edit<K: Hash + Eq + Clone, V: Clone + Default>(
     is_empty: impl Fn(&V) -> bool,
     change: impl FnOnce(&mut V),
 ) {
-    let mut value = table.get(&key).cloned().unwrap_or_default();
+    // Taken out, so that a value that this generation alone holds is changed in place.
+    let mut value = table.remove(&key).unwrap_or_default();
     change(&mut value);
-    if is_empty(&value) {
-        table.remove(&key);
-    } else {
+    if !is_empty(&value) {
         table.insert(key, value);
     }
 }

@@ -2,7 +2,11 @@
 
 use std::net::IpAddr;
 
-use crate::{identity::Identity, model::Gateway, name::Name};
+use crate::{
+    identity::Identity,
+    model::{Gateway, IpRange},
+    name::Name,
+};
 
 /// One service (`istio.workload.Service`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +54,15 @@ impl Vip {
     /// Whether it stands for one address only.
     pub fn is_single(&self) -> bool {
         self.length == if self.address.is_ipv4() { 32 } else { 128 }
+    }
+
+    /// Whether it holds an address of a network.
+    pub fn contains(&self, network: Name, address: IpAddr) -> bool {
+        let range = IpRange {
+            address: self.address,
+            length: self.length,
+        };
+        self.network == network && range.contains(address)
     }
 }
 

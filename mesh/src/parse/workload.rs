@@ -40,7 +40,7 @@ pub fn address(name: &str, bytes: &[u8]) -> Result<Address, String> {
 impl Address {
     /// Where a resource says that it can be reached, even if it cannot be used. Such addresses are
     /// refused rather than taken for something outside the mesh.
-    pub fn reach(bytes: &[u8]) -> Vec<(Name, IpAddr)> {
+    pub fn reach(bytes: &[u8]) -> Vec<Vip> {
         let Ok(message) = wire::Address::decode(bytes) else {
             return Vec::new();
         };
@@ -48,17 +48,23 @@ impl Address {
             Some(wire::address::Type::Workload(w))
                 if w.network_mode != i32::from(wire::NetworkMode::HostNetwork) =>
             {
-                let network = Name::new(&w.network);
+                let own = |a: &Vec<u8>| wire::NetworkAddress {
+                    network: w.network.clone(),
+                    address: a.clone(),
+                    length: None,
+                };
                 w.addresses
                     .iter()
-                    .filter_map(|a| ip(a).ok())
-                    .map(|a| (network, a))
+                    .filter_map(|a| vip(&own(a)).ok())
                     .collect()
             }
             Some(wire::address::Type::Service(s)) => {
-                let one = |a: &wire::NetworkAddress| {
-                    ip(&a.address).ok().map(|ip| (Name::new(&a.network), ip))
+                // Where the length is what is wrong, the address itself is still claimed.
+                let single = |a: &wire::NetworkAddress| wire::NetworkAddress {
+                    length: None,
+                    ..a.clone()
                 };
+                let one = |a| vip(a).or_else(|_| vip(&single(a))).ok();
                 s.addresses.iter().filter_map(one).collect()
             }
             _ => Vec::new(),

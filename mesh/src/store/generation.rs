@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    model::{IpRange, Policy, Port, Service, Vip, Visibility, Workload},
+    model::{Policy, Port, Service, Vip, Visibility, Workload},
     name::Name,
     table::Table,
 };
@@ -29,12 +29,9 @@ pub struct Generation {
     pub(super) endpoints: Table<Name, Arc<Vec<Endpoint>>>,
     pub(super) policies: Table<Name, Arc<Policy>>,
     pub(super) scopes: Arc<Scopes>,
-    /// Resources that were refused and never had a good version, and where they say they are.
-    pub(super) unusable: Arc<BTreeMap<Box<str>, Reach>>,
+    /// Resources whose newest version was refused, and where that says they are.
+    pub(super) unusable: Arc<BTreeMap<Box<str>, Vec<Vip>>>,
 }
-
-/// Addresses, each on its network.
-pub(super) type Reach = Vec<(Name, IpAddr)>;
 
 /// Policies that workloads do not list.
 #[derive(Clone, Debug, Default)]
@@ -118,19 +115,14 @@ impl Generation {
         if let Some(service) = exact {
             return Known::Service(service);
         }
-        if let Some(workload) = self.by_address.get(&key).and_then(|claims| claims.last()) {
+        if let Some(workload) = self.workload_at(network, address) {
             return Known::Workload(workload);
         }
-        if let Some((name, _)) = self.unusable.iter().find(|(_, reach)| reach.contains(&key)) {
+        let holds = |vip: &Vip| vip.contains(network, address);
+        let mut unusable = self.unusable.iter();
+        if let Some((name, _)) = unusable.find(|(_, reach)| reach.iter().any(holds)) {
             return Known::Unusable(name);
         }
-        let holds = |vip: &Vip| {
-            let range = IpRange {
-                address: vip.address,
-                length: vip.length,
-            };
-            vip.network == network && range.contains(address)
-        };
         let ranges = self
             .by_range
             .iter()
@@ -144,6 +136,13 @@ impl Generation {
             )
         });
         best.map_or(Known::Nothing, |(_, service)| Known::Service(service))
+    }
+
+    /// The workload with an address of its own, whatever services claim that too.
+    pub fn workload_at(&self, network: Name, address: IpAddr) -> Option<&Arc<Workload>> {
+        self.by_address
+            .get(&(network, address))
+            .and_then(|claims| claims.last())
     }
 
     /// All workloads, in no order.
