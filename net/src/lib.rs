@@ -12,4 +12,5 @@ pub mod clock;
 pub mod discovery;
 pub mod hbone;
 pub mod log;
+pub mod metrics;
 pub mod tls;
