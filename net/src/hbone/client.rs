@@ -5,6 +5,7 @@ use std::{cell::Cell, fmt, rc::Rc};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, uri::Authority};
+use mesh::identity::Identity;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::Notify,
@@ -22,6 +23,8 @@ pub struct Tunnel {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Who is at the other end, as TLS proved.
+    peer: Option<Identity>,
     /// Streams that are open or being opened.
     streams: Cell<usize>,
     /// It takes no new streams.
@@ -66,7 +69,11 @@ impl Drop for Place {
 }
 
 /// Begins HTTP/2 as the client. The tunnel lives on a task of the calling thread's `LocalSet`.
-pub async fn open<S>(io: S, settings: Settings) -> Result<Tunnel, ConnectError>
+pub async fn open<S>(
+    io: S,
+    settings: Settings,
+    peer: Option<Identity>,
+) -> Result<Tunnel, ConnectError>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -84,7 +91,10 @@ where
         .await
         .map_err(|_| ConnectError::Timeout)?
         .map_err(|error| ConnectError::Tunnel(error.to_string()))?;
-    let state = Rc::new(State::default());
+    let state = Rc::new(State {
+        peer,
+        ..State::default()
+    });
     let tunnel = Tunnel {
         send,
         state: Rc::clone(&state),
@@ -111,6 +121,11 @@ where
 }
 
 impl Tunnel {
+    /// Who is at the other end, as TLS proved.
+    pub fn peer(&self) -> Option<Identity> {
+        self.state.peer
+    }
+
     /// Streams that are open or being opened.
     pub fn streams(&self) -> usize {
         self.state.streams.get()

@@ -26,7 +26,7 @@ async fn tunnel(on_stream: impl FnMut(Connect) + 'static) -> Tunnel {
     tokio::task::spawn_local(async move {
         serve(far, Settings::default(), never, on_stream).await.ok();
     });
-    open(near, Settings::default()).await.unwrap()
+    open(near, Settings::default(), None).await.unwrap()
 }
 
 /// Echoes each stream's bytes.
@@ -120,7 +120,7 @@ async fn a_silent_peer_is_given_up() {
         .run_until(async {
             let (near, _far) = duplex(1 << 20);
             // It can begin: the client's side of HTTP/2 waits for nobody.
-            let tunnel = open(near, Settings::default()).await.unwrap();
+            let tunnel = open(near, Settings::default(), None).await.unwrap();
             let mut waited = false;
             while !tunnel.is_closed() {
                 tunnel.changed().await;
