@@ -4,4 +4,8 @@
 //! proxy is told (ZDS) and acknowledges, and only then the control plane learns that the pod is captured.
 
 pub mod capture;
+pub mod manifests;
+mod readiness;
 pub mod rules;
+pub mod watch;
+pub mod zds;

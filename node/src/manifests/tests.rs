@@ -1,0 +1,199 @@
+//! Directories of manifests and the pods that come of them.
+
+use super::*;
+
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let path =
+            std::env::temp_dir().join(format!("ambit-manifests-{}-{name}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.0.join(name), text).unwrap();
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Late enough for every file to have settled.
+fn later() -> SystemTime {
+    SystemTime::now() + Duration::from_secs(60)
+}
+
+const NAMESPACE: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}
+";
+
+const POD: &str = "
+apiVersion: v1
+kind: Pod
+metadata:
+  name: cart
+  namespace: shop
+  annotations: {ambit.dev/netns: demo-cart}
+spec:
+  nodeName: n1
+  serviceAccountName: cart
+  containers: [{name: app, image: none}]
+";
+
+fn key(name: &str) -> Key {
+    ("shop".into(), name.into())
+}
+
+#[test]
+fn pods_of_this_node_are_found_with_what_their_namespace_asks() {
+    let directory = Directory::new("found");
+    let service = "kind: Service\nmetadata: 7\n";
+    let elsewhere = POD.replace("name: cart", "name: other").replace("n1", "n2");
+    directory.write(
+        "all.yaml",
+        &format!("# first\n---{NAMESPACE}---\n{POD}\n---\n{service}---\n{elsewhere}---\n"),
+    );
+    directory.write("readme.md", "kind: Pod");
+    directory.write(".hidden.yaml", "kind: [");
+    let mut manifests = Manifests::default();
+    assert_eq!(
+        manifests.look(&directory.0, later()).unwrap(),
+        Looked::default()
+    );
+    let pods = manifests.pods("n1");
+    let expected = Pod {
+        namespace: "shop".into(),
+        name: "cart".into(),
+        uid: "shop/cart/cart".into(),
+        service_account: "cart".into(),
+        enrolment: Enrolment::In,
+        netns: Some("demo-cart".into()),
+        ready: true,
+    };
+    assert_eq!(pods, BTreeMap::from([(key("cart"), expected)]));
+    assert!(manifests.pods("n3").is_empty());
+}
+
+#[test]
+fn what_a_pod_says_of_itself_counts() {
+    let directory = Directory::new("facts");
+    let mut manifests = Manifests::default();
+    let mut look = |change: (&str, &str)| {
+        directory.write("namespace.yaml", NAMESPACE);
+        directory.write("pod.yaml", &POD.replace(change.0, change.1));
+        manifests.look(&directory.0, later()).unwrap();
+        let pods = manifests.pods("n1");
+        pods.into_values().next().unwrap()
+    };
+    assert_eq!(
+        look(("spec:", "status: {phase: Failed}\nspec:")).enrolment,
+        Enrolment::Out(Reason::Ended)
+    );
+    let host = look(("spec:", "spec:\n  hostNetwork: true"));
+    assert_eq!(
+        (host.enrolment, host.netns),
+        (Enrolment::Out(Reason::HostNetwork), None)
+    );
+    assert_eq!(
+        look(("  serviceAccountName: cart\n", "")).service_account,
+        "default"
+    );
+    assert_eq!(
+        look(("  name: cart\n", "  name: cart\n  uid: 1-2-3\n")).uid,
+        "1-2-3"
+    );
+    let unready = "status: {conditions: [{type: Ready, status: 'False'}]}\nspec:";
+    assert!(!look(("spec:", unready)).ready);
+    assert!(look(("spec:", &unready.replace("False", "True"))).ready);
+    let elsewhere = look(("  namespace: shop\n", ""));
+    assert_eq!(
+        (elsewhere.namespace.as_str(), elsewhere.enrolment),
+        ("default", Enrolment::Out(Reason::NotAsked))
+    );
+}
+
+#[test]
+fn a_broken_document_is_told_once_and_its_last_version_stays() {
+    let directory = Directory::new("broken");
+    directory.write("all.yaml", &format!("{NAMESPACE}---\n{POD}"));
+    let mut manifests = Manifests::default();
+    manifests.look(&directory.0, later()).unwrap();
+    let before = manifests.pods("n1");
+    directory.write(
+        "all.yaml",
+        &format!(
+            "{}---\n{}",
+            NAMESPACE.replace("ambient", "none"),
+            POD.replace("nodeName: n1", "nodeName: [")
+        ),
+    );
+    let looked = manifests.look(&directory.0, later()).unwrap();
+    assert_eq!(looked.faults.len(), 1, "{looked:?}");
+    assert_eq!(
+        (
+            looked.faults[0].document,
+            looked.faults[0].file.ends_with("all.yaml")
+        ),
+        (Some(2), true)
+    );
+    let pods = manifests.pods("n1");
+    assert_eq!(
+        pods.keys().collect::<Vec<_>>(),
+        before.keys().collect::<Vec<_>>()
+    );
+    assert_eq!(
+        pods[&key("cart")].enrolment,
+        Enrolment::Out(Reason::NotAsked),
+        "the good document counts"
+    );
+    assert_eq!(
+        manifests.look(&directory.0, later()).unwrap(),
+        Looked::default(),
+        "told once"
+    );
+    directory.write("all.yaml", "just: text");
+    let looked = manifests.look(&directory.0, later()).unwrap();
+    assert_eq!(looked.faults[0].reason, "it has no kind");
+}
+
+#[test]
+fn a_file_that_goes_takes_its_pods_along() {
+    let directory = Directory::new("gone");
+    directory.write("pod.yaml", POD);
+    let mut manifests = Manifests::default();
+    manifests.look(&directory.0, later()).unwrap();
+    assert_eq!(manifests.pods("n1").len(), 1);
+    fs::remove_file(directory.0.join("pod.yaml")).unwrap();
+    manifests.look(&directory.0, later()).unwrap();
+    assert!(manifests.pods("n1").is_empty());
+    assert!(
+        manifests
+            .look(&directory.0.join("nowhere"), later())
+            .is_err()
+    );
+}
+
+#[test]
+fn a_file_that_is_being_written_is_left_until_it_settles() {
+    let directory = Directory::new("young");
+    directory.write("pod.yaml", POD);
+    let mut manifests = Manifests::default();
+    let written = fs::metadata(directory.0.join("pod.yaml"))
+        .unwrap()
+        .modified()
+        .unwrap();
+    assert!(manifests.look(&directory.0, written).unwrap().unsettled);
+    assert!(manifests.pods("n1").is_empty());
+    assert_eq!(
+        manifests.look(&directory.0, written + SETTLED).unwrap(),
+        Looked::default()
+    );
+    assert_eq!(manifests.pods("n1").len(), 1);
+}
