@@ -351,7 +351,7 @@ impl EncodeLabelSet for Labels {
             ("destination_zone", &destination.zone),
         ];
         labels
-            .map(|(name, text)| (name, Label(text)))
+            .map(|(name, text)| (name, if text.is_empty() { UNKNOWN } else { text }))
             .encode(encoder)
     }
 }
