@@ -43,8 +43,10 @@ use stub::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// … up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// A stream that lived this long, or brought anything, was a success.
+/// After a stream that lived this long, counting of failures begins anew.
 const SETTLED: Duration = Duration::from_secs(15);
+/// A stream that the server closes after at least this much time is opened again without a pause.
+const AGED: Duration = Duration::from_secs(1);
 /// The largest response that is taken.
 const MAX_MESSAGE: usize = 200 << 20;
 
@@ -62,7 +64,7 @@ pub trait Counters {
 pub enum Ended {
     /// No connection could be made.
     ConnectionError,
-    /// It broke.
+    /// It broke, or the server has refused it.
     GrpcError,
     /// The server has closed it in good order, as it does when a connection has its age.
     Complete,
@@ -108,25 +110,22 @@ impl<C: Counters> Discovery<C> {
         F: Future<Output = Result<Channel, ChannelError>>,
     {
         let mut session = Session::new(types);
-        let mut failures = 0;
+        let mut failures = 0u32;
         loop {
             let begun = Instant::now();
-            let mut useful = false;
-            let (reason, why) = self
-                .stream(&dial, &mut session, &mut apply, &mut useful)
-                .await;
+            let (reason, why) = self.stream(&dial, &mut session, &mut apply).await;
             self.counters.ended(reason);
             self.state.send_modify(|state| {
                 state.connected = false;
                 state.error = Some(why.clone());
             });
-            if reason == Ended::Complete && useful {
+            if reason == Ended::Complete && begun.elapsed() >= AGED {
                 tracing::debug!("the control plane has closed the stream; opening another");
                 failures = 0;
                 continue;
             }
-            failures = if useful || begun.elapsed() >= SETTLED {
-                0
+            failures = if begun.elapsed() >= SETTLED {
+                1
             } else {
                 failures + 1
             };
@@ -142,7 +141,6 @@ impl<C: Counters> Discovery<C> {
         dial: &D,
         session: &mut Session,
         apply: &mut impl FnMut(Delta) -> Vec<Rejected>,
-        useful: &mut bool,
     ) -> (Ended, String)
     where
         D: Fn() -> F,
@@ -169,7 +167,6 @@ impl<C: Counters> Discovery<C> {
             {
                 return (Ended::Violation, violation.to_string());
             }
-            *useful = true;
         }
     }
 

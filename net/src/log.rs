@@ -43,6 +43,17 @@ pub enum Format {
     Json,
 }
 
+impl Format {
+    /// The format of this name (`LOG_FORMAT`): `json`, or `plain` or `text`.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "json" => Some(Self::Json),
+            "plain" | "text" => Some(Self::Text),
+            _ => None,
+        }
+    }
+}
+
 /// The running log.
 #[derive(Clone)]
 pub struct Log {

@@ -248,14 +248,11 @@ fn a_stream_that_the_server_closes_is_opened_again_at_once_with_what_is_held() {
         for _ in 0..3 {
             stream.next().await;
         }
+        sleep(AGED).await;
         let closed = Instant::now();
         drop(stream);
         let mut stream = peer.streams.recv().await.unwrap();
-        assert!(
-            closed.elapsed() < Duration::from_millis(10),
-            "{:?}",
-            closed.elapsed()
-        );
+        assert_eq!(closed.elapsed(), Duration::ZERO);
         let first = stream.next().await;
         let held: Vec<_> = first.initial_resource_versions.into_iter().collect();
         assert_eq!(
@@ -266,6 +263,26 @@ fn a_stream_that_the_server_closes_is_opened_again_at_once_with_what_is_held() {
             ]
         );
         assert_eq!(peer.counts.0.lock().unwrap().ended, [Ended::Complete]);
+    });
+}
+
+#[test]
+fn a_server_that_closes_every_stream_is_not_asked_without_end() {
+    alone(async {
+        let mut peer = start();
+        let begun = Instant::now();
+        for nonce in 0..12 {
+            let stream = peer.streams.recv().await.unwrap();
+            stream
+                .send(ADDRESS_TYPE, &format!("n{nonce}"), &["a"])
+                .await;
+        }
+        // 10 ms, 20 ms … 10.24 s, less a fifth.
+        assert!(
+            begun.elapsed() > Duration::from_secs(16),
+            "{:?}",
+            begun.elapsed()
+        );
     });
 }
 
