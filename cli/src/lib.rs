@@ -1,1 +1,56 @@
-//! cli
+//! `ambit`: the operator's tool, the demo mesh, and every component in one executable.
+//!
+//! What a mesh decides is not here: this crate starts components, asks them and prints. With the feature `local` (the
+//! default, Linux) it carries the components themselves; without it, only what asks a running mesh.
+
+use std::{fmt, process::ExitCode};
+
+mod args;
+pub mod http;
+mod length;
+mod paint;
+pub mod zc;
+
+#[cfg(feature = "local")]
+mod compile;
+#[cfg(feature = "local")]
+mod component;
+#[cfg(feature = "local")]
+pub mod demo;
+#[cfg(feature = "local")]
+pub mod echo;
+#[cfg(feature = "local")]
+pub mod lab;
+#[cfg(feature = "local")]
+pub mod load;
+
+pub use args::main;
+
+/// Why a command ends without having done what was asked.
+#[derive(Debug)]
+pub enum Failure {
+    /// It could not be done, or a check failed: exit code 1.
+    Failed(String),
+    /// What was asked makes no sense: exit code 2.
+    Usage(String),
+    /// Nobody answers where the answer should come from: exit code 3.
+    Unreachable(String),
+}
+
+impl Failure {
+    fn code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Unreachable(_) => 3,
+        })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(why) | Self::Usage(why) | Self::Unreachable(why) => f.write_str(why),
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The command line: what can be asked, and with what exit code it ends.
+//!
+//! Exit codes: 0 done, 1 failed (or a check failed), 2 asked wrongly, 3 nobody there to answer.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{Failure, zc};
+
+/// Ambit: an ambient service mesh.
+#[derive(Debug, Parser)]
+#[command(name = "ambit", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 nobody answers.")]
+enum Command {
+    /// Run a whole mesh on this machine and check it; needs root.
+    ///
+    /// Two nodes and their pods, each in a network namespace of its own, with a control plane, and on each node an agent
+    /// and a ztunnel. What it measures is printed check by check; then it stays up until Ctrl-C. Nothing outlives it.
+    #[cfg(feature = "local")]
+    #[command(args_conflicts_with_subcommands = true)]
+    Demo(crate::demo::Arguments),
+
+    /// Compile manifests without a server: the resources, and what is wrong.
+    #[cfg(feature = "local")]
+    Compile(crate::compile::Arguments),
+
+    /// Show what one ztunnel believes.
+    #[command(visible_alias = "ztunnel-config")]
+    Zc(ZcArguments),
+
+    /// An application that answers with what it gets and who sent it.
+    #[cfg(feature = "local")]
+    Echo(crate::component::EchoArguments),
+
+    /// Send HTTP requests and count the answers, as lines of JSON.
+    #[cfg(feature = "local")]
+    Load(crate::component::LoadArguments),
+
+    #[cfg(feature = "local")]
+    #[command(flatten)]
+    Component(crate::component::Component),
+}
+
+#[derive(Debug, clap::Args)]
+struct ZcArguments {
+    /// What to show.
+    part: Part,
+
+    /// Address of the ztunnel's admin port.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:15000",
+        conflicts_with = "file"
+    )]
+    address: String,
+
+    /// A saved answer of the admin port's /config_dump, instead of asking.
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+/// A part of a ztunnel's configuration.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Part {
+    /// Every pod it knows, and how it reaches it.
+    #[value(alias = "workload", alias = "w")]
+    Workloads,
+    /// Every service, and how many endpoints of it are healthy.
+    #[value(alias = "service", alias = "svc")]
+    Services,
+    /// The certificates that it holds for its pods.
+    #[value(alias = "certificate", alias = "cert")]
+    Certificates,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// Columns.
+    Table,
+    /// The part of the dump as it is.
+    Json,
+}
+
+/// What the executable does.
+pub fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        #[cfg(feature = "local")]
+        Command::Demo(arguments) => crate::demo::main(arguments),
+        #[cfg(feature = "local")]
+        Command::Compile(arguments) => crate::compile::main(&arguments),
+        Command::Zc(arguments) => show(&arguments),
+        #[cfg(feature = "local")]
+        Command::Echo(arguments) => crate::component::echo(arguments),
+        #[cfg(feature = "local")]
+        Command::Load(arguments) => crate::component::load(arguments),
+        #[cfg(feature = "local")]
+        Command::Component(component) => crate::component::main(component),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("ambit: {failure}");
+            failure.code()
+        }
+    }
+}
+
+fn show(arguments: &ZcArguments) -> Result<(), Failure> {
+    let dump = match &arguments.file {
+        Some(file) => zc::read(file)?,
+        None => zc::ask(&arguments.address)?,
+    };
+    print!(
+        "{}",
+        zc::print(&dump, arguments.part, arguments.output == Output::Json)
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        <Arguments as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_is_two() {
+        for wrong in [
+            &["ambit", "zc"][..],
+            &["ambit", "zc", "workloads", "-o", "xml"],
+            &["ambit", "nothing"],
+        ] {
+            assert_eq!(
+                Arguments::try_parse_from(wrong).unwrap_err().exit_code(),
+                2,
+                "{wrong:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! `ambit compile`: the control plane's compiler on a directory, without a server.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use control::{
+    compile::Settings,
+    source::check::{Check, Format, check},
+};
+
+use crate::Failure;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// A directory of manifests, or one file.
+    #[arg(short, long, value_name = "PATH")]
+    file: PathBuf,
+
+    /// Namespace whose policies are about the whole mesh.
+    #[arg(long, value_name = "NAMESPACE", default_value = "ambit-system")]
+    root_namespace: String,
+
+    /// How to print the resources.
+    #[arg(short, long, value_enum, default_value_t = Output::Json)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Output {
+    /// Resources and statuses by name.
+    Json,
+    /// A local workload file (LOCAL_XDS_PATH).
+    Local,
+}
+
+/// The resources go to the standard output, all that is worth saying of the objects to the standard error.
+pub(crate) fn main(arguments: &Arguments) -> Result<(), Failure> {
+    let settings = Settings {
+        root_namespace: arguments.root_namespace.clone(),
+        ..Settings::default()
+    };
+    let compiled = check(&arguments.file, &settings);
+    let compiled = compiled.map_err(|error| {
+        Failure::Failed(format!("cannot read {}: {error}", arguments.file.display()))
+    })?;
+    print!(
+        "{}",
+        compiled.print(match arguments.output {
+            Output::Json => Format::Json,
+            Output::Local => Format::Local,
+        })
+    );
+    let Check {
+        problems, notes, ..
+    } = compiled;
+    for note in notes {
+        eprintln!("note: {note}");
+    }
+    for problem in &problems {
+        eprintln!("error: {problem}");
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Failed(format!(
+            "{} problems; a control plane does not start with an invalid policy",
+            problems.len()
+        )))
+    }
+}
