@@ -30,6 +30,10 @@ use self::{
     read::{At, Faults},
 };
 
+const SECURITY: &str = "security.istio.io";
+/// Kinds of that group that are real and not compiled.
+const SECURITY_UNUSED: [&str; 1] = ["RequestAuthentication"];
+
 /// The kinds that are compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -89,7 +93,7 @@ impl Kind {
     fn group(self) -> &'static str {
         match self {
             Self::EndpointSlice => "discovery.k8s.io",
-            Self::AuthorizationPolicy | Self::PeerAuthentication => "security.istio.io",
+            Self::AuthorizationPolicy | Self::PeerAuthentication => SECURITY,
             _ => "",
         }
     }
@@ -99,6 +103,15 @@ impl Kind {
             &["v1", "v1beta1"]
         } else {
             &["v1"]
+        }
+    }
+
+    fn api_version(self) -> String {
+        let (group, version) = (self.group(), self.versions()[0]);
+        if group.is_empty() {
+            version.to_owned()
+        } else {
+            format!("{group}/{version}")
         }
     }
 
@@ -231,19 +244,24 @@ pub fn manifest(tree: &Value, path: &str) -> Manifest {
         });
     };
     let (group, number) = version.split_once('/').unwrap_or(("", version));
-    let Some(found) = Kind::find(group, kind) else {
+    // A policy must not get lost by a slip in its first two lines.
+    let slip = Kind::ALL
+        .into_iter()
+        .find(|it| it.is_policy() && it.as_str() == kind && group.is_empty());
+    let Some(found) = Kind::find(group, kind).or(slip) else {
+        if group == SECURITY && !SECURITY_UNUSED.contains(&kind) {
+            let reason = format!("{kind:?} is not a kind of {SECURITY}");
+            return Manifest::Alien(Fault {
+                field: at.field("kind"),
+                reason,
+            });
+        }
         return Manifest::Unused(format!("{version}/{kind}"));
     };
     let mut faults = Faults::default();
-    if !found.versions().contains(&number) {
-        faults.add(
-            &at,
-            "apiVersion",
-            format!(
-                "version {number:?} of {kind} is not known: use {}",
-                found.versions()[0]
-            ),
-        );
+    if group != found.group() || !found.versions().contains(&number) {
+        let reason = format!("{version:?} is not known: use {}", found.api_version());
+        faults.add(&at, "apiVersion", reason);
     }
     let meta = metadata(&at, found, &mut faults);
     let selector = if found.is_policy() {

@@ -85,6 +85,21 @@ impl World {
         }
     }
 
+    /// Takes an object out.
+    pub fn remove(&mut self, reference: &ObjectRef) {
+        let key = (reference.namespace.clone(), reference.name.clone());
+        match reference.kind {
+            Kind::Namespace => drop(self.namespaces.remove(&key.1)),
+            Kind::Node => drop(self.nodes.remove(&key.1)),
+            Kind::ServiceAccount => drop(self.service_accounts.remove(&key)),
+            Kind::Service => drop(self.services.remove(&key)),
+            Kind::EndpointSlice => drop(self.endpoint_slices.remove(&key)),
+            Kind::Pod => drop(self.pods.remove(&key)),
+            Kind::AuthorizationPolicy => drop(self.authorization_policies.remove(&key)),
+            Kind::PeerAuthentication => drop(self.peer_authentications.remove(&key)),
+        }
+    }
+
     /// The object of this reference.
     pub fn object(&self, reference: &ObjectRef) -> Option<Object> {
         let key = (reference.namespace.clone(), reference.name.clone());

@@ -7,6 +7,10 @@
 //! What a case leaves unsaid: the root namespace is `istio-system`, settings of the mesh are in the ConfigMap
 //! `istio-system/istio`, and an object with a deletionTimestamp, pods apart, is gone. Conditions of Gateways and the
 //! messages of conditions are not compared.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test may panic, in its helper functions too"
+)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

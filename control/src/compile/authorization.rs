@@ -4,7 +4,7 @@
 //! order. What only a waypoint can judge makes an ALLOW rule match nothing and a DENY rule match more: either way fewer
 //! peers get in than were meant to, never more.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use proto::security::{
     Action as WireAction, Address, Authorization, Group, Match, Presence, Rules, Scope as Reach,
@@ -16,16 +16,16 @@ use crate::{
     manifest::{
         AuthorizationPolicy, Kind, ObjectRef, Pod, Selector,
         authorization::{
-            Action, Block, Condition as When, Operation, PolicyTarget, Rule, Source, TargetKind,
-            TargetRef, Values,
+            Action, Block, Condition as When, Operation, PolicyTarget, Rule, Source, Values,
         },
     },
-    status::{Condition, Status},
+    status::Status,
 };
+
+mod condition;
 
 /// The condition that says whether node proxies enforce a policy.
 pub(super) const ACCEPTED: &str = "ZtunnelAccepted";
-const WAYPOINT_ACCEPTED: &str = "WaypointAccepted";
 const DRY_RUN: &str = "istio.io/dry-run";
 
 pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
@@ -43,7 +43,7 @@ pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
         compiled.statuses.insert(
             reference,
             Status {
-                conditions: vec![condition(scope, policy)],
+                conditions: vec![condition::condition(scope, policy)],
             },
         );
         if is_sent(policy) {
@@ -313,112 +313,8 @@ fn blocks(blocks: &[Block]) -> Vec<Address> {
     blocks
         .iter()
         .map(|block| Address {
-            address: octets(IpAddr::from(block.address)),
+            address: octets(block.address),
             length: block.length.into(),
         })
         .collect()
-}
-
-fn condition(scope: Scope<'_>, policy: &AuthorizationPolicy) -> Condition {
-    const UNSUPPORTED: &str = "UnsupportedValue";
-    if let PolicyTarget::Objects(targets) = &policy.target {
-        return attachment(scope, policy, targets);
-    }
-    match policy.action {
-        Action::Audit => {
-            return Condition::fails(
-                ACCEPTED,
-                UNSUPPORTED,
-                "action AUDIT is not served by node proxies",
-            );
-        }
-        Action::Custom => {
-            return Condition::fails(
-                ACCEPTED,
-                UNSUPPORTED,
-                "action CUSTOM is not served by node proxies",
-            );
-        }
-        Action::Allow | Action::Deny => {}
-    }
-    if is_dry_run(policy) {
-        return Condition::fails(
-            ACCEPTED,
-            UNSUPPORTED,
-            "a dry run is not served by node proxies: it is not enforced",
-        );
-    }
-    let beyond = beyond(policy);
-    if beyond.is_empty() {
-        return Condition::holds(ACCEPTED, "Accepted", "");
-    }
-    let effect = match policy.action {
-        Action::Deny => "these count as matching, so more is denied",
-        _ => "rules with these let nobody in",
-    };
-    Condition::holds(
-        ACCEPTED,
-        UNSUPPORTED,
-        format!("node proxies cannot judge {}: {effect}", beyond.join(", ")),
-    )
-}
-
-/// The fields of a policy that cannot be judged, each once.
-fn beyond(policy: &AuthorizationPolicy) -> Vec<String> {
-    let mut found = std::collections::BTreeSet::new();
-    for rule in &policy.rules {
-        found.extend(
-            rule.from
-                .iter()
-                .flat_map(|source| &source.beyond)
-                .map(|&field| field.to_owned()),
-        );
-        found.extend(
-            rule.to
-                .iter()
-                .flat_map(|operation| &operation.beyond)
-                .map(|&field| field.to_owned()),
-        );
-        found.extend(rule.when.iter().filter_map(|when| match when {
-            When::Beyond(key) => Some(key.clone()),
-            _ => None,
-        }));
-    }
-    found.into_iter().collect()
-}
-
-/// What becomes of a policy that is for waypoints, as long as those are not served: of every target why it is not.
-fn attachment(scope: Scope<'_>, policy: &AuthorizationPolicy, targets: &[TargetRef]) -> Condition {
-    let namespace = &policy.meta.namespace;
-    let mut worst = None;
-    for target in targets {
-        let (reason, message) = match target.kind {
-            TargetKind::Service => {
-                let there = scope
-                    .world
-                    .services
-                    .contains_key(&(namespace.clone(), target.name.clone()));
-                if there {
-                    ("AncestorNotBound", "it is not behind a waypoint")
-                } else {
-                    ("TargetNotFound", "it is not there")
-                }
-            }
-            TargetKind::GatewayClass if !scope.is_root(namespace) => (
-                "Invalid",
-                "only policies of the root namespace are attached to a class",
-            ),
-            _ => ("TargetNotFound", "waypoints are not served yet"),
-        };
-        worst.get_or_insert((
-            reason,
-            format!(
-                "{:?} {}: {message}: the policy is not enforced",
-                target.kind, target.name
-            ),
-        ));
-    }
-    let (reason, message) =
-        worst.unwrap_or(("TargetNotFound", "it is attached to nothing".to_owned()));
-    Condition::fails(WAYPOINT_ACCEPTED, reason, message)
 }

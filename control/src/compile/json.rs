@@ -213,7 +213,8 @@ fn service_fields(it: &workload::Service) -> Value {
     fields.message("load_balancing", it.load_balancing.as_ref(), |balancing| {
         let mut fields = Fields::default();
         let scope = |n: &i32| {
-            load_balancing::Scope::try_from(*n).map_or(json!(n), |scope| json!(scope.as_str_name()))
+            load_balancing::Scope::try_from(*n)
+                .map_or_else(|_| json!(n), |scope| json!(scope.as_str_name()))
         };
         fields.list("routing_preference", &balancing.routing_preference, scope);
         fields.word("mode", balancing.mode, |n| {

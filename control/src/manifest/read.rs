@@ -26,7 +26,7 @@ impl Faults {
         let field = if key.is_empty() {
             at.path.clone()
         } else {
-            at.join(key)
+            at.field(key)
         };
         self.0.push(Fault {
             field,
@@ -53,7 +53,8 @@ impl<'a> At<'a> {
         }
     }
 
-    fn join(&self, key: &str) -> String {
+    /// Path of a field of this value.
+    pub(super) fn field(&self, key: &str) -> String {
         match (
             self.path.is_empty(),
             key.contains(['.', '/', '[']) || key.is_empty(),
@@ -73,7 +74,7 @@ impl<'a> At<'a> {
     pub(super) fn get(&self, key: &str) -> Option<Self> {
         let value = self.value.get(key).filter(|value| !value.is_null())?;
         Some(Self {
-            path: self.join(key),
+            path: self.field(key),
             value,
         })
     }
@@ -131,7 +132,7 @@ impl<'a> At<'a> {
                 (
                     key.as_str(),
                     Self {
-                        path: at.join(key),
+                        path: at.field(key),
                         value,
                     },
                 )

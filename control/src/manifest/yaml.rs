@@ -17,14 +17,17 @@ pub struct Limits {
     pub depth: usize,
     /// Values in a document.
     pub nodes: usize,
+    /// Values in a document that come from aliases of others.
+    pub replayed: usize,
 }
 
 /// The limits in force.
 pub const LIMITS: Limits = Limits {
-    file: 16 << 20,
+    file: 64 << 20,
     documents: 20_000,
     depth: 64,
-    nodes: 1 << 20,
+    nodes: 1 << 22,
+    replayed: 1 << 16,
 };
 
 /// One document of a file.
@@ -87,7 +90,12 @@ fn is_blank(text: &str) -> bool {
 /// Parses one document. Keys are text; a key that comes twice is refused.
 pub fn tree(document: &Document<'_>) -> Result<Value, Fault> {
     let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! { max_depth: LIMITS.depth, max_nodes: LIMITS.nodes },
+        budget: serde_saphyr::budget! {
+            max_depth: LIMITS.depth,
+            max_nodes: LIMITS.nodes,
+            max_events: 2 * LIMITS.nodes,
+        },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: LIMITS.replayed },
         with_snippet: false,
         strict_booleans: true,
     };

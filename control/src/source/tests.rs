@@ -1,1 +1,354 @@
 use super::*;
+use crate::{
+    compile::{Settings, compile},
+    manifest::Kind,
+};
+
+fn files(texts: &[(&str, &str)]) -> BTreeMap<PathBuf, String> {
+    texts
+        .iter()
+        .map(|(name, text)| (PathBuf::from(name), (*text).to_owned()))
+        .collect()
+}
+
+fn one(text: &str, previous: Option<&Loaded>) -> Loaded {
+    load(&files(&[("a.yaml", text)]), previous)
+}
+
+fn policy(name: &str, spec: &str) -> String {
+    format!(
+        "---\n{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: {name}, namespace: shop}}, spec: {spec}}}\n"
+    )
+}
+
+fn reference(name: &str) -> ObjectRef {
+    ObjectRef::new(Kind::AuthorizationPolicy, "shop", name)
+}
+
+const NAMESPACE: &str = "---\n{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n";
+const DENY_BANK: &str = "{action: DENY, rules: [{from: [{source: {namespaces: [bank]}}]}]}";
+/// What is not even YAML.
+const TORN: &str = "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: torn\n  namespace: shop\nspec: {rules: [\n";
+
+#[test]
+fn a_problem_names_file_document_object_field_and_reason() {
+    let loaded = one(&(NAMESPACE.to_owned() + &policy("p", "{action: NO}")), None);
+    let [problem] = loaded.problems.as_slice() else {
+        panic!("{:?}", loaded.problems)
+    };
+    assert_eq!(
+        problem.to_string(),
+        r#"a.yaml, document 2, AuthorizationPolicy/shop/p, spec.action: "NO" is none of ALLOW, DENY, AUDIT, CUSTOM"#
+    );
+    assert!(
+        loaded.world.namespaces.contains_key("shop"),
+        "the rest is in force"
+    );
+}
+
+#[test]
+fn the_last_good_version_stays_while_the_newest_is_refused() {
+    let first = one(&policy("p", DENY_BANK), None);
+    let second = one(&policy("p", "{action: NO}"), Some(&first));
+    assert_eq!(
+        second.world.authorization_policies,
+        first.world.authorization_policies
+    );
+    assert_eq!((second.problems.len(), second.world.denials.len()), (1, 0));
+    let third = one(&policy("p", "{action: NEITHER}"), Some(&second));
+    assert_eq!(
+        third.world.authorization_policies, first.world.authorization_policies,
+        "and for as long as it takes"
+    );
+    let fourth = one(&policy("p", "{}"), Some(&third));
+    assert_ne!(
+        fourth.world.authorization_policies,
+        first.world.authorization_policies
+    );
+    assert!(fourth.problems.is_empty() && fourth.world.faults.is_empty());
+    let gone = one(NAMESPACE, Some(&second));
+    assert!(
+        gone.world.authorization_policies.is_empty(),
+        "what is taken out is gone"
+    );
+}
+
+#[test]
+fn a_policy_that_was_never_good_denies() {
+    for (spec, selects) in [
+        ("{action: NO}", false),
+        ("{action: NO, selector: {matchLabels: {a: b}}}", true),
+    ] {
+        let loaded = one(&policy("p", spec), None);
+        assert_eq!(
+            loaded.world.denials[&reference("p")].selector.is_some(),
+            selects,
+            "{spec}"
+        );
+        let again = one(&policy("p", spec), Some(&loaded));
+        assert_eq!(again.world.denials, loaded.world.denials);
+        assert!(
+            one(&policy("p", "{}"), Some(&again))
+                .world
+                .denials
+                .is_empty()
+        );
+    }
+}
+
+#[test]
+fn a_denial_is_compiled_for_its_scope_and_status_tells() {
+    let cases = [
+        (
+            "shop",
+            "{action: NO}",
+            "NAMESPACE",
+            "AuthorizationPolicy",
+            "p",
+        ),
+        ("root", "{action: NO}", "GLOBAL", "AuthorizationPolicy", "p"),
+        (
+            "root",
+            "{action: NO, selector: {matchLabels: {a: b}}}",
+            "WORKLOAD_SELECTOR",
+            "AuthorizationPolicy",
+            "p",
+        ),
+        (
+            "shop",
+            "{mtls: 1}",
+            "NAMESPACE",
+            "PeerAuthentication",
+            "refused_peer_authentication_p",
+        ),
+    ];
+    let pod = "---\n{apiVersion: v1, kind: Pod, metadata: {name: w, namespace: bank, labels: {a: b}}, status: {podIP: 10.0.0.1}}\n";
+    for (namespace, spec, scope, kind, name) in cases {
+        let text = policy("p", spec)
+            .replace("namespace: shop", &format!("namespace: {namespace}"))
+            .replace("AuthorizationPolicy", kind);
+        let loaded = one(&(text + pod), None);
+        let settings = Settings {
+            root_namespace: "root".to_owned(),
+            ..Settings::default()
+        };
+        let compiled = compile(&loaded.world, &settings);
+        let name = format!("{namespace}/{name}");
+        let denial = &compiled.authorizations[&name];
+        assert_eq!(denial.scope().as_str_name(), scope, "{spec}");
+        assert_eq!(denial.action(), proto::security::Action::Deny);
+        assert_eq!(
+            denial.groups,
+            [proto::security::Group::default()],
+            "a group without rules is everything"
+        );
+        let status = compiled
+            .statuses
+            .iter()
+            .find(|(object, _)| object.name == "p")
+            .unwrap()
+            .1;
+        assert_eq!(
+            (status.conditions[0].holds, status.conditions[0].reason),
+            (false, "Invalid")
+        );
+        let Some(proto::workload::address::Type::Workload(pod)) =
+            &compiled.addresses["Kubernetes//Pod/bank/w"].r#type
+        else {
+            panic!()
+        };
+        let listed = if scope == "WORKLOAD_SELECTOR" {
+            vec![name]
+        } else {
+            vec![]
+        };
+        assert_eq!(pod.authorization_policies, listed, "{spec}");
+    }
+}
+
+#[test]
+fn a_document_that_is_not_yaml_costs_no_other() {
+    let good = policy("p", DENY_BANK);
+    let loaded = one(&(NAMESPACE.to_owned() + TORN + &good), None);
+    assert!(loaded.world.namespaces.contains_key("shop"));
+    assert!(
+        loaded
+            .world
+            .authorization_policies
+            .contains_key(&("shop".to_owned(), "p".to_owned()))
+    );
+    assert_eq!(loaded.problems[0].document, Some(2));
+    assert_eq!(
+        loaded.world.denials.keys().collect::<Vec<_>>(),
+        [&reference("torn")],
+        "it was a policy"
+    );
+}
+
+#[test]
+fn what_a_torn_document_held_stays() {
+    let before = one(&(policy("torn", DENY_BANK) + NAMESPACE), None);
+    let after = one(&(NAMESPACE.to_owned() + TORN), Some(&before));
+    assert_eq!(after.world, before.world);
+    assert_eq!(after.problems.len(), 1);
+    // Not even its name is left, but the only policy that is missing is it.
+    let nameless = one(
+        &(NAMESPACE.to_owned() + &TORN.replace("name: torn", "nam")),
+        Some(&before),
+    );
+    assert_eq!(nameless.world, before.world);
+    // A policy that is new and torn denies, although another one of the file is missing.
+    let other = one(&TORN.replace("torn", "new"), Some(&before));
+    assert!(
+        other.world.denials.contains_key(&reference("new")),
+        "{:?}",
+        other.world.denials
+    );
+}
+
+#[test]
+fn a_policy_without_a_name_or_with_a_slip_in_its_kind_is_not_lost() {
+    let slips = [
+        policy("p", "{}").replace("name: p, ", ""),
+        policy("p", "{}").replace("kind: AuthorizationPolicy", "kind: AuthorizationPolice"),
+        policy("p", "{}").replace("security.istio.io/v1", "v1"),
+        policy("p", "{}").replace("apiVersion: security.istio.io/v1, ", ""),
+    ];
+    for slip in slips {
+        let loaded = one(&slip, None);
+        assert_eq!(loaded.problems.len(), 1, "{slip}");
+        let before = one(&policy("p", DENY_BANK), None);
+        let after = one(&slip, Some(&before));
+        assert_eq!(
+            after.world.authorization_policies, before.world.authorization_policies,
+            "{slip}"
+        );
+        assert!(after.world.denials.is_empty(), "{slip}");
+    }
+    let nameless = one(&policy("p", "{}").replace("name: p, ", ""), None);
+    assert_eq!(nameless.world.denials.len(), 1);
+}
+
+#[test]
+fn two_definitions_of_one_object_are_a_problem() {
+    let same = load(
+        &files(&[
+            ("a.yaml", &policy("p", "{}")),
+            ("b.yaml", &policy("p", "{}")),
+        ]),
+        None,
+    );
+    assert_eq!((same.problems.len(), same.world.denials.len()), (1, 0));
+    assert_eq!(same.problems[0].file, PathBuf::from("b.yaml"));
+    let different = files(&[
+        ("a.yaml", &policy("p", "{}")),
+        ("b.yaml", &policy("p", DENY_BANK)),
+    ]);
+    let unknown = load(&different, None);
+    assert_eq!(
+        unknown.world.denials.len(),
+        1,
+        "nobody can say which is meant"
+    );
+    assert!(unknown.world.authorization_policies.is_empty());
+    let before = load(&files(&[("b.yaml", &policy("p", DENY_BANK))]), None);
+    let kept = load(&different, Some(&before));
+    assert_eq!(
+        kept.world.authorization_policies,
+        before.world.authorization_policies
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_as_a_whole_keeps_what_it_held() {
+    let before = one(&policy("p", DENY_BANK), None);
+    for text in [
+        "\u{fffd}".to_owned(),
+        "#".repeat(LIMITS.file + 1),
+        "---\na: b\n".repeat(LIMITS.documents + 1),
+    ] {
+        let after = one(&text, Some(&before));
+        assert_eq!(after.world, before.world);
+        assert_eq!(
+            (after.problems.len(), after.problems[0].document),
+            (1, None)
+        );
+    }
+}
+
+#[test]
+fn lists_are_unpacked_and_unused_kinds_listed_once() {
+    let text = "apiVersion: v1\nkind: List\nitems:\n\
+        - {apiVersion: v1, kind: Namespace, metadata: {name: a}}\n\
+        - {apiVersion: v1, kind: Namespace, metadata: {name: B}}\n\
+        - {apiVersion: apps/v1, kind: Deployment, metadata: {name: a}}\n\
+        - {apiVersion: apps/v1, kind: Deployment, metadata: {name: b}}\n";
+    let loaded = one(text, None);
+    assert_eq!(loaded.world.namespaces.len(), 1);
+    assert_eq!(
+        loaded.unused.iter().collect::<Vec<_>>(),
+        ["apps/v1/Deployment"]
+    );
+    assert_eq!(loaded.problems[0].field, "items[1].metadata.name");
+}
+
+const STORED: &str =
+    "workloads:\n- {uid: u, name: w, namespace: n, workloadIps: [10.0.0.1], protocol: TCP}\n";
+
+#[test]
+fn a_stored_workload_file_is_a_source_too() {
+    let loaded = load(
+        &files(&[("a.yaml", NAMESPACE), ("stored.yaml", STORED)]),
+        None,
+    );
+    assert_eq!(loaded.problems, []);
+    let compiled = compile(&loaded.world, &Settings::default());
+    assert!(compiled.addresses.contains_key("u"));
+    let broken = load(
+        &files(&[("stored.yaml", &STORED.replace("TCP", "QUIC"))]),
+        Some(&loaded),
+    );
+    assert_eq!(broken.problems[0].field, "workloads[0].protocol");
+    assert_eq!(broken.world.stored, loaded.world.stored);
+    assert_eq!(
+        load(&files(&[("a.yaml", NAMESPACE)]), Some(&loaded))
+            .world
+            .stored,
+        Local::default()
+    );
+    let flow = load(
+        &files(&[("a.json", r#"{"workloads": [], "policies": []}"#)]),
+        None,
+    );
+    assert_eq!((flow.problems, flow.unused.len()), (vec![], 0));
+}
+
+#[test]
+fn a_directory_is_read_without_hidden_and_other_files() {
+    let dir = std::env::temp_dir().join(format!("ambit-read-dir-{}", std::process::id()));
+    fs::create_dir_all(dir.join("below.yaml")).unwrap();
+    for name in [
+        "a.yaml",
+        "b.yml",
+        "c.json",
+        ".a.yaml.swp",
+        ".hidden.yaml",
+        "notes.txt",
+        "a.yaml~",
+    ] {
+        fs::write(dir.join(name), b"\xff").unwrap();
+    }
+    let read = read_dir(&dir);
+    let single = read_dir(&dir.join("notes.txt"));
+    fs::remove_dir_all(&dir).unwrap();
+    let names: Vec<_> = read
+        .as_ref()
+        .unwrap()
+        .keys()
+        .map(|path| path.file_name().unwrap().to_owned())
+        .collect();
+    assert_eq!(names, ["a.yaml", "b.yml", "c.json"]);
+    assert_eq!(read.unwrap().values().next().unwrap(), "\u{fffd}");
+    assert_eq!(single.unwrap().len(), 1);
+    assert!(read_dir(&dir).is_err());
+}

@@ -46,9 +46,8 @@ fn the_usual_file_is_read() {
     );
 }
 
-#[test]
-fn every_field_survives_writing_and_reading() {
-    let text = r#"
+/// Every field that the format has.
+const FULL: &str = r#"
 workloads:
 - uid: u
   name: w
@@ -108,7 +107,10 @@ policies:
   - - []
 - {name: nobody, namespace: shop, scope: Global, action: Allow, dryRun: false, rules: []}
 "#;
-    let once = parse(text).unwrap();
+
+#[test]
+fn every_field_survives_writing_and_reading() {
+    let once = parse(FULL).unwrap();
     let Some(Type::Workload(workload)) = &once.addresses["u"].r#type else {
         panic!()
     };

@@ -1,0 +1,351 @@
+//! From the text of files to objects in force, one file after the other.
+
+use std::path::Path;
+
+use mesh::local;
+use serde_json::Value;
+
+use super::{Loaded, Problem, guess, guess::Guess};
+use crate::{
+    manifest::{self, Document, Fault, LIMITS, Manifest, Object, ObjectRef, Refused, Selector},
+    world::Denial,
+};
+
+/// What is made so far.
+pub(super) struct Loading<'a> {
+    pub(super) previous: &'a Loaded,
+    pub(super) loaded: Loaded,
+}
+
+/// A document of which nobody can say which object it holds.
+struct Nameless {
+    document: usize,
+    /// The policy that it seems to be.
+    policy: Option<Guess>,
+    selector: Option<Selector>,
+    faults: Vec<Fault>,
+}
+
+impl Loading<'_> {
+    pub(super) fn file(&mut self, file: &Path, text: &str) {
+        let documents = if text.len() > LIMITS.file {
+            Err(format!("larger than {} bytes", LIMITS.file))
+        } else if text.contains('\u{fffd}') {
+            Err("not UTF-8 text".to_owned())
+        } else {
+            let documents = manifest::documents(text);
+            let many = documents.len() > LIMITS.documents;
+            if many {
+                Err(format!("more than {} documents", LIMITS.documents))
+            } else {
+                Ok(documents)
+            }
+        };
+        let documents = match documents {
+            Ok(documents) => documents,
+            Err(reason) => {
+                self.problem(
+                    file,
+                    None,
+                    None,
+                    Fault {
+                        field: String::new(),
+                        reason,
+                    },
+                );
+                self.keep(file);
+                return;
+            }
+        };
+        let mut nameless = Vec::new();
+        for document in &documents {
+            if looks_stored(document.text) {
+                self.stored(file, document);
+                continue;
+            }
+            match manifest::tree(document) {
+                Ok(tree) if is_stored(&tree) => self.stored(file, document),
+                Ok(tree) => self.tree(file, document, &tree, &mut nameless),
+                Err(fault) => nameless.push(self.broken(file, document, fault)),
+            }
+        }
+        if !nameless.is_empty() {
+            self.nameless(file, nameless);
+        }
+    }
+
+    fn tree(
+        &mut self,
+        file: &Path,
+        document: &Document<'_>,
+        tree: &Value,
+        nameless: &mut Vec<Nameless>,
+    ) {
+        let is_list = tree
+            .get("kind")
+            .and_then(Value::as_str)
+            .is_some_and(|kind| kind == "List");
+        let manifests: Vec<_> = match tree
+            .get("items")
+            .and_then(Value::as_array)
+            .filter(|_| is_list)
+        {
+            Some(items) => items
+                .iter()
+                .enumerate()
+                .map(|(i, item)| manifest::manifest(item, &format!("items[{i}]")))
+                .collect(),
+            None => vec![manifest::manifest(tree, "")],
+        };
+        for manifest in manifests {
+            match manifest {
+                Manifest::Object(object) => self.object(file, document.number, *object),
+                Manifest::Unused(kind) => drop(self.loaded.unused.insert(kind)),
+                Manifest::Alien(fault) => nameless.push(self.broken(file, document, fault)),
+                Manifest::Refused(refused) => {
+                    nameless.extend(self.refused(file, document.number, refused))
+                }
+            }
+        }
+    }
+
+    fn object(&mut self, file: &Path, document: usize, object: Object) {
+        let reference = object.reference();
+        let Some(first) = self.loaded.origins.get(&reference) else {
+            self.loaded.origins.insert(reference, file.to_owned());
+            return self.loaded.world.insert(object);
+        };
+        let reason = format!("defined twice, first in {}", first.display());
+        let fault = Fault {
+            field: String::new(),
+            reason,
+        };
+        let same = self.loaded.world.object(&reference).as_ref() == Some(&object);
+        self.problem(file, Some(document), Some(reference.clone()), fault.clone());
+        if !same {
+            // Which of the two is meant nobody can say.
+            self.stand_in(reference, None, vec![fault]);
+        }
+    }
+
+    /// Puts the last good version of an object in force or, for a policy that never had one, a denial.
+    fn stand_in(&mut self, reference: ObjectRef, selector: Option<Selector>, faults: Vec<Fault>) {
+        let world = &mut self.loaded.world;
+        if let Some(object) = self.previous.world.object(&reference) {
+            world.insert(object);
+        } else if reference.kind.is_policy() {
+            world.remove(&reference);
+            world.denials.insert(reference.clone(), Denial { selector });
+        }
+        world.faults.entry(reference).or_default().extend(faults);
+    }
+
+    fn refused(&mut self, file: &Path, document: usize, refused: Refused) -> Option<Nameless> {
+        let Refused {
+            kind,
+            namespace,
+            name,
+            selector,
+            faults,
+        } = refused;
+        let reference = name.map(|name| ObjectRef {
+            kind,
+            namespace: namespace.clone(),
+            name,
+        });
+        for fault in &faults {
+            self.problem(file, Some(document), reference.clone(), fault.clone());
+        }
+        let Some(reference) = reference else {
+            let policy = kind.is_policy().then_some(Guess {
+                kind,
+                namespace,
+                name: None,
+            });
+            return Some(Nameless {
+                document,
+                policy,
+                selector,
+                faults,
+            });
+        };
+        if self
+            .loaded
+            .origins
+            .insert(reference.clone(), file.to_owned())
+            .is_some()
+        {
+            let reason = "defined twice".to_owned();
+            self.problem(
+                file,
+                Some(document),
+                Some(reference.clone()),
+                Fault {
+                    field: String::new(),
+                    reason,
+                },
+            );
+            self.stand_in(reference, None, faults);
+        } else {
+            self.stand_in(reference, selector, faults);
+        }
+        None
+    }
+
+    fn broken(&mut self, file: &Path, document: &Document<'_>, fault: Fault) -> Nameless {
+        self.problem(file, Some(document.number), None, fault.clone());
+        let policy = guess::policy(document.text);
+        Nameless {
+            document: document.number,
+            policy,
+            selector: None,
+            faults: vec![fault],
+        }
+    }
+
+    /// What a nameless document held is among the objects of its file that are missing now: all of those stay. It denies
+    /// if it seems to be a policy and none of that kind was missing.
+    fn nameless(&mut self, file: &Path, all: Vec<Nameless>) {
+        let kept = self.keep(file);
+        for Nameless {
+            document,
+            policy,
+            selector,
+            faults,
+        } in all
+        {
+            let Some(Guess {
+                kind,
+                namespace,
+                name,
+            }) = policy
+            else {
+                continue;
+            };
+            let named = name.clone().map(|name| ObjectRef {
+                kind,
+                namespace: namespace.clone(),
+                name,
+            });
+            let stays = match named {
+                Some(reference) => self.loaded.origins.contains_key(&reference),
+                None => kept.iter().any(|reference| reference.kind == kind),
+            };
+            if !stays {
+                // It has to be called something; no object can be called what is made up here.
+                let name = name.unwrap_or_else(|| unreadable(file, document));
+                let reference = ObjectRef {
+                    kind,
+                    namespace,
+                    name,
+                };
+                self.loaded
+                    .origins
+                    .insert(reference.clone(), file.to_owned());
+                self.stand_in(reference, selector, faults);
+            }
+        }
+    }
+
+    /// Keeps what the file held before and is not there now.
+    fn keep(&mut self, file: &Path) -> Vec<ObjectRef> {
+        let mut kept = Vec::new();
+        for (reference, _) in self
+            .previous
+            .origins
+            .iter()
+            .filter(|(_, origin)| *origin == file)
+        {
+            if self.loaded.origins.contains_key(reference) {
+                continue;
+            }
+            let (was, now) = (&self.previous.world, &mut self.loaded.world);
+            match (was.denials.get(reference), was.object(reference)) {
+                (Some(denial), _) => drop(now.denials.insert(reference.clone(), denial.clone())),
+                (None, Some(object)) => now.insert(object),
+                (None, None) => continue,
+            }
+            if let Some(faults) = was.faults.get(reference) {
+                now.faults.insert(reference.clone(), faults.clone());
+            }
+            self.loaded
+                .origins
+                .insert(reference.clone(), file.to_owned());
+            kept.push(reference.clone());
+        }
+        if let Some(stored) = self.previous.stored.get(file) {
+            self.loaded
+                .stored
+                .entry(file.to_owned())
+                .or_insert_with(|| stored.clone());
+        }
+        kept
+    }
+
+    fn stored(&mut self, file: &Path, document: &Document<'_>) {
+        match local::parse(document.text) {
+            Ok(stored) => {
+                let all = self.loaded.stored.entry(file.to_owned()).or_default();
+                all.addresses.extend(stored.addresses);
+                all.authorizations.extend(stored.authorizations);
+            }
+            Err(error) => {
+                let fault = Fault {
+                    field: error.field,
+                    reason: error.reason,
+                };
+                self.problem(file, Some(document.number), None, fault);
+                self.keep(file);
+            }
+        }
+    }
+
+    fn problem(
+        &mut self,
+        file: &Path,
+        document: Option<usize>,
+        object: Option<ObjectRef>,
+        fault: Fault,
+    ) {
+        let Fault { field, reason } = fault;
+        self.loaded.problems.push(Problem {
+            file: file.to_owned(),
+            document,
+            object,
+            field,
+            reason,
+        });
+    }
+}
+
+/// Whether this is, by the looks of it, a local workload file: such are large, and are parsed only once.
+fn looks_stored(text: &str) -> bool {
+    let mut keys = text
+        .lines()
+        .filter(|line| line.starts_with(|c: char| c.is_ascii_alphabetic()));
+    keys.next().is_some_and(|line| {
+        STORED
+            .iter()
+            .any(|key| line.strip_prefix(key).is_some_and(|it| it.starts_with(':')))
+    })
+}
+
+const STORED: [&str; 3] = ["workloads", "services", "policies"];
+
+/// A local workload file has none of what makes a manifest.
+fn is_stored(tree: &Value) -> bool {
+    let has = |key: &str| tree.get(key).is_some();
+    !has("kind") && !has("apiVersion") && STORED.into_iter().any(has)
+}
+
+fn unreadable(file: &Path, document: usize) -> String {
+    let stem = file
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().to_ascii_lowercase())
+        .unwrap_or_default();
+    let stem: String = stem
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
+    format!("unreadable_{stem}_{document}")
+}
