@@ -92,6 +92,21 @@ pub enum Stage {
     Tls,
 }
 
+/// What metrics call it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flag {
+    /// `CONNECT`: no connection came about.
+    Connect,
+    /// `DENY`: policy.
+    Deny,
+    /// `H2_HANDSHAKE_FAILURE`.
+    Http2,
+    /// `IDENTITY_ERROR`: no certificate of our own.
+    Identity,
+    /// `TLS_FAILURE`.
+    Tls,
+}
+
 /// Who has to act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
@@ -129,18 +144,18 @@ impl Refusal {
     }
 
     /// The `response_flags` of metrics.
-    pub fn flag(&self) -> &'static str {
+    pub fn flag(&self) -> Flag {
         match self {
-            Self::Denied(_) | Self::RefusedByPeer { status: 401, .. } => "DENY",
-            Self::NoCertificate { .. } => "IDENTITY_ERROR",
+            Self::Denied(_) | Self::RefusedByPeer { status: 401, .. } => Flag::Deny,
+            Self::NoCertificate { .. } => Flag::Identity,
             Self::Tunnel {
                 stage: Stage::Http2,
                 ..
-            } => "H2_HANDSHAKE_FAILURE",
+            } => Flag::Http2,
             Self::Tunnel {
                 stage: Stage::Tls, ..
-            } => "TLS_FAILURE",
-            _ => "CONNECT",
+            } => Flag::Tls,
+            _ => Flag::Connect,
         }
     }
 
@@ -261,3 +276,6 @@ impl fmt::Display for Stage {
 }
 
 impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests;

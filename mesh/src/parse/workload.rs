@@ -320,3 +320,6 @@ fn scope(number: i32) -> Result<LocalityScope, String> {
         Ok(Scope::UnspecifiedScope) | Err(_) => Err(format!("unknown locality scope {number}")),
     }
 }
+
+#[cfg(test)]
+mod tests;

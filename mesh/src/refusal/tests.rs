@@ -1,0 +1,254 @@
+//! How every refusal looks from outside.
+
+use super::*;
+
+/// One of each, or more where what is inside matters: status, flag, blame, whether to retry, words.
+fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
+    use {Blame::*, Refusal::*};
+    let to: SocketAddr = "10.0.0.2:80".parse().unwrap();
+    let text = || "x".to_owned();
+    let name = Name::from("shop/p");
+    let tunnel = |stage| Tunnel {
+        to,
+        stage,
+        reason: text(),
+    };
+    let identity = Identity::new("cluster.local", "shop", "a");
+    vec![
+        (
+            ApplicationTunnel,
+            503,
+            "CONNECT",
+            Mesh,
+            false,
+            "the workload wants an application tunnel, which is not served",
+        ),
+        (
+            BadAuthority(text()),
+            400,
+            "CONNECT",
+            Client,
+            false,
+            "authority \"x\" is not an address and a port",
+        ),
+        (
+            BadMethod(text()),
+            400,
+            "CONNECT",
+            Client,
+            false,
+            "method \"x\" is not CONNECT",
+        ),
+        (
+            Denied(Denial::Denied(name)),
+            401,
+            "DENY",
+            Client,
+            false,
+            "connection closed due to policy rejection: denied by policy shop/p",
+        ),
+        (
+            ForeignNetwork("far".into()),
+            503,
+            "CONNECT",
+            Mesh,
+            false,
+            "the destination is on network \"far\", which is not served",
+        ),
+        (
+            HostnameWorkload(text()),
+            503,
+            "CONNECT",
+            Mesh,
+            false,
+            "workload x has a host name to resolve, which is not served",
+        ),
+        (
+            Loop(to),
+            503,
+            "CONNECT",
+            Client,
+            false,
+            "10.0.0.2:80 leads back to this proxy",
+        ),
+        (
+            NoAddress(text()),
+            503,
+            "CONNECT",
+            Mesh,
+            false,
+            "workload x has no address that can be used",
+        ),
+        (
+            NoCertificate {
+                identity,
+                reason: text(),
+            },
+            503,
+            "IDENTITY_ERROR",
+            Mesh,
+            false,
+            "no certificate for spiffe://cluster.local/ns/shop/sa/a: x",
+        ),
+        (
+            NoHealthyEndpoint(name),
+            503,
+            "CONNECT",
+            Server,
+            false,
+            "no healthy endpoint in service shop/p",
+        ),
+        (
+            NoSuchPort {
+                service: name,
+                port: 81,
+            },
+            503,
+            "CONNECT",
+            Client,
+            false,
+            "service shop/p has no port 81",
+        ),
+        (
+            NotKnownYet(text()),
+            503,
+            "CONNECT",
+            Mesh,
+            false,
+            "the control plane has not sent x yet",
+        ),
+        (
+            NotThisPod {
+                authority: text(),
+                pod: to,
+            },
+            400,
+            "CONNECT",
+            Client,
+            false,
+            "ip mismatch: authority x is not 10.0.0.2:80",
+        ),
+        (
+            ProxyPort(15_008),
+            503,
+            "CONNECT",
+            Client,
+            false,
+            "port 15008 belongs to the proxy",
+        ),
+        (
+            RefusedByPeer {
+                peer: to,
+                status: 401,
+            },
+            503,
+            "DENY",
+            Server,
+            false,
+            "10.0.0.2:80 answered 401",
+        ),
+        (
+            RefusedByPeer {
+                peer: to,
+                status: 503,
+            },
+            503,
+            "CONNECT",
+            Server,
+            false,
+            "10.0.0.2:80 answered 503",
+        ),
+        (
+            TooMany,
+            503,
+            "CONNECT",
+            Client,
+            false,
+            "too many connections of this workload",
+        ),
+        (
+            tunnel(Stage::Connect),
+            503,
+            "CONNECT",
+            Mesh,
+            true,
+            "no tunnel to 10.0.0.2:80: tcp: x",
+        ),
+        (
+            tunnel(Stage::Tls),
+            503,
+            "TLS_FAILURE",
+            Mesh,
+            false,
+            "no tunnel to 10.0.0.2:80: tls: x",
+        ),
+        (
+            tunnel(Stage::Http2),
+            503,
+            "H2_HANDSHAKE_FAILURE",
+            Mesh,
+            false,
+            "no tunnel to 10.0.0.2:80: http/2: x",
+        ),
+        (
+            Unreachable { to, reason: text() },
+            503,
+            "CONNECT",
+            Server,
+            true,
+            "no connection to 10.0.0.2:80: x",
+        ),
+        (
+            Unusable(text()),
+            503,
+            "CONNECT",
+            Mesh,
+            false,
+            "resource x could not be understood, so nothing goes there",
+        ),
+        (
+            Waypoint(text()),
+            503,
+            "CONNECT",
+            Mesh,
+            false,
+            "x has a waypoint, which is not served; nothing goes around it",
+        ),
+    ]
+}
+
+#[test]
+fn every_refusal_has_one_look_from_outside() {
+    for (refusal, status, flag, blame, retryable, words) in all() {
+        let look = (
+            refusal.status(),
+            refusal.flag(),
+            refusal.blame(),
+            refusal.retryable(),
+        );
+        assert_eq!(look, (status, flag, blame, retryable), "{refusal:?}");
+        assert_eq!(refusal.to_string(), words);
+    }
+}
+
+#[test]
+fn only_a_denial_names_a_policy() {
+    for (refusal, ..) in all() {
+        let expected = matches!(refusal, Refusal::Denied(_)).then(|| "shop/p".into());
+        assert_eq!(refusal.policy(), expected, "{refusal:?}");
+    }
+}
+
+#[test]
+fn what_a_peer_writes_is_escaped() {
+    let nasty = "a\n\u{1b}[31m\0".to_owned();
+    for refusal in [
+        Refusal::BadAuthority(nasty.clone()),
+        Refusal::BadMethod(nasty),
+    ] {
+        assert!(
+            refusal.to_string().chars().all(|c| !c.is_control()),
+            "{refusal}"
+        );
+    }
+}
