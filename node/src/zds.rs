@@ -176,6 +176,11 @@ impl<H: Clone> Zds<H> {
         self.advance(now)
     }
 
+    /// Whether a pod of this uid has been added and not removed.
+    pub fn knows(&self, uid: &str) -> bool {
+        self.pods.contains_key(uid)
+    }
+
     /// A pod goes. Ends with [`Do::Removed`] when every proxy has answered or gone.
     pub fn remove(&mut self, uid: &str, now: Instant) -> Vec<Do<H>> {
         self.pods.remove(uid);

@@ -1,13 +1,6 @@
 //! Packets between the agent and node proxies. What they say is decided in [`zds`](super).
 
-use std::{
-    collections::BTreeMap,
-    io,
-    os::fd::{AsFd, BorrowedFd},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, os::fd::BorrowedFd, path::Path, sync::Arc, time::Duration};
 
 use sys::seqpacket::{Connection, Listener};
 use tokio::{io::unix::AsyncFd, sync::mpsc, task::AbortHandle};
@@ -200,9 +193,4 @@ async fn read_one(socket: &AsyncFd<Connection>, buffer: &mut [u8]) -> io::Result
         }
         return Ok(received.bytes);
     }
-}
-
-/// Lends a handle's descriptor for a send.
-pub fn lend<T: AsFd>(handle: &Option<Arc<T>>) -> Option<BorrowedFd<'_>> {
-    handle.as_ref().map(|handle| handle.as_fd())
 }

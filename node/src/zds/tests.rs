@@ -89,19 +89,13 @@ fn the_bytes_are_those_of_the_protocol() {
         unreachable!()
     };
     let expected = [
-        &[10, 17, 10, 1, b'u', 18, 12, 10, 1, b'u', 18, 2][..],
+        &[10, 16, 10, 1, b'u', 18, 11, 10, 1, b'u', 18, 2][..],
         b"ns",
         &[26, 2],
         b"sa",
     ]
     .concat();
-    let bytes = request.encode_to_vec();
-    assert_eq!(bytes[2..5], [10, 1, b'u'], "{bytes:?}");
-    assert_eq!(
-        bytes[5..],
-        expected[5..].iter().copied().collect::<Vec<_>>()[..],
-        "{bytes:?}"
-    );
+    assert_eq!(request.encode_to_vec(), expected);
     let Do::Send(_, request, _) = snapshot_sent(1) else {
         unreachable!()
     };

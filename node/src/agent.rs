@@ -1,0 +1,567 @@
+//! Takes each pod of the node from found to captured, and back.
+//!
+//! ```text
+//! Out ──in the mesh, namespace at hand, rules stand──▶ Told ──proxy acknowledges──▶ Captured
+//!  ▲                                                     │                             │
+//!  └── rules removed ── Leaving ◀── out of the mesh, gone, or another namespace or uid ┘
+//! ```
+//!
+//! Captured outlives the proxy's connection: while a proxy restarts, the rules hold the pod's traffic back, and peers must
+//! not fall back to plaintext. An agent that starts and finds the rules standing takes the pod for captured already, for
+//! the same reason.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::IpAddr,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use proto::{
+    node::PodReport,
+    workload::zds::{WorkloadInfo, WorkloadRequest},
+};
+use sys::{netns::Netns, route};
+use tokio::sync::watch::Sender;
+use tracing::{error, info, warn};
+
+use crate::{
+    capture::{self, State},
+    manifests::{Fault, Key, Manifests, Pod},
+    report::Reports,
+    zds::{
+        Do, Id, Zds,
+        serve::{Event, Server},
+    },
+};
+
+/// How often the rules of captured pods are looked at.
+const VERIFY: Duration = Duration::from_secs(2);
+
+/// The agent's state.
+#[derive(Debug)]
+pub struct Agent {
+    node: String,
+    directory: PathBuf,
+    namespaces: PathBuf,
+    manifests: Manifests,
+    wanted: BTreeMap<Key, Pod>,
+    pods: BTreeMap<Key, Tracked>,
+    zds: Zds<Arc<Netns>>,
+    server: Server,
+    reports: Sender<Reports>,
+    verified: Option<Instant>,
+}
+
+/// A pod that the agent knows.
+#[derive(Debug)]
+struct Tracked {
+    pod: Pod,
+    stage: Stage,
+    netns: Option<Arc<Netns>>,
+    /// Its namespace's file is there.
+    at_hand: bool,
+    /// The rules stood when last looked at.
+    standing: bool,
+    /// Why it is not captured, if it should be.
+    reason: String,
+    addresses: Vec<IpAddr>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Nothing is known of its namespace yet.
+    New,
+    /// There is nothing of ours in its namespace, and no proxy has it.
+    Out,
+    /// The rules stand and the proxy is being told.
+    Told,
+    /// The proxy has acknowledged it.
+    Captured,
+    /// Proxies are being told that it goes.
+    Leaving,
+}
+
+impl Agent {
+    /// An agent for the pods of `node`, whose manifests are in `directory` and whose namespaces are files of `namespaces`.
+    pub fn new(
+        node: String,
+        directory: PathBuf,
+        namespaces: PathBuf,
+        server: Server,
+        reports: Sender<Reports>,
+    ) -> Self {
+        Self {
+            node,
+            directory,
+            namespaces,
+            manifests: Manifests::default(),
+            wanted: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            zds: Zds::default(),
+            server,
+            reports,
+            verified: None,
+        }
+    }
+
+    /// What the next proxy does. May be cancelled.
+    pub async fn next(&mut self) -> io::Result<Event> {
+        self.server.next().await
+    }
+
+    /// Takes in what a proxy did.
+    pub fn on(&mut self, event: Event, now: Instant) {
+        let list = match event {
+            Event::Connected(id, peer) => {
+                self.server.keep(id, peer);
+                self.zds.connected(id, now);
+                Vec::new()
+            }
+            Event::Received(id, packet) => self.zds.received(id, &packet, now),
+            Event::Closed(id, why) => {
+                info!(connection = id, why, "a node proxy has gone");
+                self.server.close(id);
+                self.zds.closed(id, now)
+            }
+        };
+        self.carry_out(list, now);
+        self.publish();
+    }
+
+    /// Looks at the manifests. True if some were still being written: look again soon.
+    pub fn look(&mut self, now: Instant) -> bool {
+        let unsettled = match self.manifests.look(&self.directory, SystemTime::now()) {
+            Ok(looked) => {
+                for Fault {
+                    file,
+                    document,
+                    reason,
+                } in looked.faults
+                {
+                    let document = document.unwrap_or_default();
+                    error!(file = %file.display(), document, reason, "a manifest cannot be read; its last good version stays");
+                }
+                looked.unsettled
+            }
+            Err(error) => {
+                let directory = self.directory.display();
+                error!(%directory, %error, "the manifests cannot be read; all stays as it was");
+                true
+            }
+        };
+        self.wanted = self.manifests.pods(&self.node);
+        self.reconcile(false, now);
+        unsettled
+    }
+
+    /// Time has passed: looks for late proxies, for namespaces that were missing, and now and then whether rules stand.
+    pub fn tick(&mut self, now: Instant) {
+        let list = self.zds.tick(now);
+        self.carry_out(list, now);
+        let verify = self
+            .verified
+            .is_none_or(|last| now.duration_since(last) >= VERIFY);
+        if verify {
+            self.verified = Some(now);
+        }
+        self.reconcile(verify, now);
+    }
+
+    /// Tells proxies that every pod goes. Done when [`is_empty`](Self::is_empty).
+    pub fn leave(&mut self, now: Instant) {
+        self.wanted.clear();
+        self.reconcile(false, now);
+    }
+
+    /// No pod is known any more.
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty()
+    }
+
+    /// Takes the rules out of every namespace, whatever proxies say.
+    pub fn abandon(&mut self) {
+        for (key, tracked) in std::mem::take(&mut self.pods) {
+            take_out(&key, &tracked);
+        }
+    }
+
+    fn reconcile(&mut self, verify: bool, now: Instant) {
+        for (key, pod) in &self.wanted {
+            self.pods
+                .entry(key.clone())
+                .or_insert_with(|| Tracked::new(pod.clone()));
+        }
+        let keys: Vec<_> = self.pods.keys().cloned().collect();
+        for key in keys {
+            self.step(&key, verify, now);
+        }
+        self.publish();
+    }
+
+    /// Brings one pod closer to what its manifest wants.
+    fn step(&mut self, key: &Key, verify: bool, now: Instant) {
+        let wanted = self.wanted.get(key);
+        let Some(tracked) = self
+            .pods
+            .get_mut(key)
+            .filter(|tracked| tracked.stage != Stage::Leaving)
+        else {
+            return;
+        };
+        let name = wanted.unwrap_or(&tracked.pod).netns.clone();
+        let found = tracked.find(name.as_deref(), &self.namespaces);
+        let with_proxy = matches!(tracked.stage, Stage::Told | Stage::Captured);
+        let stays = wanted.is_some_and(|pod| pod.out().is_none() && pod.uid == tracked.pod.uid);
+        if with_proxy && (!stays || found == Found::Another) {
+            tracked.stage = Stage::Leaving;
+            info!(namespace = key.0, pod = key.1, "leaves the mesh");
+            let list = self.zds.remove(&tracked.pod.uid.clone(), now);
+            return self.carry_out(list, now);
+        }
+        match wanted {
+            None => {
+                if let Some(gone) = self.pods.remove(key) {
+                    let list = self.zds.remove(&gone.pod.uid, now);
+                    take_out(key, &gone);
+                    self.carry_out(list, now);
+                }
+            }
+            Some(pod) if pod.out().is_some() => {
+                let uid = tracked.pod.uid.clone();
+                tracked.stay_out(key, pod.clone(), verify);
+                // Proxies may have been asked to keep it.
+                let list = if self.zds.knows(&uid) {
+                    self.zds.remove(&uid, now)
+                } else {
+                    Vec::new()
+                };
+                self.carry_out(list, now);
+            }
+            Some(pod) => {
+                tracked.pod = pod.clone();
+                let list = tracked.go_in(key, verify, &mut self.zds, now);
+                self.carry_out(list, now);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, list: Vec<Do<Arc<Netns>>>, now: Instant) {
+        let mut list: std::collections::VecDeque<_> = list.into();
+        while let Some(next) = list.pop_front() {
+            match next {
+                Do::Send(id, request, netns) => {
+                    list.extend(self.send(id, &request, netns.as_ref(), now))
+                }
+                Do::Close(id, why) => {
+                    warn!(connection = id, why, "a node proxy's connection is closed");
+                    self.server.close(id);
+                }
+                Do::Added(uid) => self.added(&uid),
+                Do::Refused(uid, text) => self.refused(&uid, text),
+                Do::Removed(uid) => self.removed(&uid),
+            }
+        }
+    }
+
+    fn send(
+        &mut self,
+        id: Id,
+        request: &WorkloadRequest,
+        netns: Option<&Arc<Netns>>,
+        now: Instant,
+    ) -> Vec<Do<Arc<Netns>>> {
+        let packet = prost::Message::encode_to_vec(request);
+        match self
+            .server
+            .send(id, &packet, netns.map(|netns| netns.as_fd()))
+        {
+            Ok(()) => Vec::new(),
+            Err(error) => {
+                warn!(connection = id, %error, "a node proxy cannot be told; its connection is closed");
+                self.server.close(id);
+                self.zds.closed(id, now)
+            }
+        }
+    }
+
+    fn by_uid(&mut self, uid: &str) -> Option<(&Key, &mut Tracked)> {
+        self.pods
+            .iter_mut()
+            .find(|(_, tracked)| tracked.pod.uid == uid)
+    }
+
+    fn added(&mut self, uid: &str) {
+        let Some((key, tracked)) = self.by_uid(uid) else {
+            return;
+        };
+        if tracked.stage == Stage::Told {
+            info!(namespace = key.0, pod = key.1, "is captured");
+            tracked.stage = Stage::Captured;
+            tracked.reason.clear();
+        }
+    }
+
+    fn refused(&mut self, uid: &str, text: String) {
+        let Some((key, tracked)) = self.by_uid(uid) else {
+            return;
+        };
+        warn!(
+            namespace = key.0,
+            pod = key.1,
+            text,
+            "the node proxy could not take the pod"
+        );
+        if tracked.stage == Stage::Told {
+            tracked.reason = format!("the node proxy could not take the pod: {text}");
+        }
+    }
+
+    fn removed(&mut self, uid: &str) {
+        let found = self
+            .by_uid(uid)
+            .filter(|(_, tracked)| tracked.stage == Stage::Leaving)
+            .map(|(key, _)| key.clone());
+        let Some(key) = found else { return };
+        let Some(tracked) = self.pods.remove(&key) else {
+            return;
+        };
+        take_out(&key, &tracked);
+        info!(namespace = key.0, pod = key.1, "is no longer captured");
+        // Still wanted, it begins anew at the next look.
+        if let Some(pod) = self.wanted.get(&key) {
+            self.pods.insert(
+                key,
+                Tracked {
+                    stage: Stage::Out,
+                    ..Tracked::new(pod.clone())
+                },
+            );
+        }
+    }
+
+    fn publish(&self) {
+        let reports: Vec<_> = self.pods.values().map(Tracked::report).collect();
+        self.reports.send_if_modified(|last| {
+            let changed = last.as_ref() != Some(&reports);
+            if changed {
+                *last = Some(reports);
+            }
+            changed
+        });
+    }
+}
+
+/// What became of a pod's namespace since it was last looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// The same, or none as before, or one while there was none.
+    Fine,
+    /// Another than the one that is held.
+    Another,
+}
+
+impl Tracked {
+    fn new(pod: Pod) -> Self {
+        Self {
+            pod,
+            stage: Stage::New,
+            netns: None,
+            at_hand: false,
+            standing: false,
+            reason: String::new(),
+            addresses: Vec::new(),
+        }
+    }
+
+    /// Looks for the namespace's file, and holds it if it is new. One that is held stays held when its file goes: what
+    /// is in it must be taken out again.
+    fn find(&mut self, name: Option<&str>, directory: &Path) -> Found {
+        let opened = name
+            .ok_or_else(|| "its manifest names no network namespace".to_owned())
+            .and_then(|name| {
+                let plain = !name.is_empty() && name != "." && name != ".." && !name.contains('/');
+                let path = plain
+                    .then(|| directory.join(name))
+                    .ok_or_else(|| format!("{name:?} is not a file name"))?;
+                let found = Netns::open(&path).and_then(|netns| Ok((netns.id()?, netns)));
+                found.map_err(|error| format!("network namespace {}: {error}", path.display()))
+            });
+        self.at_hand = opened.is_ok();
+        match (opened, &self.netns) {
+            (Err(reason), _) => {
+                if !matches!(self.stage, Stage::Told | Stage::Captured) {
+                    self.reason = reason;
+                    self.netns = None;
+                }
+                Found::Fine
+            }
+            (Ok((id, _)), Some(held)) if held.id().is_ok_and(|held| held == id) => Found::Fine,
+            (Ok((_, netns)), held) => {
+                let another = held.is_some() && self.stage != Stage::New;
+                if !(another && matches!(self.stage, Stage::Told | Stage::Captured)) {
+                    self.netns = Some(Arc::new(netns));
+                    self.stage = Stage::New;
+                    self.read_addresses();
+                }
+                if another { Found::Another } else { Found::Fine }
+            }
+        }
+    }
+
+    /// A pod that is not in the mesh: takes out what an earlier run of the agent may have left.
+    fn stay_out(&mut self, key: &Key, pod: Pod, verify: bool) {
+        self.pod = pod;
+        self.reason.clear();
+        if verify {
+            self.read_addresses();
+        }
+        if self.stage != Stage::New {
+            return;
+        }
+        if let Some(netns) = &self.netns {
+            match capture::remove(netns) {
+                Ok(()) => self.stage = Stage::Out,
+                Err(error) => {
+                    warn!(namespace = key.0, pod = key.1, %error, "cannot clear the pod's namespace of rules")
+                }
+            }
+        }
+    }
+
+    /// A pod that is in the mesh: has the rules stand, and the proxy told.
+    fn go_in(
+        &mut self,
+        key: &Key,
+        verify: bool,
+        zds: &mut Zds<Arc<Netns>>,
+        now: Instant,
+    ) -> Vec<Do<Arc<Netns>>> {
+        let info = WorkloadInfo {
+            name: self.pod.name.clone(),
+            namespace: self.pod.namespace.clone(),
+            service_account: self.pod.service_account.clone(),
+        };
+        let Some(netns) = self.netns.clone() else {
+            return zds.add(&self.pod.uid, info, None, now);
+        };
+        if verify {
+            self.read_addresses();
+        }
+        if verify || !self.standing {
+            let taken_over = self.stand(key, &netns);
+            if taken_over && self.stage == Stage::New {
+                self.stage = Stage::Captured;
+                self.reason.clear();
+                return zds.add(&self.pod.uid, info, Some(netns), now);
+            }
+        }
+        if self.standing && matches!(self.stage, Stage::New | Stage::Out) {
+            self.stage = Stage::Told;
+            self.reason = "the node proxy has not acknowledged the pod yet".into();
+            return zds.add(&self.pod.uid, info, Some(netns), now);
+        }
+        Vec::new()
+    }
+
+    /// Has the rules stand. True if they stood already.
+    fn stand(&mut self, key: &Key, netns: &Netns) -> bool {
+        let stood = capture::verify(netns);
+        let known = matches!(self.stage, Stage::Told | Stage::Captured);
+        if known && self.standing && matches!(stood, Ok(State::Partly | State::Absent)) {
+            warn!(
+                namespace = key.0,
+                pod = key.1,
+                "the capture rules were changed; they are put back"
+            );
+        }
+        let whole = matches!(stood, Ok(State::Whole));
+        let outcome = match stood {
+            Ok(State::Whole) => Ok(()),
+            Ok(State::Partly | State::Absent) => capture::install(netns),
+            Err(error) => Err(error),
+        };
+        // Rules that were missing let traffic pass: a captured pod is not reported as captured until they are seen again.
+        self.standing = outcome.is_ok() && (whole || self.stage != Stage::Captured);
+        match outcome {
+            Ok(()) if self.stage == Stage::Captured && whole => self.reason.clear(),
+            Ok(()) if self.stage == Stage::Captured => {
+                self.reason = "the capture rules were changed".into()
+            }
+            Ok(()) => {}
+            Err(error) => {
+                let reason = error.to_string();
+                if self.reason != reason {
+                    warn!(
+                        namespace = key.0,
+                        pod = key.1,
+                        reason,
+                        "the pod is not captured"
+                    );
+                    self.reason = reason;
+                }
+            }
+        }
+        whole
+    }
+
+    fn read_addresses(&mut self) {
+        let Some(netns) = &self.netns else { return };
+        let read = netns.within(|| {
+            let up: Vec<_> = route::links()?
+                .into_iter()
+                .filter(|link| link.up && !link.loopback)
+                .collect();
+            let mut found = route::addresses()?;
+            found.retain(|address| {
+                address.global && up.iter().any(|link| link.index == address.interface)
+            });
+            Ok(found.into_iter().map(|address| address.ip).collect())
+        });
+        match read {
+            Ok(addresses) => self.addresses = addresses,
+            Err(error) => warn!(pod = self.pod.name, %error, "cannot read the pod's addresses"),
+        }
+    }
+
+    fn report(&self) -> PodReport {
+        let captured = match self.stage {
+            Stage::Captured => self.standing,
+            // Until its rules are out, its traffic still goes through the proxy or nowhere.
+            Stage::Leaving => self.standing && self.reason.is_empty(),
+            _ => false,
+        };
+        let bytes = |ip: &IpAddr| match ip {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        let silent = captured || self.pod.out().is_some();
+        PodReport {
+            namespace: self.pod.namespace.clone(),
+            name: self.pod.name.clone(),
+            addresses: self.addresses.iter().map(bytes).collect(),
+            ready: self.pod.ready && self.at_hand && !self.addresses.is_empty(),
+            captured,
+            reason: if silent {
+                String::new()
+            } else {
+                self.reason.clone()
+            },
+        }
+    }
+}
+
+/// Takes the rules out of a pod's namespace, if it is held.
+fn take_out(key: &Key, tracked: &Tracked) {
+    if let Some(netns) = &tracked.netns
+        && let Err(error) = capture::remove(netns)
+    {
+        warn!(namespace = key.0, pod = key.1, %error, "cannot take the capture rules out of the pod's namespace");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,414 @@
+//! Pods from manifest to capture, in namespaces made for each test, with a proxy that a test plays.
+
+use super::*;
+use crate::{readiness, rules};
+use prost::Message;
+use proto::workload::zds::{WorkloadResponse, workload_request::Payload};
+use std::{fs, os::fd::AsRawFd};
+use sys::{netns::privileged, nft, seqpacket::Connection};
+use tokio::{io::unix::AsyncFd, sync::watch, time};
+
+/// One node: its manifests, its namespaces, its agent.
+struct Node {
+    root: PathBuf,
+    agent: Agent,
+    reports: watch::Receiver<Reports>,
+}
+
+/// A proxy that does as the test says.
+struct Proxy(AsyncFd<Connection>);
+
+const POD: &str = "
+kind: Pod
+metadata:
+  name: cart
+  namespace: shop
+  annotations: {ambit.dev/netns: cart}
+spec: {nodeName: n1, serviceAccountName: keeper}
+";
+
+fn agent_in(root: &Path) -> (Agent, watch::Receiver<Reports>) {
+    let server = Server::bind(&root.join("zds.sock")).unwrap();
+    let (sender, reports) = watch::channel(None);
+    let agent = Agent::new(
+        "n1".into(),
+        root.join("manifests"),
+        root.join("netns"),
+        server,
+        sender,
+    );
+    (agent, reports)
+}
+
+impl Node {
+    fn new(test: &str) -> Self {
+        let root = std::env::temp_dir().join(format!("ambit-agent-{}-{test}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        fs::create_dir_all(root.join("manifests")).unwrap();
+        fs::create_dir_all(root.join("netns")).unwrap();
+        let (agent, reports) = agent_in(&root);
+        let node = Self {
+            root,
+            agent,
+            reports,
+        };
+        node.label("ambient");
+        node.write("pod.yaml", POD);
+        node
+    }
+
+    fn restart(&mut self) {
+        (self.agent, self.reports) = agent_in(&self.root);
+        self.agent.look(Instant::now());
+    }
+
+    /// Writes a manifest that looks old enough to be read.
+    fn write(&self, name: &str, text: &str) {
+        let path = self.root.join("manifests").join(name);
+        fs::write(&path, text).unwrap();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(60))
+            .unwrap();
+    }
+
+    fn label(&self, mode: &str) {
+        let labels = format!("labels: {{istio.io/dataplane-mode: {mode}}}");
+        self.write(
+            "namespace.yaml",
+            &format!("kind: Namespace\nmetadata: {{name: shop, {labels}}}\n"),
+        );
+    }
+
+    /// Gives the pod a namespace with an address, in place of one that it may have.
+    fn namespace(&self) -> Netns {
+        let (pod, host) = (Netns::create().unwrap(), Netns::create().unwrap());
+        pod.within(|| {
+            route::set_up("lo")?;
+            route::veth("eth0", "host", &host)?;
+            route::add_address("eth0", [192, 0, 2, 1].into(), 24)?;
+            route::set_up("eth0")
+        })
+        .unwrap();
+        let link = self.root.join("netns/cart");
+        let _ = fs::remove_file(&link);
+        let target = format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            pod.as_fd().as_raw_fd()
+        );
+        std::os::unix::fs::symlink(target, link).unwrap();
+        pod
+    }
+
+    async fn proxy(&mut self) -> Proxy {
+        let connection =
+            readiness::of(Connection::connect(&self.root.join("zds.sock")).unwrap()).unwrap();
+        connection.get_ref().send(&[8, 1], None).unwrap();
+        Proxy(connection)
+    }
+
+    /// Lets the agent work until the proxy is told something.
+    async fn told(&mut self, proxy: &Proxy) -> (Payload, Option<Netns>) {
+        let told = async {
+            loop {
+                tokio::select! {
+                    told = proxy.told() => return told,
+                    event = self.agent.next() => self.agent.on(event.unwrap(), Instant::now()),
+                }
+            }
+        };
+        time::timeout(Duration::from_secs(10), told)
+            .await
+            .expect("the proxy is told")
+    }
+
+    /// Lets the agent take in one event.
+    async fn work(&mut self) {
+        let event = time::timeout(Duration::from_secs(10), self.agent.next())
+            .await
+            .expect("an event");
+        self.agent.on(event.unwrap(), Instant::now());
+    }
+
+    fn report(&self) -> PodReport {
+        let reports = self.reports.borrow().clone().unwrap();
+        assert_eq!(reports.len(), 1);
+        reports[0].clone()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+impl Proxy {
+    async fn told(&self) -> (Payload, Option<Netns>) {
+        let mut buffer = [0; 1024];
+        loop {
+            let mut ready = self.0.readable().await.unwrap();
+            let Ok(received) = ready.try_io(|socket| socket.get_ref().receive(&mut buffer)) else {
+                continue;
+            };
+            let received = received.unwrap();
+            let request = WorkloadRequest::decode(&buffer[..received.bytes]).unwrap();
+            return (
+                request.payload.unwrap(),
+                received.fd.map(|fd| Netns::from_fd(fd).unwrap()),
+            );
+        }
+    }
+
+    fn answer(&self, error: &str) {
+        let ack = proto::workload::zds::Ack {
+            error: error.into(),
+        };
+        let payload = Some(proto::workload::zds::workload_response::Payload::Ack(ack));
+        self.0
+            .get_ref()
+            .send(&WorkloadResponse { payload }.encode_to_vec(), None)
+            .unwrap();
+    }
+}
+
+fn is_add_of(told: &(Payload, Option<Netns>), netns: &Netns) -> bool {
+    let (Payload::Add(add), Some(fd)) = told else {
+        return false;
+    };
+    let info = add.workload_info.clone().unwrap_or_default();
+    assert_eq!(
+        (
+            info.namespace.as_str(),
+            info.name.as_str(),
+            info.service_account.as_str()
+        ),
+        ("shop", "cart", "keeper")
+    );
+    fd.id().unwrap() == netns.id().unwrap()
+}
+
+/// A node whose pod is captured, with its namespace and its proxy.
+async fn captured(test: &str) -> (Node, Netns, Proxy) {
+    let mut node = Node::new(test);
+    let netns = node.namespace();
+    node.agent.look(Instant::now());
+    let proxy = node.proxy().await;
+    let told = node.told(&proxy).await;
+    assert!(is_add_of(&told, &netns), "{told:?}");
+    // The rules come before the proxy, and the report after it.
+    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    assert!(!node.report().captured);
+    assert!(
+        node.report().reason.contains("not acknowledged"),
+        "{}",
+        node.report().reason
+    );
+    proxy.answer("");
+    assert!(matches!(
+        node.told(&proxy).await.0,
+        Payload::SnapshotSent(_)
+    ));
+    proxy.answer("");
+    node.work().await;
+    assert!(node.report().captured);
+    (node, netns, proxy)
+}
+
+#[tokio::test]
+async fn a_pod_is_captured_and_let_go_in_order() {
+    if !privileged("a_pod_is_captured_and_let_go_in_order") {
+        return;
+    }
+    let (mut node, netns, proxy) = captured("order").await;
+    let report = node.report();
+    assert_eq!(
+        (report.addresses, report.ready, report.reason),
+        (vec![vec![192, 0, 2, 1]], true, String::new())
+    );
+    node.label("none");
+    node.agent.look(Instant::now());
+    let (Payload::Del(del), None) = node.told(&proxy).await else {
+        panic!("not told to let go")
+    };
+    assert_eq!(del.uid, "shop/cart/keeper");
+    assert_eq!(
+        capture::verify(&netns).unwrap(),
+        State::Whole,
+        "until the proxy has answered"
+    );
+    assert!(node.report().captured);
+    proxy.answer("");
+    node.work().await;
+    assert_eq!(capture::verify(&netns).unwrap(), State::Absent);
+    let report = node.report();
+    assert_eq!((report.captured, report.reason), (false, String::new()));
+    // And in again.
+    node.label("ambient");
+    node.agent.look(Instant::now());
+    assert!(is_add_of(&node.told(&proxy).await, &netns));
+}
+
+#[tokio::test]
+async fn a_pod_that_is_gone_is_let_go_and_forgotten() {
+    if !privileged("a_pod_that_is_gone_is_let_go_and_forgotten") {
+        return;
+    }
+    let (mut node, netns, proxy) = captured("gone").await;
+    fs::remove_file(node.root.join("manifests/pod.yaml")).unwrap();
+    node.agent.look(Instant::now());
+    assert!(matches!(node.told(&proxy).await.0, Payload::Del(_)));
+    proxy.answer("");
+    node.work().await;
+    assert_eq!(capture::verify(&netns).unwrap(), State::Absent);
+    assert_eq!(*node.reports.borrow(), Some(vec![]));
+}
+
+#[tokio::test]
+async fn rules_that_were_taken_away_are_put_back_and_the_pod_not_reported_meanwhile() {
+    if !privileged("rules_that_were_taken_away_are_put_back_and_the_pod_not_reported_meanwhile") {
+        return;
+    }
+    let (mut node, netns, _proxy) = captured("stolen").await;
+    netns.within(|| nft::remove(rules::TABLE)).unwrap();
+    let now = Instant::now() + VERIFY;
+    node.agent.tick(now);
+    assert!(!node.report().captured);
+    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    node.agent.tick(now);
+    assert!(node.report().captured);
+}
+
+#[tokio::test]
+async fn another_tools_rules_keep_a_pod_out_and_are_named() {
+    if !privileged("another_tools_rules_keep_a_pod_out_and_are_named") {
+        return;
+    }
+    let mut node = Node::new("obstacle");
+    let netns = node.namespace();
+    let redirect = nft::Rule {
+        when: vec![nft::Match::Tcp],
+        then: nft::Action::Redirect(9),
+    };
+    let (kind, hook) = (nft::Kind::Nat, nft::Hook::Output);
+    let chain = nft::Chain {
+        name: "out".into(),
+        kind,
+        hook,
+        priority: -100,
+        rules: vec![redirect],
+    };
+    netns
+        .within(|| {
+            nft::replace(&nft::Table {
+                name: "theirs".into(),
+                chains: vec![chain],
+            })
+        })
+        .unwrap();
+    node.agent.look(Instant::now());
+    let report = node.report();
+    assert!(
+        !report.captured && report.reason.contains("theirs"),
+        "{}",
+        report.reason
+    );
+    let proxy = node.proxy().await;
+    assert!(matches!(
+        node.told(&proxy).await.0,
+        Payload::SnapshotSent(_)
+    ));
+    proxy.answer("");
+    node.work().await;
+    netns.within(|| nft::remove("theirs")).unwrap();
+    node.agent.tick(Instant::now());
+    assert!(is_add_of(&node.told(&proxy).await, &netns));
+}
+
+#[tokio::test]
+async fn a_pod_without_its_namespace_is_kept_and_tried_again() {
+    if !privileged("a_pod_without_its_namespace_is_kept_and_tried_again") {
+        return;
+    }
+    let mut node = Node::new("missing");
+    node.agent.look(Instant::now());
+    let report = node.report();
+    assert!(
+        !report.ready && report.reason.contains("netns/cart"),
+        "{}",
+        report.reason
+    );
+    let proxy = node.proxy().await;
+    let (Payload::Keep(keep), None) = node.told(&proxy).await else {
+        panic!("not asked to keep")
+    };
+    assert_eq!(keep.uid, "shop/cart/keeper");
+    proxy.answer("");
+    assert!(matches!(
+        node.told(&proxy).await.0,
+        Payload::SnapshotSent(_)
+    ));
+    proxy.answer("");
+    node.work().await;
+    let netns = node.namespace();
+    node.agent.tick(Instant::now());
+    assert!(is_add_of(&node.told(&proxy).await, &netns));
+}
+
+#[tokio::test]
+async fn another_namespace_of_the_same_name_is_another_pod() {
+    if !privileged("another_namespace_of_the_same_name_is_another_pod") {
+        return;
+    }
+    let (mut node, old, proxy) = captured("replaced").await;
+    let new = node.namespace();
+    node.agent.tick(Instant::now());
+    assert!(matches!(node.told(&proxy).await.0, Payload::Del(_)));
+    proxy.answer("");
+    node.work().await;
+    assert_eq!(capture::verify(&old).unwrap(), State::Absent);
+    node.agent.tick(Instant::now());
+    assert!(is_add_of(&node.told(&proxy).await, &new));
+    proxy.answer("");
+    node.work().await;
+    assert!(node.report().captured);
+}
+
+#[tokio::test]
+async fn a_new_agent_takes_over_what_stands_and_clears_what_should_not() {
+    if !privileged("a_new_agent_takes_over_what_stands_and_clears_what_should_not") {
+        return;
+    }
+    let (mut node, netns, proxy) = captured("restart").await;
+    drop(proxy);
+    node.restart();
+    assert!(
+        node.report().captured,
+        "peers must not fall back to plaintext"
+    );
+    let proxy = node.proxy().await;
+    assert!(is_add_of(&node.told(&proxy).await, &netns));
+    node.label("none");
+    node.restart();
+    assert!(!node.report().captured);
+    assert_eq!(capture::verify(&netns).unwrap(), State::Absent);
+}
+
+#[tokio::test]
+async fn a_proxy_that_goes_leaves_its_pods_captured_and_the_next_gets_them() {
+    if !privileged("a_proxy_that_goes_leaves_its_pods_captured_and_the_next_gets_them") {
+        return;
+    }
+    let (mut node, netns, proxy) = captured("successor").await;
+    drop(proxy);
+    node.work().await;
+    assert!(node.report().captured);
+    let proxy = node.proxy().await;
+    assert!(is_add_of(&node.told(&proxy).await, &netns));
+    proxy.answer("no port");
+    assert!(matches!(
+        node.told(&proxy).await.0,
+        Payload::SnapshotSent(_)
+    ));
+    assert!(node.report().captured);
+}

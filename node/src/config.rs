@@ -1,0 +1,114 @@
+//! The agent's settings, from flags and the environment.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::report::Target;
+
+/// Captures the TCP of this node's pods and hands the pods to the node proxy.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "ambit-node", version)]
+pub struct Config {
+    /// Name of this node: pods whose spec.nodeName is this are its own.
+    #[arg(long, env = "NODE_NAME")]
+    pub node: String,
+
+    /// Directory of Kubernetes manifests with the node's pods and their namespaces.
+    #[arg(long, env = "AMBIT_MANIFESTS")]
+    pub manifests: PathBuf,
+
+    /// Directory of network namespaces, which pods name by the annotation ambit.dev/netns.
+    #[arg(long, env = "AMBIT_NETNS_DIR", default_value = "/run/netns")]
+    pub netns_dir: PathBuf,
+
+    /// Unix socket that node proxies connect to.
+    #[arg(
+        long,
+        env = "INPOD_UDS",
+        default_value = "/var/run/ztunnel/ztunnel.sock"
+    )]
+    pub zds_socket: PathBuf,
+
+    /// Control plane to report to, as host:port. Without it nothing is reported, and no pod is published as captured.
+    #[arg(long, env = "AMBIT_CONTROL", requires_all = ["control_root", "control_token"])]
+    pub control: Option<String>,
+
+    /// Name that the control plane's certificate must have, if not the host of its address.
+    #[arg(long, env = "AMBIT_CONTROL_NAME")]
+    pub control_name: Option<String>,
+
+    /// File of PEM root certificates to verify the control plane with.
+    #[arg(long, env = "AMBIT_CONTROL_ROOT")]
+    pub control_root: Option<PathBuf>,
+
+    /// File with the bearer token that proves which node this is.
+    #[arg(long, env = "AMBIT_CONTROL_TOKEN")]
+    pub control_token: Option<PathBuf>,
+
+    /// Take the capture rules out of all pods on exit. Otherwise they stay, so that an upgrade opens no gap.
+    #[arg(long, env = "AMBIT_REMOVE_ON_EXIT")]
+    pub remove_on_exit: bool,
+}
+
+impl Config {
+    /// Where to report, if anywhere.
+    pub fn target(&self) -> Option<Target> {
+        let (address, roots, token) = (
+            self.control.clone()?,
+            self.control_root.clone()?,
+            self.control_token.clone()?,
+        );
+        Some(Target {
+            address,
+            name: self.control_name.clone(),
+            roots,
+            token,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_plane_needs_roots_and_a_token() {
+        let bare = ["ambit-node", "--node", "n1", "--manifests", "m"];
+        let config = Config::try_parse_from(bare).unwrap();
+        assert!(config.target().is_none());
+        let half = [&bare[..], &["--control", "c:15012"]].concat();
+        assert!(Config::try_parse_from(half).is_err());
+        let full = [
+            &bare[..],
+            &[
+                "--control",
+                "c:15012",
+                "--control-root",
+                "r",
+                "--control-token",
+                "t",
+            ],
+        ]
+        .concat();
+        assert_eq!(
+            Config::try_parse_from(full)
+                .unwrap()
+                .target()
+                .unwrap()
+                .address,
+            "c:15012"
+        );
+    }
+
+    #[test]
+    fn the_help_is_complete() {
+        use clap::CommandFactory;
+        Config::command().debug_assert();
+        assert!(
+            Config::command()
+                .get_arguments()
+                .all(|argument| argument.get_help().is_some())
+        );
+    }
+}
