@@ -3,13 +3,14 @@
 //! Not a proxy, and not for traffic of the mesh. It is bounded in everything: connections, header and body time, body
 //! size, and the life of a connection, which carries one request.
 
-use std::{convert::Infallible, future::Future, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
@@ -121,12 +122,13 @@ pub fn parameter<'a, B>(request: &'a Request<B>, name: &str) -> Option<&'a str> 
         .find_map(|(key, value)| (key == name).then_some(value))
 }
 
-/// Listens on the addresses that the machine has; a family that it lacks is left out.
-pub async fn listen(addresses: &[std::net::SocketAddr]) -> io::Result<Vec<TcpListener>> {
+/// Listens on these addresses; one of a family that the machine lacks is left out. An IPv6 wildcard takes no IPv4, so
+/// that both wildcards can be given.
+pub fn listen(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
     let mut failure = None;
     for address in addresses {
-        match TcpListener::bind(address).await {
+        match bind(*address) {
             Ok(listener) => listeners.push(listener),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
             Err(error) => failure = Some(error),
@@ -136,6 +138,18 @@ pub async fn listen(addresses: &[std::net::SocketAddr]) -> io::Result<Vec<TcpLis
         Some(error) if listeners.is_empty() => Err(error),
         _ => Ok(listeners),
     }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(128)?;
+    TcpListener::from_std(socket.into())
 }
 
 #[cfg(test)]

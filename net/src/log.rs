@@ -12,10 +12,10 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tracing::{Event, Subscriber, subscriber};
@@ -162,10 +162,18 @@ impl Log {
 
     /// Waits until what was logged is written, for as long as `patience`. For the end of a process.
     pub fn flush(&self, patience: Duration) {
+        let until = Instant::now() + patience;
         let (done, wait) = sync_channel(1);
-        if self.queue.try_send(Line::Flush(done)).is_ok() {
-            wait.recv_timeout(patience).ok();
+        let mut flush = Line::Flush(done);
+        while let Err(TrySendError::Full(back)) = self.queue.try_send(flush) {
+            if Instant::now() >= until {
+                return;
+            }
+            flush = back;
+            thread::sleep(Duration::from_millis(1));
         }
+        wait.recv_timeout(until.saturating_duration_since(Instant::now()))
+            .ok();
     }
 }
 

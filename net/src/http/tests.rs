@@ -93,7 +93,7 @@ async fn a_handler_that_does_not_answer_is_left() {
 
 #[tokio::test]
 async fn it_serves_on_a_socket() {
-    let listeners = listen(&["127.0.0.1:0".parse().unwrap()]).await.unwrap();
+    let listeners = listen(&["127.0.0.1:0".parse().unwrap()]).unwrap();
     let [listener] = <[_; 1]>::try_from(listeners).unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(serve(listener, echo));
@@ -106,5 +106,16 @@ async fn it_serves_on_a_socket() {
         io.read_to_string(&mut answer).await.unwrap();
         assert!(answer.ends_with("GET /healthz/ready - 0"), "{answer}");
     }
-    assert!(listen(&[address]).await.is_err(), "taken");
+    assert!(listen(&[address]).is_err(), "taken");
+}
+
+#[tokio::test]
+async fn both_wildcards_can_be_listened_on() {
+    let v4 = listen(&["0.0.0.0:0".parse().unwrap()]).unwrap();
+    let port = v4[0].local_addr().unwrap().port();
+    let v6 = SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port);
+    match listen(&[v6]) {
+        Ok(v6) => assert_eq!(v6.len(), 1),
+        Err(error) => assert_ne!(error.kind(), io::ErrorKind::AddrInUse),
+    }
 }
