@@ -147,8 +147,8 @@ fn called(line: &str, word: &str, ends: &[&str]) -> bool {
 /// All Rust files below `folder` that are not tests.
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in fs::read_dir(folder).expect("the folder is there") {
+        let path = entry.expect("a folder can be read").path();
         if path.is_dir() && path.file_name().is_some_and(|name| name != "tests") {
             found.extend(sources(&path));
         } else if path.extension().is_some_and(|end| end == "rs")

@@ -134,29 +134,32 @@ fn groups_are_or_rules_are_and_matches_are_or() {
     let rule = |matches: &[&WireMatch]| Rules {
         matches: matches.iter().map(|m| (*m).clone()).collect(),
     };
-    let group = |rules: &[Rules]| WireGroup {
-        rules: rules.to_vec(),
+    let group = |rules: &[&Rules]| WireGroup {
+        rules: rules.iter().map(|r| (*r).clone()).collect(),
     };
     let (yes, no) = (rule(&[&hit]), rule(&[&miss]));
     for (groups, matches) in [
         // No group: never. A group without rules: always. A rule without matches: always.
         (vec![], false),
         (vec![group(&[])], true),
-        (vec![group(&[rule(&[])])], true),
-        (vec![group(&[rule(&[]), no.clone()])], false),
-        (vec![group(&[yes.clone()])], true),
-        (vec![group(&[no.clone()])], false),
-        (vec![group(&[yes.clone(), yes.clone()])], true),
-        (vec![group(&[yes.clone(), no.clone()])], false),
-        (vec![group(&[no.clone(), yes.clone()])], false),
-        (vec![group(&[no.clone()]), group(&[yes.clone()])], true),
-        (vec![group(&[no.clone()]), group(&[no])], false),
-        (vec![group(&[rule(&[&miss, &hit])])], true),
-        (vec![group(&[rule(&[&miss, &miss])])], false),
+        (vec![group(&[&rule(&[])])], true),
+        (vec![group(&[&rule(&[]), &no])], false),
+        (vec![group(&[&yes])], true),
+        (vec![group(&[&no])], false),
+        (vec![group(&[&yes, &yes])], true),
+        (vec![group(&[&yes, &no])], false),
+        (vec![group(&[&no, &yes])], false),
+        (vec![group(&[&no]), group(&[&yes])], true),
+        (vec![group(&[&no]), group(&[&no])], false),
+        (vec![group(&[&rule(&[&miss, &hit])])], true),
+        (vec![group(&[&rule(&[&miss, &miss])])], false),
         // A match without attributes: never, alone or beside another.
-        (vec![group(&[rule(&[&WireMatch::default()])])], false),
-        (vec![group(&[rule(&[&WireMatch::default(), &hit])])], true),
-        (vec![group(&[rule(&[&WireMatch::default(), &miss])])], false),
+        (vec![group(&[&rule(&[&WireMatch::default()])])], false),
+        (vec![group(&[&rule(&[&WireMatch::default(), &hit])])], true),
+        (
+            vec![group(&[&rule(&[&WireMatch::default(), &miss])])],
+            false,
+        ),
     ] {
         assert_matches(&groups, &request(), matches);
     }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// One of each, or more where what is inside matters: status, flag, blame, whether to retry, words.
-fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
+fn all() -> Vec<(Refusal, u16, Flag, Blame, bool, &'static str)> {
     use {Blame::*, Refusal::*};
     let to: SocketAddr = "10.0.0.2:80".parse().unwrap();
     let text = || "x".to_owned();
@@ -18,7 +18,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
         (
             ApplicationTunnel,
             503,
-            "CONNECT",
+            Flag::Connect,
             Mesh,
             false,
             "the workload wants an application tunnel, which is not served",
@@ -26,7 +26,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
         (
             BadAuthority(text()),
             400,
-            "CONNECT",
+            Flag::Connect,
             Client,
             false,
             "authority \"x\" is not an address and a port",
@@ -34,7 +34,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
         (
             BadMethod(text()),
             400,
-            "CONNECT",
+            Flag::Connect,
             Client,
             false,
             "method \"x\" is not CONNECT",
@@ -42,7 +42,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
         (
             Denied(Denial::Denied(name)),
             401,
-            "DENY",
+            Flag::Deny,
             Client,
             false,
             "connection closed due to policy rejection: denied by policy shop/p",
@@ -50,7 +50,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
         (
             ForeignNetwork("far".into()),
             503,
-            "CONNECT",
+            Flag::Connect,
             Mesh,
             false,
             "the destination is on network \"far\", which is not served",
@@ -58,7 +58,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
         (
             HostnameWorkload(text()),
             503,
-            "CONNECT",
+            Flag::Connect,
             Mesh,
             false,
             "workload x has a host name to resolve, which is not served",
@@ -66,7 +66,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
         (
             Loop(to),
             503,
-            "CONNECT",
+            Flag::Connect,
             Client,
             false,
             "10.0.0.2:80 leads back to this proxy",
@@ -74,7 +74,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
         (
             NoAddress(text()),
             503,
-            "CONNECT",
+            Flag::Connect,
             Mesh,
             false,
             "workload x has no address that can be used",
@@ -85,7 +85,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
                 reason: text(),
             },
             503,
-            "IDENTITY_ERROR",
+            Flag::Identity,
             Mesh,
             false,
             "no certificate for spiffe://cluster.local/ns/shop/sa/a: x",
@@ -93,7 +93,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
         (
             NoHealthyEndpoint(name),
             503,
-            "CONNECT",
+            Flag::Connect,
             Server,
             false,
             "no healthy endpoint in service shop/p",
@@ -104,7 +104,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
                 port: 81,
             },
             503,
-            "CONNECT",
+            Flag::Connect,
             Client,
             false,
             "service shop/p has no port 81",
@@ -112,7 +112,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
         (
             NotKnownYet(text()),
             503,
-            "CONNECT",
+            Flag::Connect,
             Mesh,
             false,
             "the control plane has not sent x yet",
@@ -123,7 +123,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
                 pod: to,
             },
             400,
-            "CONNECT",
+            Flag::Connect,
             Client,
             false,
             "ip mismatch: authority x is not 10.0.0.2:80",
@@ -131,7 +131,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
         (
             ProxyPort(15_008),
             503,
-            "CONNECT",
+            Flag::Connect,
             Client,
             false,
             "port 15008 belongs to the proxy",
@@ -142,7 +142,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
                 status: 401,
             },
             503,
-            "DENY",
+            Flag::Deny,
             Server,
             false,
             "10.0.0.2:80 answered 401",
@@ -153,7 +153,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
                 status: 503,
             },
             503,
-            "CONNECT",
+            Flag::Connect,
             Server,
             false,
             "10.0.0.2:80 answered 503",
@@ -161,7 +161,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
         (
             TooMany,
             503,
-            "CONNECT",
+            Flag::Connect,
             Client,
             false,
             "too many connections of this workload",
@@ -169,7 +169,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
         (
             tunnel(Stage::Connect),
             503,
-            "CONNECT",
+            Flag::Connect,
             Mesh,
             true,
             "no tunnel to 10.0.0.2:80: tcp: x",
@@ -177,7 +177,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
         (
             tunnel(Stage::Tls),
             503,
-            "TLS_FAILURE",
+            Flag::Tls,
             Mesh,
             false,
             "no tunnel to 10.0.0.2:80: tls: x",
@@ -185,7 +185,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
         (
             tunnel(Stage::Http2),
             503,
-            "H2_HANDSHAKE_FAILURE",
+            Flag::Http2,
             Mesh,
             false,
             "no tunnel to 10.0.0.2:80: http/2: x",
@@ -193,7 +193,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
         (
             Unreachable { to, reason: text() },
             503,
-            "CONNECT",
+            Flag::Connect,
             Server,
             true,
             "no connection to 10.0.0.2:80: x",
@@ -201,7 +201,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
         (
             Unusable(text()),
             503,
-            "CONNECT",
+            Flag::Connect,
             Mesh,
             false,
             "resource x could not be understood, so nothing goes there",
@@ -209,7 +209,7 @@ fn all() -> Vec<(Refusal, u16, &'static str, Blame, bool, &'static str)> {
         (
             Waypoint(text()),
             503,
-            "CONNECT",
+            Flag::Connect,
             Mesh,
             false,
             "x has a waypoint, which is not served; nothing goes around it",
