@@ -19,10 +19,12 @@ use std::{
 };
 
 use control::{
-    compile::{NamespaceSelector, Settings, json},
+    compile::{Compiled, NamespaceSelector, Settings, json},
     manifest::{documents, tree},
     source::check::check_files,
 };
+use mesh::{local, model::Effect, name::Name, parse};
+use prost::Message as _;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -111,6 +113,51 @@ fn recorded_cases_come_out_equal_or_are_listed() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// A resource that a node refuses is as bad as one that is missing.
+#[test]
+fn nodes_understand_every_resource() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded");
+    let mut resources = 0;
+    for (case, [input, _]) in cases(&here) {
+        let compiled = compiled(&input);
+        for (name, address) in &compiled.addresses {
+            let parsed = parse::address(name, &address.encode_to_vec());
+            assert!(parsed.is_ok(), "{case}: {name}: {}", parsed.err().unwrap());
+            resources += 1;
+        }
+        for (name, authorization) in &compiled.authorizations {
+            let root = Name::new("istio-system");
+            let policy = parse::authorization(name, &authorization.encode_to_vec(), root);
+            assert!(
+                matches!(policy.effect, Effect::Rules { .. }),
+                "{case}: {name}: {:?}",
+                policy.effect
+            );
+            resources += 1;
+        }
+    }
+    assert!(resources > 200, "{resources}");
+}
+
+/// Written as a local workload file and read again, no resource is lost and every policy says the same.
+#[test]
+fn a_local_workload_file_holds_every_resource() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded");
+    for (case, [input, _]) in cases(&here) {
+        let compiled = compiled(&input);
+        let written = local::write(&compiled.addresses, &compiled.authorizations);
+        let read =
+            local::parse(&written).unwrap_or_else(|error| panic!("{case}: {error}\n{written}"));
+        assert_eq!(read.authorizations, compiled.authorizations, "{case}");
+        assert!(
+            read.addresses.keys().eq(compiled.addresses.keys()),
+            "{case}"
+        );
+        let again = local::write(&read.addresses, &read.authorizations);
+        assert_eq!(again, written, "{case}");
+    }
+}
+
 fn cases(dir: &Path) -> BTreeMap<String, [String; 2]> {
     let mut cases = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -128,6 +175,10 @@ fn cases(dir: &Path) -> BTreeMap<String, [String; 2]> {
 }
 
 fn ours(input: &str) -> Value {
+    json::compiled(&compiled(input))
+}
+
+fn compiled(input: &str) -> Compiled {
     let mut settings = Settings {
         root_namespace: "istio-system".to_owned(),
         ..Settings::default()
@@ -144,7 +195,7 @@ fn ours(input: &str) -> Value {
         }
     }
     let files = [(PathBuf::from("case.yaml"), kept)].into();
-    json::compiled(&check_files(&files, &settings).compiled)
+    check_files(&files, &settings).compiled
 }
 
 fn configure(settings: &mut Settings, text: &str) {
