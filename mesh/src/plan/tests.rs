@@ -1,4 +1,5 @@
 //! Tables: every way out of a pod, and every reason not to take it.
+#![allow(clippy::too_many_lines, reason = "a table is as long as it has rows")]
 
 use std::net::IpAddr;
 
@@ -474,7 +475,7 @@ fn what_is_not_served_is_refused_by_name() {
             &Refusal::ForeignNetwork("far".into()),
         ),
         (
-            hostname.clone(),
+            hostname,
             s(),
             "10.96.0.1:80",
             &Refusal::HostnameWorkload(uid("a")),

@@ -1,4 +1,5 @@
 //! What workloads and services mean, and why one is refused.
+#![allow(clippy::too_many_lines, reason = "a table is as long as it has rows")]
 
 use proptest::prelude::*;
 
