@@ -9,7 +9,7 @@ use std::{
     fmt, io,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -293,41 +293,32 @@ pub fn publish(hub: &Hub, state: &StateDir, source: &Source) {
 }
 
 /// Publishes every change of the source and of the nodes' reports, until the task ends.
-pub async fn follow(hub: Arc<Hub>, state: Arc<StateDir>, mut source: Source, watch: Watch) {
+pub async fn follow(hub: Arc<Hub>, state: Arc<StateDir>, source: Source, watch: Watch) {
+    let source = Arc::new(Mutex::new(source));
     let mut reports = hub.reports.watch();
     let mut rescan = interval(RESCAN);
     rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let reread = tokio::select! {
-            changed = watch.changed() => {
-                if let Err(error) = changed {
-                    tracing::error!(%error, "the source is not watched: changes are seen every ten seconds");
-                    rescan.tick().await;
-                }
-                true
-            }
-            changed = reports.changed() => match changed {
-                Ok(()) => false,
-                Err(_) => return,
+        tokio::select! {
+            changed = watch.changed() => if let Err(error) = changed {
+                tracing::error!(%error, "the source is not watched: changes are seen every ten seconds");
+                rescan.tick().await;
             },
-            _ = rescan.tick() => true,
-        };
-        reports.mark_unchanged();
-        let (hub, state) = (Arc::clone(&hub), Arc::clone(&state));
-        let done = tokio::task::spawn_blocking(move || {
-            if reread {
-                source.reread();
-            }
-            publish(&hub, &state, &source);
-            source
-        });
-        source = match done.await {
-            Ok(source) => source,
-            Err(error) => {
-                tracing::error!(%error, "the source is no longer followed");
+            changed = reports.changed() => if changed.is_err() {
                 return;
-            }
-        };
+            },
+            _ = rescan.tick() => {}
+        }
+        reports.mark_unchanged();
+        let (hub, state, source) = (Arc::clone(&hub), Arc::clone(&state), Arc::clone(&source));
+        let done = tokio::task::spawn_blocking(move || {
+            let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
+            source.reread();
+            publish(&hub, &state, &source);
+        });
+        if let Err(error) = done.await {
+            tracing::error!(%error, "the source was not compiled: what was published stays in force");
+        }
     }
 }
 

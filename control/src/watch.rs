@@ -45,8 +45,8 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Waits for a change, and until it has settled. Safe to drop: a change is then told by the next call or, if it was
-    /// being waited out, by a caller that reads the source now and then anyway.
+    /// Waits for a change, and until it has settled. Who drops this before it is done reads the source then: a change
+    /// that was being waited out is not told again.
     pub async fn changed(&self) -> io::Result<()> {
         self.event().await?;
         let latest = Instant::now() + LONGEST;

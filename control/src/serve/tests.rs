@@ -11,7 +11,7 @@ use proto::{
     rpc, security,
     workload::{Address, Service, address::Type},
 };
-use tokio::{io::DuplexStream, sync::mpsc};
+use tokio::{io::DuplexStream, sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code, Request, Streaming, client::Grpc, metadata::MetadataValue, transport::Channel,
@@ -29,6 +29,8 @@ const SIGN: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
 const REPORT: &str = "/ambit.node.v1.NodeService/Report";
 const DISCOVER: &str =
     "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+/// A test that waits for this long has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
 const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
 
 /// A control plane on a state directory: pod shop/cart on n1, shop/till on n2.
@@ -220,13 +222,20 @@ impl Session {
     }
 
     async fn next(&mut self) -> DeltaDiscoveryResponse {
-        self.responses.message().await.unwrap().expect("a response")
+        let response = timeout(PATIENCE, self.responses.message()).await;
+        response
+            .expect("a response comes")
+            .unwrap()
+            .expect("a response")
     }
 
     /// The status that the stream ends with.
     async fn end(&mut self) -> Status {
         loop {
-            match self.responses.message().await {
+            match timeout(PATIENCE, self.responses.message())
+                .await
+                .expect("the stream ends")
+            {
                 Ok(Some(_)) => {}
                 Ok(None) => return Status::ok(""),
                 Err(status) => return status,
