@@ -35,7 +35,11 @@ pub fn baggage(workload: &Workload) -> String {
         WorkloadType::Pod => "k8s.pod.name",
     };
     let name = workload.workload_name.as_str();
-    let name = if name.is_empty() { &workload.name } else { name };
+    let name = if name.is_empty() {
+        &workload.name
+    } else {
+        name
+    };
     let mut text = String::new();
     for (key, value) in [
         ("k8s.cluster.name", workload.cluster.as_str()),
@@ -64,7 +68,9 @@ pub fn parse_baggage(text: &str) -> Baggage {
     }
     for pair in text.split(',') {
         let pair = pair.split(';').next().unwrap_or(pair);
-        let Some((key, value)) = pair.split_once('=') else { continue };
+        let Some((key, value)) = pair.split_once('=') else {
+            continue;
+        };
         let field = match key.trim() {
             "k8s.cluster.name" => &mut baggage.cluster,
             "k8s.namespace.name" => &mut baggage.namespace,
@@ -91,6 +97,17 @@ pub fn forwarded(client: SocketAddr, service: Option<&str>) -> String {
         Some(host) => format!("for=\"{client}\";host={host}"),
         None => format!("for=\"{client}\""),
     }
+}
+
+/// The service in a `forwarded` header, if there is one.
+pub fn forwarded_host(text: &str) -> Option<&str> {
+    let pairs = text
+        .split([';', ','])
+        .filter_map(|pair| pair.trim().split_once('='));
+    let host = pairs
+        .into_iter()
+        .find(|(key, _)| key.eq_ignore_ascii_case("host"));
+    host.map(|(_, value)| value.trim_matches('"'))
 }
 
 /// The `traceparent` header (W3C Trace Context §3.2) of a new trace.
@@ -161,7 +178,10 @@ mod tests {
         let v6 = "[fd00::1]:80".parse().unwrap();
         assert_eq!(forwarded(v6, None), "for=\"[fd00::1]:80\"");
         let v4 = "10.0.0.1:80".parse().unwrap();
-        assert_eq!(forwarded(v4, Some("a.b")), "for=\"10.0.0.1:80\";host=a.b");
+        let with_host = forwarded(v4, Some("a.b"));
+        assert_eq!(with_host, "for=\"10.0.0.1:80\";host=a.b");
+        assert_eq!(forwarded_host(&with_host), Some("a.b"));
+        assert_eq!(forwarded_host("for=\"[fd00::1]:80\""), None);
     }
 
     #[test]

@@ -1,1 +1,78 @@
-//! ztunnel
+//! The node proxy: carries the TCP of this node's enrolled pods inside mutually authenticated tunnels.
+//!
+//! A byte's path: [`worker`] accepts it in the pod's namespace; `outbound` asks `mesh::plan` where it goes, `inbound`
+//! and `plain` ask `mesh::admit` whether it may enter; `net::carry` moves it. The main thread ([`app`]) runs what is
+//! not data: the node agent's pods ([`pods`]), discovery, certificates, the admin pages.
+
+mod admin;
+pub mod app;
+pub mod config;
+mod dump;
+mod flows;
+mod inbound;
+mod outbound;
+mod place;
+mod plain;
+mod pods;
+mod roster;
+mod socket;
+mod telemetry;
+mod worker;
+
+use std::process::ExitCode;
+
+use net::config::Environment;
+use tokio::signal::unix::{SignalKind, signal};
+
+pub use app::run;
+pub use config::Config;
+
+/// The executable: settings from the environment, until SIGTERM or SIGINT. 1: it could not begin or go on; 2: a setting
+/// makes no sense.
+pub fn main() -> ExitCode {
+    let config = match Config::read(&Environment::process()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("ztunnel: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let log = match net::log::start(&config.log_filter, config.log_format) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("ztunnel: RUST_LOG: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(config, asked_to_end())),
+        Err(error) => Err(app::Error::Io("runtime", error)),
+    };
+    let code = match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    };
+    log.flush(std::time::Duration::from_secs(1));
+    code
+}
+
+/// Until the process is told to end.
+async fn asked_to_end() {
+    let (Ok(mut term), Ok(mut int)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        // Without signals there is only the hard way.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}

@@ -1,2 +1,7 @@
-//! ztunnel
-fn main() {}
+//! The `ztunnel` executable: settings from the environment, logs to standard output.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ztunnel::main()
+}

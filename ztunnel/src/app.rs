@@ -1,0 +1,346 @@
+//! The main thread: everything that is not data.
+
+use std::{
+    fmt,
+    future::Future,
+    io,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use mesh::{
+    delta::{Delta, Resource},
+    model::Workload,
+    parse::Rejected,
+    store::{Effect, Generation, Store},
+};
+use net::{
+    ca::Authority,
+    certificates::Certificates,
+    channel::{ChannelError, Server},
+    clock,
+    discovery::{self, Discovery},
+    metrics::Metrics,
+};
+use prost::Message;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::LocalSet,
+};
+
+use crate::{
+    admin::{self, Inside},
+    config::{self, Config, Upstream},
+    pods::{Pods, Seen},
+    telemetry::Telemetry,
+    worker::{self, Command, Shared},
+};
+
+/// Why the node proxy ended, or did not begin.
+#[derive(Debug)]
+pub enum Error {
+    /// A server of the control plane cannot be used as configured.
+    Channel(&'static str, ChannelError),
+    /// The local workload file cannot be used.
+    Local(String),
+    /// A thread or socket of our own.
+    Io(&'static str, io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Channel(variable, error) => write!(f, "{variable}: {error}"),
+            Self::Local(reason) => write!(f, "LOCAL_XDS_PATH: {reason}"),
+            Self::Io(what, error) => write!(f, "{what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Runs the node proxy until `shutdown`, then lets open flows end for as long as the configuration says.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    LocalSet::new().run_until(serve(config, shutdown)).await
+}
+
+async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    sys::process::raise_file_limit().map_err(|error| Error::Io("open file limit", error))?;
+    let (certificates, keeper) = Certificates::new(clock::wall);
+    let metrics = Arc::new(Metrics::new(
+        "ztunnel",
+        env!("CARGO_PKG_VERSION"),
+        config.workers,
+    ));
+    let (drain, draining) = watch::channel(false);
+    let (workers, inboxes): (Vec<_>, Vec<_>) = (0..config.workers)
+        .map(|_| mpsc::unbounded_channel())
+        .unzip();
+    let shared = Arc::new(Shared {
+        loads: workers.iter().map(|_| AtomicUsize::new(0)).collect(),
+        certificates,
+        telemetry: Telemetry(Arc::clone(&metrics.traffic)),
+        workers,
+        draining,
+        config,
+    });
+    for (id, inbox) in inboxes.into_iter().enumerate() {
+        let shared = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name(format!("worker-{id}"));
+        let worker = move || {
+            if let Err(error) = worker::run(id, shared, inbox) {
+                tracing::error!(%error, "a worker could not start");
+            }
+        };
+        thread
+            .spawn(worker)
+            .map_err(|error| Error::Io("worker thread", error))?;
+    }
+    let authority = authority(&shared.config)?;
+    tokio::task::spawn_local(keeper.run(move |identity| {
+        let authority = Arc::clone(&authority);
+        async move { authority.issue(identity).await }
+    }));
+    let state = State::new(&shared);
+    let (synced, discovery) = follow(&shared, &metrics, &state)?;
+    let (seen, pods) = watch::channel(Seen::default());
+    let proxies = metrics.proxies.clone();
+    tokio::task::spawn_local(Pods::new(Arc::clone(&shared), proxies, seen).run());
+    let inside = Inside {
+        shared: Arc::clone(&shared),
+        metrics,
+        state,
+        pods,
+        synced,
+    };
+    let pages = admin::serve(Arc::new(inside)).await;
+    pages.map_err(|error| Error::Io("admin, metrics or readiness address", error))?;
+    tracing::info!(node = %shared.config.node, workers = shared.workers.len(), "started");
+    shutdown.await;
+    tracing::info!(deadline = ?shared.config.drain, "ending: new connections are not taken any more");
+    drop(discovery);
+    drain.send_replace(true);
+    let drained = async {
+        for worker in &shared.workers {
+            let (done, ended) = oneshot::channel();
+            worker.send(Command::Drain(done)).ok();
+            ended.await.ok();
+        }
+    };
+    if tokio::time::timeout(shared.config.drain, drained)
+        .await
+        .is_err()
+    {
+        tracing::warn!("connections were still open and are cut");
+    }
+    Ok(())
+}
+
+/// The state, for the main thread to change and the admin pages to read.
+#[derive(Clone)]
+pub(crate) struct State(Arc<Mutex<Store>>, Arc<Shared>);
+
+impl State {
+    fn new(shared: &Arc<Shared>) -> Self {
+        let store = Store::new(shared.config.node, shared.config.root_namespace);
+        Self(Arc::new(Mutex::new(store)), Arc::clone(shared))
+    }
+
+    /// The newest generation.
+    pub(crate) fn current(&self) -> Arc<Generation> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .current()
+    }
+
+    /// Applies a response and hands what follows to whoever carries it out.
+    fn apply(&self, delta: &Delta) -> Vec<Rejected> {
+        let mut store = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (rejected, effects) = store.apply(delta);
+        let generation = store.current();
+        drop(store);
+        for reason in &rejected {
+            tracing::warn!(
+                resource = reason.name,
+                reason = reason.reason,
+                "a resource is refused"
+            );
+        }
+        self.carry_out(&effects, &generation);
+        let effects: Arc<[Effect]> = effects.into();
+        for worker in &self.1.workers {
+            worker
+                .send(Command::State(
+                    Arc::clone(&generation),
+                    Arc::clone(&effects),
+                ))
+                .ok();
+        }
+        rejected
+    }
+
+    fn carry_out(&self, effects: &[Effect], generation: &Generation) {
+        let certificates = &self.1.certificates;
+        for effect in effects {
+            match effect {
+                // Pods of this node are wanted by the agent's word, and forgotten by it.
+                Effect::Forget(_) | Effect::Recheck => {}
+                Effect::Prefetch(identity) => certificates.want(*identity),
+                Effect::Gone(_) => {
+                    let names = |w: &Arc<Workload>| {
+                        let name = if w.workload_name.is_empty() {
+                            &w.name
+                        } else {
+                            w.workload_name.as_str()
+                        };
+                        (name.to_owned(), w.namespace().to_string())
+                    };
+                    let known: std::collections::HashSet<_> =
+                        generation.workloads().map(names).collect();
+                    let keep = |party: &net::metrics::Party| {
+                        party.workload.is_empty()
+                            || known.contains(&(party.workload.clone(), party.namespace.clone()))
+                    };
+                    let keep = |labels: &net::metrics::Labels| {
+                        keep(&labels.source) && keep(&labels.destination)
+                    };
+                    self.1.telemetry.0.retain(keep);
+                }
+            }
+        }
+    }
+}
+
+fn server(variable: &'static str, upstream: &Upstream) -> Result<Server, Error> {
+    let made = Server::new(
+        &upstream.address,
+        upstream.roots.clone(),
+        upstream.name.as_deref(),
+    );
+    made.map_err(|error| Error::Channel(variable, error))
+}
+
+fn authority(config: &Config) -> Result<Arc<Authority>, Error> {
+    let server = server("CA_ADDRESS", &config.authority)?;
+    Ok(Arc::new(Authority {
+        channel: server.lazy(),
+        caller: config.authority.caller.clone(),
+        life: config.ttl,
+        aliases: config.aliases.clone(),
+        now: clock::wall,
+    }))
+}
+
+/// Fills the state from a file, from the control plane, or from both. The handle ends the following when dropped.
+fn follow(
+    shared: &Arc<Shared>,
+    metrics: &Metrics,
+    state: &State,
+) -> Result<(watch::Receiver<discovery::State>, AbortOnDrop), Error> {
+    let config = &shared.config;
+    if let Some(local) = &config.local {
+        for delta in read_local(local)? {
+            if let Some(bad) = state.apply(&delta).first() {
+                return Err(Error::Local(bad.to_string()));
+            }
+        }
+    }
+    let Some(upstream) = &config.discovery else {
+        let synced = discovery::State {
+            synced: config.local.is_some(),
+            ..discovery::State::default()
+        };
+        return Ok((watch::channel(synced).1, AbortOnDrop(None)));
+    };
+    let server = server("XDS_ADDRESS", upstream)?;
+    let (tell, synced) = watch::channel(discovery::State::default());
+    let discovery = Discovery {
+        node: node(config),
+        caller: upstream.caller.clone(),
+        counters: metrics.discovery.clone(),
+        state: tell,
+    };
+    let state = state.clone();
+    let task = tokio::task::spawn_local(async move {
+        let types = [proto::ADDRESS_TYPE, proto::AUTHORIZATION_TYPE];
+        discovery
+            .run(&types, || server.connect(), |delta| state.apply(&delta))
+            .await;
+    });
+    Ok((synced, AbortOnDrop(Some(task.abort_handle()))))
+}
+
+struct AbortOnDrop(Option<tokio::task::AbortHandle>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
+
+/// The resources of a local workload file, as if the control plane had sent them.
+fn read_local(local: &config::Local) -> Result<[Delta; 2], Error> {
+    let text = match local {
+        config::Local::Path(path) => std::fs::read_to_string(path)
+            .map_err(|error| Error::Local(format!("{}: {error}", path.display())))?,
+        config::Local::Text(text) => text.clone(),
+    };
+    let local = mesh::local::parse(&text).map_err(|error| Error::Local(error.to_string()))?;
+    let resource = |name: &String, bytes| Resource {
+        name: name.clone(),
+        version: String::new(),
+        bytes,
+    };
+    let addresses = local
+        .addresses
+        .iter()
+        .map(|(name, a)| resource(name, a.encode_to_vec()));
+    let policies = local
+        .authorizations
+        .iter()
+        .map(|(name, a)| resource(name, a.encode_to_vec()));
+    let delta = |type_url: &str, resources| Delta {
+        type_url: type_url.to_owned(),
+        resources,
+        removed: Vec::new(),
+    };
+    // Policies first: nothing is open before what guards it is known.
+    Ok([
+        delta(proto::AUTHORIZATION_TYPE, policies.collect()),
+        delta(proto::ADDRESS_TYPE, addresses.collect()),
+    ])
+}
+
+/// Who we say we are on the discovery stream.
+fn node(config: &Config) -> proto::core::Node {
+    let config::Instance {
+        name,
+        namespace,
+        ip,
+    } = &config.instance;
+    let text = |text: String| prost_types::Value {
+        kind: Some(prost_types::value::Kind::StringValue(text)),
+    };
+    let fields = [
+        ("NAME", name.clone()),
+        ("NAMESPACE", namespace.clone()),
+        ("INSTANCE_IPS", ip.to_string()),
+        ("NODE_NAME", config.node.to_string()),
+        ("CLUSTER_ID", config.cluster.to_string()),
+    ];
+    let fields = fields
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), text(value)))
+        .collect();
+    proto::core::Node {
+        id: format!("ztunnel~{ip}~{name}.{namespace}~{namespace}.svc.cluster.local"),
+        cluster: "ztunnel".to_owned(),
+        metadata: Some(prost_types::Struct { fields }),
+    }
+}
+
+/// How long the admin pages wait for a worker.
+pub(crate) const INSPECT_TIMEOUT: Duration = Duration::from_secs(2);

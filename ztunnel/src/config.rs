@@ -1,0 +1,442 @@
+//! What the node proxy can be told, by environment variables that have the ecosystem's names.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use mesh::name::Name;
+use net::{
+    channel::{Caller, Roots, Token},
+    config::{BadSetting, Environment},
+    hbone,
+    log::Format,
+};
+
+/// All settings of a node proxy.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `NODE_NAME`: this node.
+    pub node: Name,
+    /// `CLUSTER_ID` or `ISTIO_META_CLUSTER_ID` (`Kubernetes`).
+    pub cluster: Name,
+    /// `NETWORK` (empty: the default network).
+    pub network: Name,
+    /// `TRUST_DOMAIN` (`cluster.local`): that of this node's pods.
+    pub trust_domain: Name,
+    /// `TRUST_DOMAIN_ALIASES` (none): others whose peers are let in, comma-separated.
+    pub aliases: Vec<Name>,
+    /// `ROOT_NAMESPACE` (`ambit-system`): a policy of it that cannot be read at all denies for the whole mesh.
+    pub root_namespace: Name,
+    /// `POD_NAME`, `POD_NAMESPACE`, `INSTANCE_IP`: this proxy itself, for the control plane's eyes.
+    pub instance: Instance,
+    /// `INPOD_UDS` (`/var/run/ztunnel/ztunnel.sock`): where the node agent listens.
+    pub zds: PathBuf,
+    /// `INPOD_PORT_REUSE` (true): lets a second generation of the proxy listen beside this one.
+    pub port_reuse: bool,
+    /// `PACKET_MARK` (1337): exempts the proxy's own packets from capture.
+    pub mark: u32,
+    /// `IPV6_ENABLED` (true).
+    pub ipv6: bool,
+    /// `XDS_ADDRESS`, `XDS_ROOT_CA`, `ALT_XDS_HOSTNAME`, `XDS_HEADER_*`; an empty address: none.
+    pub discovery: Option<Upstream>,
+    /// `CA_ADDRESS`, `CA_ROOT_CA`, `ALT_CA_HOSTNAME`, `CA_HEADER_*`.
+    pub authority: Upstream,
+    /// `LOCAL_XDS_PATH` or `LOCAL_XDS`: state from a file, or from the variable itself.
+    pub local: Option<Local>,
+    /// `SECRET_TTL` (24h): life of certificates.
+    pub ttl: Duration,
+    /// `ZTUNNEL_WORKER_THREADS` (a number, `N%` of the cores, or 0 for all; default the larger of 2 and 25 %).
+    pub workers: usize,
+    /// `HTTP2_STREAM_WINDOW_SIZE` (4Mi), `HTTP2_CONNECTION_WINDOW_SIZE` (16Mi), `HTTP2_FRAME_SIZE` (256Ki).
+    pub tunnel: hbone::Settings,
+    /// `POOL_MAX_STREAMS_PER_CONNECTION` (100).
+    pub max_streams: usize,
+    /// `POOL_UNUSED_RELEASE_TIMEOUT` (5m).
+    pub tunnel_idle: Duration,
+    /// `KEEPALIVE_ENABLED` (true), `KEEPALIVE_TIME` (180s), `KEEPALIVE_INTERVAL` (180s), `KEEPALIVE_RETRIES` (9).
+    pub keepalive: Option<Keepalive>,
+    /// `CONNECTION_TERMINATION_DEADLINE` (5s, or derived from `TERMINATION_GRACE_PERIOD_SECONDS`).
+    pub drain: Duration,
+    /// `MAX_CONNECTIONS_PER_WORKLOAD` (20000): flows of one pod at once.
+    pub max_flows: usize,
+    /// `ADMIN_ADDRESS` (`127.0.0.1:15000`).
+    pub admin: SocketAddr,
+    /// `METRICS_ADDRESS` (`[::]:15020`, or `0.0.0.0:15020` without IPv6).
+    pub metrics: SocketAddr,
+    /// `READINESS_ADDRESS` (`[::]:15021`, or `0.0.0.0:15021` without IPv6).
+    pub readiness: SocketAddr,
+    /// `RUST_LOG` (`info`).
+    pub log_filter: String,
+    /// `LOG_FORMAT` (`plain`, or `json`).
+    pub log_format: Format,
+}
+
+/// This proxy itself.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// `POD_NAME`.
+    pub name: String,
+    /// `POD_NAMESPACE`.
+    pub namespace: String,
+    /// `INSTANCE_IP`.
+    pub ip: IpAddr,
+}
+
+/// A server that the proxy asks.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// `https://host:port`.
+    pub address: String,
+    /// Who vouches for it.
+    pub roots: Roots,
+    /// Its name, where that is not the address's host.
+    pub name: Option<String>,
+    /// Who we say we are.
+    pub caller: Caller,
+}
+
+/// Where state comes from without a control plane.
+#[derive(Clone, Debug)]
+pub enum Local {
+    /// A file.
+    Path(PathBuf),
+    /// The text itself.
+    Text(String),
+}
+
+/// TCP keepalive.
+#[derive(Clone, Copy, Debug)]
+pub struct Keepalive {
+    /// After so much silence.
+    pub idle: Duration,
+    /// And again every.
+    pub interval: Duration,
+    /// So many times.
+    pub retries: u32,
+}
+
+/// Why the proxy does not start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BadConfig {
+    /// A value that is none.
+    Setting(BadSetting),
+    /// A value that asks for what is not served.
+    NotServed {
+        /// The variable.
+        name: &'static str,
+        /// Why not, and what to do instead.
+        reason: &'static str,
+    },
+}
+
+impl fmt::Display for BadConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Setting(bad) => bad.fmt(f),
+            Self::NotServed { name, reason } => write!(f, "{name}: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for BadConfig {}
+
+impl From<BadSetting> for BadConfig {
+    fn from(bad: BadSetting) -> Self {
+        Self::Setting(bad)
+    }
+}
+
+/// Known settings that ask for what is not served. Starting without it would not be what was asked for.
+const NOT_SERVED: [(&str, &str, &str); 8] = [
+    (
+        "FAKE_CA",
+        "true",
+        "there is no fake certificate authority here; give CA_ADDRESS a real one",
+    ),
+    (
+        "PROXY_MODE",
+        "dedicated",
+        "only `shared` is served: one proxy for the pods of a node",
+    ),
+    (
+        "ENABLE_PROXY",
+        "false",
+        "a proxy that does not proxy is not served",
+    ),
+    ("TLS12_ENABLED", "true", "only TLS 1.3 is spoken"),
+    (
+        "COMPLIANCE_POLICY",
+        "pqc",
+        "key exchange is X25519, P-256 or P-384",
+    ),
+    (
+        "XDS_ON_DEMAND",
+        "true",
+        "the whole state is fetched; on demand is not served",
+    ),
+    ("UNSTABLE_ENABLE_SOCKS5", "true", "SOCKS5 is not served"),
+    (
+        "ENABLE_ORIG_SRC",
+        "false",
+        "applications always see their client's own address",
+    ),
+];
+
+impl Config {
+    /// Reads the settings.
+    pub fn read(env: &Environment) -> Result<Self, BadConfig> {
+        for (name, value, reason) in NOT_SERVED {
+            if env.text(name) == Some(value) {
+                return Err(BadConfig::NotServed { name, reason });
+            }
+        }
+        if env.text("CRL_PATH").is_some_and(|path| !path.is_empty()) {
+            let reason = "revocation lists are not served yet; unset it";
+            return Err(BadConfig::NotServed {
+                name: "CRL_PATH",
+                reason,
+            });
+        }
+        let ipv6 = env.boolean("IPV6_ENABLED", true)?;
+        let name = |variable, default| Name::new(env.text_or(variable, default));
+        let cluster = name(
+            "CLUSTER_ID",
+            env.text_or("ISTIO_META_CLUSTER_ID", "Kubernetes"),
+        );
+        let authority = upstream(env, "CA", cluster);
+        Ok(Self {
+            node: name("NODE_NAME", ""),
+            cluster,
+            network: name("NETWORK", ""),
+            trust_domain: name("TRUST_DOMAIN", mesh::identity::DEFAULT_TRUST_DOMAIN),
+            aliases: list(env.text_or("TRUST_DOMAIN_ALIASES", "")),
+            root_namespace: name("ROOT_NAMESPACE", "ambit-system"),
+            instance: Instance {
+                name: env.text_or("POD_NAME", "ztunnel").to_owned(),
+                namespace: env.text_or("POD_NAMESPACE", "ambit-system").to_owned(),
+                ip: env.read("INSTANCE_IP", UNKNOWN_IP, "an address", |text| {
+                    text.parse().ok()
+                })?,
+            },
+            zds: env
+                .text_or("INPOD_UDS", "/var/run/ztunnel/ztunnel.sock")
+                .into(),
+            port_reuse: env.boolean("INPOD_PORT_REUSE", true)?,
+            mark: env.number("PACKET_MARK", 1337)?,
+            ipv6,
+            discovery: upstream(env, "XDS", cluster),
+            authority: authority.ok_or(BadConfig::NotServed {
+                name: "CA_ADDRESS",
+                reason: "is empty, and without a certificate authority nothing can be encrypted",
+            })?,
+            local: local(env),
+            ttl: env.duration("SECRET_TTL", Duration::from_secs(86_400))?,
+            workers: workers(env)?,
+            tunnel: tunnel(env)?,
+            max_streams: env.number("POOL_MAX_STREAMS_PER_CONNECTION", 100)?,
+            tunnel_idle: env.duration("POOL_UNUSED_RELEASE_TIMEOUT", Duration::from_secs(300))?,
+            keepalive: keepalive(env)?,
+            drain: drain(env)?,
+            max_flows: env.number("MAX_CONNECTIONS_PER_WORKLOAD", 20_000)?,
+            admin: address(
+                env,
+                "ADMIN_ADDRESS",
+                SocketAddr::from(([127, 0, 0, 1], 15000)),
+            )?,
+            metrics: address(env, "METRICS_ADDRESS", any(ipv6, 15020))?,
+            readiness: address(env, "READINESS_ADDRESS", any(ipv6, 15021))?,
+            log_filter: env.text_or("RUST_LOG", "info").to_owned(),
+            log_format: env.read(
+                "LOG_FORMAT",
+                Format::Text,
+                "`json` or `plain`",
+                Format::named,
+            )?,
+        })
+    }
+}
+
+/// What is said of this proxy's own address when nothing is known of it.
+const UNKNOWN_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1));
+
+fn any(ipv6: bool, port: u16) -> SocketAddr {
+    if ipv6 {
+        SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
+    } else {
+        SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
+    }
+}
+
+fn address(env: &Environment, name: &str, default: SocketAddr) -> Result<SocketAddr, BadSetting> {
+    env.read(name, default, "an address and a port", |text| {
+        text.parse().ok()
+    })
+}
+
+fn list(text: &str) -> Vec<Name> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+        .map(Name::new)
+        .collect()
+}
+
+fn local(env: &Environment) -> Option<Local> {
+    let set = |name| Some(env.text_or(name, "")).filter(|text| !text.is_empty());
+    let path = set("LOCAL_XDS_PATH").map(|path| Local::Path(path.into()));
+    path.or_else(|| set("LOCAL_XDS").map(|text| Local::Text(text.to_owned())))
+}
+
+/// A server by the variables that begin with `prefix`. Set and empty means none.
+fn upstream(env: &Environment, prefix: &str, cluster: Name) -> Option<Upstream> {
+    let address = env.text(&format!("{prefix}_ADDRESS"));
+    let address = address.unwrap_or("https://ambit-control.ambit-system.svc:15012");
+    let roots = format!("{prefix}_ROOT_CA");
+    let roots = env.text_or(&roots, "./var/run/secrets/istio/root-cert.pem");
+    let token = env.text_or("AUTH_TOKEN", "./var/run/secrets/tokens/istio-token");
+    let headers = format!("{prefix}_HEADER_");
+    let headers = env
+        .prefixed(&headers)
+        .map(|(name, text)| (name.to_owned(), text.to_owned()));
+    (!address.is_empty()).then(|| Upstream {
+        address: address.to_owned(),
+        roots: Roots::from_setting(roots),
+        name: env
+            .text(&format!("ALT_{prefix}_HOSTNAME"))
+            .map(str::to_owned),
+        caller: Caller {
+            token: Some(Token::from_setting(token)),
+            cluster: cluster.to_string(),
+            headers: headers.collect(),
+        },
+    })
+}
+
+fn tunnel(env: &Environment) -> Result<hbone::Settings, BadSetting> {
+    let default = hbone::Settings::default();
+    let size = |name, default| {
+        env.read(
+            name,
+            default,
+            "a size from 16Ki to 2Gi, such as 4Mi",
+            |text| {
+                let bytes = u32::try_from(net::config::size(text)?).ok()?;
+                (16 << 10..1 << 31).contains(&bytes).then_some(bytes)
+            },
+        )
+    };
+    Ok(hbone::Settings {
+        stream_window: size("HTTP2_STREAM_WINDOW_SIZE", default.stream_window)?,
+        connection_window: size("HTTP2_CONNECTION_WINDOW_SIZE", default.connection_window)?,
+        // A frame's length has 24 bits (RFC 9113 §4.2).
+        frame_size: size("HTTP2_FRAME_SIZE", default.frame_size)?.min((1 << 24) - 1),
+        ..default
+    })
+}
+
+fn workers(env: &Environment) -> Result<usize, BadSetting> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let want = "a number of threads, or a percentage of the cores such as 50%";
+    env.read("ZTUNNEL_WORKER_THREADS", (cores / 4).max(2), want, |text| {
+        let count = match text.strip_suffix('%') {
+            Some(percent) => (cores * percent.parse::<usize>().ok()?)
+                .div_ceil(100)
+                .max(1),
+            None => text.parse().ok()?,
+        };
+        match count {
+            0 => Some(cores),
+            count => (count <= 1024).then_some(count),
+        }
+    })
+}
+
+fn keepalive(env: &Environment) -> Result<Option<Keepalive>, BadSetting> {
+    let keepalive = Keepalive {
+        idle: env.duration("KEEPALIVE_TIME", Duration::from_secs(180))?,
+        interval: env.duration("KEEPALIVE_INTERVAL", Duration::from_secs(180))?,
+        retries: env.number("KEEPALIVE_RETRIES", 9)?,
+    };
+    Ok(env.boolean("KEEPALIVE_ENABLED", true)?.then_some(keepalive))
+}
+
+fn drain(env: &Environment) -> Result<Duration, BadSetting> {
+    // Some time has to be left to end in good order before the end comes by force.
+    let derived = match env.number("TERMINATION_GRACE_PERIOD_SECONDS", 0_u64)? {
+        0 => 5,
+        grace @ 1..=10 => grace - 1,
+        grace => grace - 5,
+    };
+    env.duration(
+        "CONNECTION_TERMINATION_DEADLINE",
+        Duration::from_secs(derived),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(set: &[(&str, &str)]) -> Result<Config, BadConfig> {
+        Config::read(&Environment::of(set))
+    }
+
+    #[test]
+    fn without_anything_set_the_defaults_hold() {
+        let config = read(&[]).unwrap();
+        assert_eq!(config.cluster.as_str(), "Kubernetes");
+        assert_eq!(config.mark, 1337);
+        assert_eq!(config.drain, Duration::from_secs(5));
+        let control = "https://ambit-control.ambit-system.svc:15012";
+        assert_eq!(config.discovery.unwrap().address, control);
+    }
+
+    #[test]
+    fn a_fake_authority_stops_the_start_with_a_sentence() {
+        let error = read(&[("FAKE_CA", "true")]).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("FAKE_CA: there is no fake certificate authority")
+        );
+        assert!(read(&[("FAKE_CA", "false")]).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_served_and_what_is_not_a_value_stops_the_start() {
+        for (name, value) in [
+            ("PROXY_MODE", "dedicated"),
+            ("CRL_PATH", "/crl.pem"),
+            ("CA_ADDRESS", ""),
+            ("IPV6_ENABLED", "perhaps"),
+            ("SECRET_TTL", "soon"),
+            ("HTTP2_FRAME_SIZE", "1"),
+            ("PACKET_MARK", "-1"),
+            ("ZTUNNEL_WORKER_THREADS", "many"),
+            ("INSTANCE_IP", "here"),
+            ("LOG_FORMAT", "xml"),
+        ] {
+            let error = read(&[(name, value)]).unwrap_err();
+            assert!(error.to_string().contains(name), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_empty_discovery_address_means_none() {
+        assert!(read(&[("XDS_ADDRESS", "")]).unwrap().discovery.is_none());
+    }
+
+    #[test]
+    fn the_drain_follows_the_grace_period() {
+        for (grace, drain) in [("30", 25), ("10", 9), ("1", 0), ("0", 5)] {
+            let config = read(&[("TERMINATION_GRACE_PERIOD_SECONDS", grace)]).unwrap();
+            assert_eq!(config.drain, Duration::from_secs(drain));
+        }
+        let grace = ("TERMINATION_GRACE_PERIOD_SECONDS", "30");
+        let both = [grace, ("CONNECTION_TERMINATION_DEADLINE", "2s")];
+        assert_eq!(read(&both).unwrap().drain, Duration::from_secs(2));
+    }
+}

@@ -1,0 +1,83 @@
+//! A connection that comes to a pod of this node as it is, from a client that is not captured.
+
+use std::{net::SocketAddr, rc::Rc};
+
+use mesh::refusal::Refusal;
+use net::{
+    access::Direction,
+    carry::{Broken, Socket, carry},
+};
+use tokio::net::TcpStream;
+
+use crate::{
+    flows::{Entrance, Entry, Shown},
+    socket,
+    telemetry::Report,
+    worker::{Pod, Worker, stopped},
+};
+
+/// Carries one connection into a pod, if it may enter without an identity.
+pub(crate) async fn run(worker: Rc<Worker>, pod: Rc<Pod>, client: TcpStream, from: SocketAddr) {
+    let to = match sys::socket::original_destination(&client) {
+        Ok(to) => to,
+        Err(error) => {
+            tracing::warn!(pod = pod.facts.name, %from, %error, "where a connection was going is not known");
+            return;
+        }
+    };
+    let mut report = Report::new(Direction::Inbound, worker.id, from, to);
+    report.destination_is(&pod.facts, &worker.generation());
+    report.plain_source(worker.shared.config.network, &worker.generation());
+    let shown = Shown {
+        src: from,
+        original_dst: to,
+        actual_dst: to,
+        protocol: "TCP",
+        peer: None,
+        inbound: true,
+    };
+    let (entry, mut stop) = pod.flows.enter(shown);
+    let opened = tokio::select! {
+        biased;
+        reason = &mut stop => Err(stopped(reason)),
+        opened = enter(&worker, &pod, from, to, &entry) => opened.map_err(Broken::Refused),
+        () = socket::reset_by_application(&client) => {
+            Err(Broken::Socket(std::io::ErrorKind::ConnectionReset))
+        }
+    };
+    let result = match opened {
+        Err(broken) => {
+            sys::socket::reset(&client).ok();
+            Err(broken)
+        }
+        Ok(app) => {
+            report.opened(&worker.shared.telemetry);
+            carry(Socket::tcp(client), Socket::tcp(app), &entry.counts, stop).await
+        }
+    };
+    report.closed(&worker.shared.telemetry, &entry.counts, result);
+}
+
+async fn enter(
+    worker: &Rc<Worker>,
+    pod: &Rc<Pod>,
+    from: SocketAddr,
+    to: SocketAddr,
+    entry: &Entry,
+) -> Result<TcpStream, Refusal> {
+    pod.room(worker)?;
+    let entrance = Entrance::Plain {
+        to,
+        source: from.ip(),
+    };
+    let decided = worker.decide(|generation| entrance.admit(generation, &pod.facts.workload));
+    let admission = decided.await?;
+    entry.entered_by(entrance);
+    socket::connect(
+        &pod.facts.netns,
+        admission.to,
+        admission.from,
+        &worker.shared.config,
+    )
+    .await
+}

@@ -1,0 +1,464 @@
+//! A worker thread: the data path of some pods. Nothing in it is shared with another thread but what `Shared` holds.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, hash_map::RandomState},
+    hash::BuildHasher,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use mesh::{
+    admit,
+    identity::Identity,
+    model::Locality,
+    name::Name,
+    plan::{Outcome, Source},
+    refusal::Refusal,
+    store::{Effect, Generation},
+};
+use net::{carry::Broken, certificates::Certificates, hbone::Pool, tls::Credential};
+use sys::netns::Netns;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Notify, mpsc, oneshot, watch},
+    task::{AbortHandle, LocalSet},
+    time::Instant,
+};
+
+use crate::{
+    config::Config,
+    flows::{Flows, Shown},
+    inbound, outbound,
+    place::place,
+    plain,
+    socket::{self, Listeners},
+    telemetry::Telemetry,
+};
+
+/// How long a flow waits for what was never received before.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The pause after a failed accept, doubled up to the second.
+const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// What all workers share.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) certificates: Certificates,
+    pub(crate) telemetry: Telemetry,
+    /// Open flows and tunnels of each worker.
+    pub(crate) loads: Vec<AtomicUsize>,
+    pub(crate) workers: Vec<mpsc::UnboundedSender<Command>>,
+    /// True from the moment that the proxy is to end.
+    pub(crate) draining: watch::Receiver<bool>,
+}
+
+/// What a worker is told.
+pub(crate) enum Command {
+    /// A pod is here; its home worker gets its listeners.
+    Add(Arc<PodFacts>, Option<Listeners>),
+    /// Ends when all flows have ended.
+    Drain(oneshot::Sender<()>),
+    /// Tells what is open.
+    Inspect(oneshot::Sender<Vec<(Arc<str>, Vec<Shown>)>>),
+    /// A pod is gone, and with it its flows.
+    Remove(Arc<str>),
+    /// The newest generation and what follows from it.
+    State(Arc<Generation>, Arc<[Effect]>),
+    /// A connection that its home worker hands over.
+    Take {
+        pod: Arc<str>,
+        kind: Kind,
+        stream: std::net::TcpStream,
+        from: SocketAddr,
+    },
+}
+
+/// Which of a pod's listeners a connection came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Outbound,
+    Plain,
+    Tunnel,
+}
+
+/// A pod as the node agent gave it.
+#[derive(Debug)]
+pub(crate) struct PodFacts {
+    /// The agent's own uid for it.
+    pub(crate) uid: Arc<str>,
+    pub(crate) name: String,
+    pub(crate) workload: admit::Pod,
+    pub(crate) netns: Netns,
+}
+
+/// A pod on one worker.
+pub(crate) struct Pod {
+    pub(crate) facts: Arc<PodFacts>,
+    pub(crate) flows: Rc<Flows>,
+    pub(crate) pool: Pool,
+    /// Connections on 15008 whose peer has not proved anything yet.
+    pub(crate) handshakes: Cell<usize>,
+    listeners: RefCell<Vec<AbortHandle>>,
+    tunnels: RefCell<Vec<AbortHandle>>,
+}
+
+/// One worker.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) id: usize,
+    generation: RefCell<Arc<Generation>>,
+    changed: Notify,
+    pods: RefCell<HashMap<Arc<str>, Rc<Pod>>>,
+    hasher: RandomState,
+    drawn: Cell<u64>,
+}
+
+/// Counts as load as long as it lives.
+pub(crate) struct Load(Arc<Shared>, usize);
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.loads[self.1].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs worker `id` until it has drained or its inbox closes.
+pub(crate) fn run(
+    id: usize,
+    shared: Arc<Shared>,
+    inbox: mpsc::UnboundedReceiver<Command>,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let worker = Rc::new(Worker {
+        shared,
+        id,
+        generation: RefCell::default(),
+        changed: Notify::new(),
+        pods: RefCell::default(),
+        hasher: RandomState::new(),
+        drawn: Cell::new(0),
+    });
+    LocalSet::new().block_on(&runtime, worker.serve(inbox));
+    Ok(())
+}
+
+impl Worker {
+    async fn serve(self: Rc<Self>, mut inbox: mpsc::UnboundedReceiver<Command>) {
+        while let Some(command) = inbox.recv().await {
+            match command {
+                Command::Add(facts, listeners) => self.add(facts, listeners),
+                Command::Drain(done) => {
+                    self.drain().await;
+                    // The main thread may have lost its patience.
+                    done.send(()).ok();
+                    return;
+                }
+                Command::Inspect(reply) => {
+                    reply.send(self.shown()).ok();
+                }
+                Command::Remove(uid) => self.remove(&uid),
+                Command::State(generation, effects) => self.adopt(generation, &effects),
+                Command::Take {
+                    pod,
+                    kind,
+                    stream,
+                    from,
+                } => {
+                    let pod = self.pods.borrow().get(&pod).cloned();
+                    if let (Some(pod), Ok(stream)) = (pod, TcpStream::from_std(stream)) {
+                        self.take(&pod, kind, stream, from);
+                    }
+                }
+            }
+        }
+    }
+
+    fn add(self: &Rc<Self>, facts: Arc<PodFacts>, listeners: Option<Listeners>) {
+        self.remove(&facts.uid);
+        let config = &self.shared.config;
+        let pod = Rc::new(Pod {
+            flows: Rc::default(),
+            pool: Pool::new(config.max_streams, config.tunnel_idle),
+            handshakes: Cell::new(0),
+            listeners: RefCell::default(),
+            tunnels: RefCell::default(),
+            facts,
+        });
+        self.pods
+            .borrow_mut()
+            .insert(Arc::clone(&pod.facts.uid), Rc::clone(&pod));
+        let Some(Listeners {
+            outbound,
+            plain,
+            tunnel,
+        }) = listeners
+        else {
+            return;
+        };
+        for (kind, listener) in [
+            (Kind::Outbound, outbound),
+            (Kind::Plain, plain),
+            (Kind::Tunnel, tunnel),
+        ] {
+            match TcpListener::from_std(listener) {
+                Ok(listener) => {
+                    let accept = Rc::clone(self).accept(Rc::clone(&pod), kind, listener);
+                    let task = tokio::task::spawn_local(accept).abort_handle();
+                    pod.listeners.borrow_mut().push(task);
+                }
+                Err(error) => {
+                    tracing::error!(pod = pod.facts.name, %error, "a listener cannot be used")
+                }
+            }
+        }
+    }
+
+    fn remove(&self, uid: &str) {
+        if let Some(pod) = self.pods.borrow_mut().remove(uid) {
+            pod.end();
+        }
+    }
+
+    fn adopt(&self, generation: Arc<Generation>, effects: &[Effect]) {
+        *self.generation.borrow_mut() = Arc::clone(&generation);
+        self.changed.notify_waiters();
+        let pods: Vec<_> = self.pods.borrow().values().cloned().collect();
+        for effect in effects {
+            match effect {
+                Effect::Recheck => {
+                    for pod in &pods {
+                        pod.flows.recheck(&generation, &pod.facts.workload);
+                    }
+                }
+                Effect::Gone(uids) => {
+                    for uid in uids {
+                        pods.iter().for_each(|pod| pod.pool.forget(uid));
+                    }
+                }
+                // The main thread's.
+                Effect::Forget(_) | Effect::Prefetch(_) => {}
+            }
+        }
+    }
+
+    /// Takes no new connections and waits until the open flows have ended.
+    async fn drain(&self) {
+        let pods: Vec<_> = self.pods.borrow().values().cloned().collect();
+        // The listeners go with their tasks; flows run in tasks of their own.
+        pods.iter().for_each(|pod| pod.stop_listening());
+        while pods.iter().any(|pod| pod.flows.len() > 0) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn accept(self: Rc<Self>, pod: Rc<Pod>, kind: Kind, listener: TcpListener) {
+        let mut pause = ACCEPT_PAUSE.0;
+        loop {
+            match listener.accept().await {
+                Ok((stream, from)) => {
+                    pause = ACCEPT_PAUSE.0;
+                    self.hand_over(&pod, kind, stream, from);
+                }
+                // Out of descriptors, for one: trying again at once would only burn the processor.
+                Err(error) => {
+                    tracing::warn!(pod = pod.facts.name, %error, "a connection could not be accepted");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(ACCEPT_PAUSE.1);
+                }
+            }
+        }
+    }
+
+    /// Takes a connection, or gives it to a worker that has less to do.
+    fn hand_over(self: &Rc<Self>, pod: &Rc<Pod>, kind: Kind, stream: TcpStream, from: SocketAddr) {
+        let loads: Vec<usize> = self
+            .shared
+            .loads
+            .iter()
+            .map(|load| load.load(Ordering::Relaxed))
+            .collect();
+        let to = place(self.id, &loads);
+        if to == self.id {
+            self.take(pod, kind, stream, from);
+        } else if let Ok(stream) = stream.into_std() {
+            let pod = Arc::clone(&pod.facts.uid);
+            // A worker that is gone drains; so does this one.
+            self.shared.workers[to]
+                .send(Command::Take {
+                    pod,
+                    kind,
+                    stream,
+                    from,
+                })
+                .ok();
+        }
+    }
+
+    fn take(self: &Rc<Self>, pod: &Rc<Pod>, kind: Kind, stream: TcpStream, from: SocketAddr) {
+        socket::accepted(&stream, &self.shared.config);
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        let (worker, pod) = (Rc::clone(self), Rc::clone(pod));
+        let load = self.load();
+        match kind {
+            Kind::Outbound => drop(tokio::task::spawn_local(async move {
+                outbound::run(worker, pod, stream, from).await;
+                drop(load);
+            })),
+            Kind::Plain => drop(tokio::task::spawn_local(async move {
+                plain::run(worker, pod, stream, from).await;
+                drop(load);
+            })),
+            // A tunnel is not a flow: it ends with the pod, even in the middle of a handshake.
+            Kind::Tunnel => {
+                let tunnel = Rc::clone(&pod);
+                pod.keep(async move {
+                    inbound::run(worker, tunnel, stream, from).await;
+                    drop(load);
+                });
+            }
+        }
+    }
+
+    pub(crate) fn load(&self) -> Load {
+        self.shared.loads[self.id].fetch_add(1, Ordering::Relaxed);
+        Load(Arc::clone(&self.shared), self.id)
+    }
+
+    /// The newest generation.
+    pub(crate) fn generation(&self) -> Arc<Generation> {
+        Arc::clone(&self.generation.borrow())
+    }
+
+    /// Decides by the newest generation; where something was never received, waits for it, but not for long.
+    pub(crate) async fn decide<T>(
+        &self,
+        decide: impl Fn(&Generation) -> Outcome<T>,
+    ) -> Result<T, Refusal> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let changed = self.changed.notified();
+            let generation = self.generation();
+            match decide(&generation) {
+                Outcome::Do(it) => return Ok(it),
+                Outcome::Refuse(refusal) => return Err(refusal),
+                Outcome::Ask(question) => tokio::time::timeout_at(deadline, changed)
+                    .await
+                    .map_err(|_| Refusal::NotKnownYet(question.to_string()))?,
+            }
+        }
+    }
+
+    /// The certificate of a pod; a first one is waited for, but not for long.
+    pub(crate) async fn credential(&self, identity: Identity) -> Result<Arc<Credential>, Refusal> {
+        if let Some(held) = self.shared.certificates.current(&identity) {
+            return Ok(held);
+        }
+        let waited = self
+            .shared
+            .certificates
+            .wait(identity, Instant::now() + PATIENCE)
+            .await;
+        waited.map_err(|error| Refusal::NoCertificate {
+            identity,
+            reason: error.reason,
+        })
+    }
+
+    /// A number that nobody can foretell.
+    pub(crate) fn random(&self) -> u64 {
+        self.drawn.set(self.drawn.get() + 1);
+        self.hasher.hash_one(self.drawn.get())
+    }
+
+    /// Until the proxy is to end.
+    pub(crate) fn draining(&self) -> impl Future<Output = ()> + 'static {
+        let mut draining = self.shared.draining.clone();
+        async move {
+            if draining.wait_for(|draining| *draining).await.is_err() {
+                std::future::pending().await
+            }
+        }
+    }
+
+    fn shown(&self) -> Vec<(Arc<str>, Vec<Shown>)> {
+        let pods = self.pods.borrow();
+        pods.iter()
+            .map(|(uid, pod)| (Arc::clone(uid), pod.flows.shown()))
+            .collect()
+    }
+}
+
+impl Pod {
+    /// Runs a tunnel, which ends with the pod.
+    fn keep(&self, tunnel: impl Future<Output = ()> + 'static) {
+        let mut tunnels = self.tunnels.borrow_mut();
+        // Those that have ended are looked for only now and then.
+        if tunnels.len() >= 64 && tunnels.len().is_power_of_two() {
+            tunnels.retain(|tunnel| !tunnel.is_finished());
+        }
+        tunnels.push(tokio::task::spawn_local(tunnel).abort_handle());
+    }
+
+    fn end(&self) {
+        self.stop_listening();
+        self.tunnels
+            .borrow_mut()
+            .drain(..)
+            .for_each(|tunnel| tunnel.abort());
+        self.flows.end();
+    }
+
+    fn stop_listening(&self) {
+        self.listeners
+            .borrow_mut()
+            .drain(..)
+            .for_each(|listener| listener.abort());
+    }
+
+    /// The pod as the source of a flow.
+    pub(crate) fn source(&self, worker: &Worker, generation: &Generation) -> Source {
+        let config = &worker.shared.config;
+        let own = generation.workload(&self.facts.workload.uid);
+        let unknown = Locality {
+            region: Name::empty(),
+            zone: Name::empty(),
+            subzone: Name::empty(),
+        };
+        Source {
+            identity: self.facts.workload.identity,
+            network: own.map_or(config.network, |own| own.network),
+            node: config.node,
+            cluster: config.cluster,
+            locality: own.map_or(unknown, |own| own.locality),
+        }
+    }
+
+    /// Whether one more flow may begin.
+    pub(crate) fn room(&self, worker: &Worker) -> Result<(), Refusal> {
+        // Each worker has its share; together they are the pod's.
+        let share = worker
+            .shared
+            .config
+            .max_flows
+            .div_ceil(worker.shared.workers.len());
+        if self.flows.len() < share {
+            Ok(())
+        } else {
+            Err(Refusal::TooMany)
+        }
+    }
+}
+
+/// How a flow that was stopped from outside ended.
+pub(crate) fn stopped(reason: Result<Broken, oneshot::error::RecvError>) -> Broken {
+    reason.unwrap_or(Broken::Ended)
+}
