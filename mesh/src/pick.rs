@@ -4,6 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     model::{Families, Health, LocalityScope, Mode, Port, Service, Workload},
+    name::Name,
     plan::Source,
     store::Endpoint,
 };
@@ -125,17 +126,21 @@ fn rank(service: &Service, source: &Source, workload: &Workload) -> Option<usize
 }
 
 /// Whether client and endpoint share a scope. Where either side is unknown they do not, but for the
-/// network, where the empty name is the default one.
+/// network, where the empty name is the default one. Who shares the node shares all that is wider,
+/// so that a preference works on nodes that nobody labelled.
 fn shares(scope: LocalityScope, source: &Source, workload: &Workload) -> bool {
+    let known = |from: Name, to: Name| from == to && !to.is_empty();
     let (from, to) = (&source.locality, &workload.locality);
-    let region = from.region == to.region && !to.region.is_empty();
-    let zone = region && from.zone == to.zone && !to.zone.is_empty();
+    let cluster = source.cluster == workload.cluster;
+    let node = cluster && known(source.node, workload.node);
+    let region = node || known(from.region, to.region);
+    let zone = node || region && known(from.zone, to.zone);
     match scope {
-        LocalityScope::Cluster => source.cluster == workload.cluster,
+        LocalityScope::Cluster => cluster,
         LocalityScope::Network => source.network == workload.network,
-        LocalityScope::Node => source.node == workload.node && !workload.node.is_empty(),
+        LocalityScope::Node => node,
         LocalityScope::Region => region,
-        LocalityScope::Subzone => zone && from.subzone == to.subzone,
+        LocalityScope::Subzone => node || zone && known(from.subzone, to.subzone),
         LocalityScope::Zone => zone,
     }
 }

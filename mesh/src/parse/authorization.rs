@@ -107,8 +107,8 @@ fn one_match(m: &wire::Match) -> Result<Match, String> {
         not_destination_ips: ranges(&m.not_destination_ips)?,
         destination_ports: ports(&m.destination_ports)?,
         not_destination_ports: ports(&m.not_destination_ports)?,
-        service_accounts: accounts(&m.service_accounts),
-        not_service_accounts: accounts(&m.not_service_accounts),
+        service_accounts: accounts(&m.service_accounts)?,
+        not_service_accounts: accounts(&m.not_service_accounts)?,
     })
 }
 
@@ -135,10 +135,14 @@ fn ports(list: &[u32]) -> Result<Box<[u16]>, String> {
     list.iter().map(|number| port(*number, "port")).collect()
 }
 
-fn accounts(list: &[wire::ServiceAccountMatch]) -> Box<[WorkloadAccount]> {
-    let one = |m: &wire::ServiceAccountMatch| WorkloadAccount {
-        namespace: Name::new(&m.namespace),
-        service_account: Name::new(&m.service_account),
+fn accounts(list: &[wire::ServiceAccountMatch]) -> Result<Box<[WorkloadAccount]>, String> {
+    // Nobody has an empty name: a DENY of it would deny nobody.
+    let one = |m: &wire::ServiceAccountMatch| match (&*m.namespace, &*m.service_account) {
+        ("", _) | (_, "") => Err("a service account lacks its namespace or name".to_owned()),
+        (namespace, service_account) => Ok(WorkloadAccount {
+            namespace: namespace.into(),
+            service_account: service_account.into(),
+        }),
     };
     list.iter().map(one).collect()
 }

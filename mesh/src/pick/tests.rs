@@ -212,6 +212,46 @@ fn what_is_unknown_is_not_shared() {
 }
 
 #[test]
+fn a_name_that_both_sides_lack_is_not_shared() {
+    for (scope, unknown) in [
+        (Scope::Region, "n2///"),
+        (Scope::Zone, "n2/west//"),
+        (Scope::Subzone, "n2/west/a/"),
+    ] {
+        let place: Vec<_> = unknown.split('/').collect();
+        let [_, region, zone, subzone] = <[&str; 4]>::try_from(place).unwrap().map(Name::from);
+        let locality = Locality {
+            region,
+            zone,
+            subzone,
+        };
+        let source = Source {
+            locality,
+            ..source()
+        };
+        let service = balanced(WireMode::Strict, &[scope], HealthPolicy::OnlyHealthy);
+        let mesh = generation(&[at("a", unknown)], &[service], &[]);
+        assert_eq!(picked(&mesh, &source, 0, &[]), None, "{scope:?}");
+    }
+}
+
+#[test]
+fn who_shares_the_node_shares_all_around_it_labelled_or_not() {
+    use Scope::{Cluster, Network, Node, Region, Subzone, Zone};
+    let all = [Network, Cluster, Region, Zone, Subzone, Node];
+    let service = balanced(WireMode::Failover, &all, HealthPolicy::OnlyHealthy);
+    let nodes = [at("a", "n1///"), at("b", "n2///")];
+    assert_eq!(shares_of(&nodes, service, 2), "a2");
+    // A node of that name in another cluster is another node.
+    let far = wire::Workload {
+        cluster_id: "far".into(),
+        ..at("a", "n1///")
+    };
+    let service = balanced(WireMode::Failover, &[Node], HealthPolicy::OnlyHealthy);
+    assert_eq!(shares_of(&[far, at("b", "n2///")], service, 2), "a1 b1");
+}
+
+#[test]
 fn a_network_or_cluster_is_shared_by_name() {
     for (scope, shared, elsewhere) in [
         (

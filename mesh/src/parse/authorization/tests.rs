@@ -325,6 +325,14 @@ fn what_is_unknown_is_found_at_every_depth() {
         ),
         (one(&wrap(3, &[])), "a string match says nothing"),
         (
+            one(&wrap(11, &wrap(2, b"x"))),
+            "a service account lacks its namespace or name",
+        ),
+        (
+            one(&wrap(12, &wrap(1, b"x"))),
+            "a service account lacks its namespace or name",
+        ),
+        (
             one(&wrap(6, &wrap(1, &[1, 2, 3, 4, 5]))),
             "an address has 5 bytes, not 4 or 16",
         ),
