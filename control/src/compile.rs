@@ -1,7 +1,8 @@
 //! The world into the resources that node proxies get: a pure function.
 //!
-//! One file per output: [`workloads`](self) (pods), endpoints (addresses listed by hand), services, authorization
-//! (AuthorizationPolicy), peer (PeerAuthentication). The outcome depends on the objects alone, not on their order.
+//! One file per output: `workloads` (pods), `endpoints` (addresses listed by hand), `services`, `authorization`
+//! (AuthorizationPolicy), `peer` (PeerAuthentication). The outcome depends on the objects alone, not on their order.
+//! What is not served yet is either harmless to leave out or makes a policy deny more; a status says so.
 
 use std::collections::BTreeMap;
 

@@ -3,6 +3,8 @@
 //! A policy with a stray tab must not simply vanish. Its kind, namespace and name are mostly still there to be seen, each
 //! on a line of its own or in braces; that is enough to deny where it would have spoken.
 
+use std::collections::BTreeSet;
+
 use crate::manifest::Kind;
 
 /// A policy, as far as it can be seen.
@@ -20,15 +22,24 @@ pub(super) fn policy(text: &str) -> Option<Guess> {
     let kind = kinds
         .into_iter()
         .find(|kind| words(text, "kind").any(|word| word == kind.as_str()))?;
-    let label = |word: &&str| word.len() <= 63 && !word.contains('.');
     Some(Guess {
         kind,
         namespace: words(text, "namespace")
-            .find(label)
+            .find(is_label)
             .unwrap_or("default")
             .to_owned(),
         name: words(text, "name").next().map(str::to_owned),
     })
+}
+
+/// The namespaces that are named below `policies:` in what was meant to be a local workload file.
+pub(super) fn policy_namespaces(text: &str) -> BTreeSet<&str> {
+    let policies = text.find("policies:").map_or("", |at| &text[at..]);
+    words(policies, "namespace").filter(is_label).collect()
+}
+
+fn is_label(word: &&str) -> bool {
+    word.len() <= 63 && !word.contains('.')
 }
 
 /// The words that follow `key:`, as a plain, quoted or flow value.

@@ -7,7 +7,9 @@ use serde_json::Value;
 
 use super::{Loaded, Problem, guess, guess::Guess};
 use crate::{
-    manifest::{self, Document, Fault, LIMITS, Manifest, Object, ObjectRef, Refused, Selector},
+    manifest::{
+        self, Document, Fault, Kind, LIMITS, Manifest, Object, ObjectRef, Refused, Selector,
+    },
     world::Denial,
 };
 
@@ -28,31 +30,11 @@ struct Nameless {
 
 impl Loading<'_> {
     pub(super) fn file(&mut self, file: &Path, text: &str) {
-        let documents = if text.len() > LIMITS.file {
-            Err(format!("larger than {} bytes", LIMITS.file))
-        } else if text.contains('\u{fffd}') {
-            Err("not UTF-8 text".to_owned())
-        } else {
-            let documents = manifest::documents(text);
-            let many = documents.len() > LIMITS.documents;
-            if many {
-                Err(format!("more than {} documents", LIMITS.documents))
-            } else {
-                Ok(documents)
-            }
-        };
-        let documents = match documents {
+        let documents = match readable(text) {
             Ok(documents) => documents,
             Err(reason) => {
-                self.problem(
-                    file,
-                    None,
-                    None,
-                    Fault {
-                        field: String::new(),
-                        reason,
-                    },
-                );
+                let field = String::new();
+                self.problem(file, None, None, Fault { field, reason });
                 self.keep(file);
                 return;
             }
@@ -294,9 +276,24 @@ impl Loading<'_> {
                     field: error.field,
                     reason: error.reason,
                 };
-                self.problem(file, Some(document.number), None, fault);
+                self.problem(file, Some(document.number), None, fault.clone());
                 self.keep(file);
+                if !self.previous.stored.contains_key(file) {
+                    self.deny_stored(file, document, &fault);
+                }
             }
+        }
+    }
+
+    /// Denies in every namespace that the policies of an unreadable stored file seem to be of.
+    fn deny_stored(&mut self, file: &Path, document: &Document<'_>, fault: &Fault) {
+        for namespace in guess::policy_namespaces(document.text) {
+            let name = unreadable(file, document.number);
+            let reference = ObjectRef::new(Kind::AuthorizationPolicy, namespace, &name);
+            self.loaded
+                .origins
+                .insert(reference.clone(), file.to_owned());
+            self.stand_in(reference, None, vec![fault.clone()]);
         }
     }
 
@@ -316,6 +313,21 @@ impl Loading<'_> {
             reason,
         });
     }
+}
+
+/// The documents of a file that is within the limits.
+fn readable(text: &str) -> Result<Vec<Document<'_>>, String> {
+    if text.len() > LIMITS.file {
+        return Err(format!("larger than {} bytes", LIMITS.file));
+    }
+    if text.contains('\u{fffd}') {
+        return Err("not UTF-8 text".to_owned());
+    }
+    let documents = manifest::documents(text);
+    if documents.len() > LIMITS.documents {
+        return Err(format!("more than {} documents", LIMITS.documents));
+    }
+    Ok(documents)
 }
 
 /// Whether this is, by the looks of it, a local workload file: such are large, and are parsed only once.

@@ -324,6 +324,23 @@ fn a_stored_workload_file_is_a_source_too() {
 }
 
 #[test]
+fn a_stored_file_that_was_never_good_denies_where_its_policies_were() {
+    let policies = "policies:\n- {name: p, namespace: shop, scope: Namespace, action: Forbid}\n\
+        - {name: q, namespace: bank, scope: Namespace, action: Deny}\n";
+    let text = format!("{STORED}{policies}");
+    let loaded = load(&files(&[("stored.yaml", &text)]), None);
+    let denials = loaded.world.denials.keys();
+    let namespaces: Vec<_> = denials.map(|denial| denial.namespace.as_str()).collect();
+    assert_eq!(namespaces, ["bank", "shop"]);
+    let good = text.replace("Forbid", "Deny");
+    let good = load(&files(&[("stored.yaml", &good)]), Some(&loaded));
+    assert_eq!(good.world.denials.len(), 0);
+    assert_eq!(good.world.stored.authorizations.len(), 2);
+    let again = load(&files(&[("stored.yaml", &text)]), Some(&good));
+    assert_eq!(again.world, good.world);
+}
+
+#[test]
 fn a_directory_is_read_without_hidden_and_other_files() {
     let dir = std::env::temp_dir().join(format!("ambit-read-dir-{}", std::process::id()));
     fs::create_dir_all(dir.join("below.yaml")).unwrap();
