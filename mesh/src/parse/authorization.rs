@@ -27,6 +27,7 @@ pub fn authorization(name: &str, bytes: &[u8], root_namespace: Name) -> Policy {
     let effect = decoded.and_then(|message| {
         tags::all_known(bytes)?;
         named(name, &message)?;
+        said.ok_or("it is for a namespace and names none")?;
         rules(&message)
     });
     Policy {

@@ -155,6 +155,30 @@ fn an_unknown_scope_denies_for_what_the_name_implies() {
 }
 
 #[test]
+fn a_namespace_that_is_not_named_denies_for_what_the_name_implies() {
+    let message = wire::Authorization {
+        namespace: String::new(),
+        ..deny()
+    };
+    for (name, scope, reason) in [
+        (
+            "shop/p",
+            Scope::Namespace("shop".into()),
+            "holds the policy \"/p\"",
+        ),
+        ("ambit-system/p", Scope::Mesh, "holds the policy \"/p\""),
+        (
+            "/p",
+            Scope::Selected,
+            "it is for a namespace and names none",
+        ),
+    ] {
+        let policy = read(name, &message.encode_to_vec());
+        assert_eq!((refused(&policy), policy.scope), (reason, scope), "{name}");
+    }
+}
+
+#[test]
 fn another_name_inside_denies() {
     assert!(refused(&read("shop/q", &deny().encode_to_vec())).contains("shop/p"));
 }
