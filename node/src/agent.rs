@@ -11,25 +11,20 @@
 //! the same reason.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io,
-    net::IpAddr,
     os::fd::AsFd,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use proto::{
-    node::PodReport,
-    workload::zds::{WorkloadInfo, WorkloadRequest},
-};
-use sys::{netns::Netns, route};
+use proto::workload::zds::WorkloadRequest;
+use sys::netns::Netns;
 use tokio::sync::watch::Sender;
 use tracing::{error, info, warn};
 
 use crate::{
-    capture::{self, State},
     manifests::{Fault, Key, Manifests, Pod},
     report::Reports,
     zds::{
@@ -37,6 +32,10 @@ use crate::{
         serve::{Event, Server},
     },
 };
+
+mod tracked;
+
+use tracked::{Found, Stage, Tracked, take_out};
 
 /// How often the rules of captured pods are looked at.
 const VERIFY: Duration = Duration::from_secs(2);
@@ -54,35 +53,6 @@ pub struct Agent {
     server: Server,
     reports: Sender<Reports>,
     verified: Option<Instant>,
-}
-
-/// A pod that the agent knows.
-#[derive(Debug)]
-struct Tracked {
-    pod: Pod,
-    stage: Stage,
-    netns: Option<Arc<Netns>>,
-    /// Its namespace's file is there.
-    at_hand: bool,
-    /// The rules stood when last looked at.
-    standing: bool,
-    /// Why it is not captured, if it should be.
-    reason: String,
-    addresses: Vec<IpAddr>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// Nothing is known of its namespace yet.
-    New,
-    /// There is nothing of ours in its namespace, and no proxy has it.
-    Out,
-    /// The rules stand and the proxy is being told.
-    Told,
-    /// The proxy has acknowledged it.
-    Captured,
-    /// Proxies are being told that it goes.
-    Leaving,
 }
 
 impl Agent {
@@ -250,7 +220,7 @@ impl Agent {
     }
 
     fn carry_out(&mut self, list: Vec<Do<Arc<Netns>>>, now: Instant) {
-        let mut list: std::collections::VecDeque<_> = list.into();
+        let mut list: VecDeque<_> = list.into();
         while let Some(next) = list.pop_front() {
             match next {
                 Do::Send(id, request, netns) => {
@@ -333,13 +303,7 @@ impl Agent {
         info!(namespace = key.0, pod = key.1, "is no longer captured");
         // Still wanted, it begins anew at the next look.
         if let Some(pod) = self.wanted.get(&key) {
-            self.pods.insert(
-                key,
-                Tracked {
-                    stage: Stage::Out,
-                    ..Tracked::new(pod.clone())
-                },
-            );
+            self.pods.insert(key, Tracked::new(pod.clone()));
         }
     }
 
@@ -352,214 +316,6 @@ impl Agent {
             }
             changed
         });
-    }
-}
-
-/// What became of a pod's namespace since it was last looked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
-    /// The same, or none as before, or one while there was none.
-    Fine,
-    /// Another than the one that is held.
-    Another,
-}
-
-impl Tracked {
-    fn new(pod: Pod) -> Self {
-        Self {
-            pod,
-            stage: Stage::New,
-            netns: None,
-            at_hand: false,
-            standing: false,
-            reason: String::new(),
-            addresses: Vec::new(),
-        }
-    }
-
-    /// Looks for the namespace's file, and holds it if it is new. One that is held stays held when its file goes: what
-    /// is in it must be taken out again.
-    fn find(&mut self, name: Option<&str>, directory: &Path) -> Found {
-        let opened = name
-            .ok_or_else(|| "its manifest names no network namespace".to_owned())
-            .and_then(|name| {
-                let plain = !name.is_empty() && name != "." && name != ".." && !name.contains('/');
-                let path = plain
-                    .then(|| directory.join(name))
-                    .ok_or_else(|| format!("{name:?} is not a file name"))?;
-                let found = Netns::open(&path).and_then(|netns| Ok((netns.id()?, netns)));
-                found.map_err(|error| format!("network namespace {}: {error}", path.display()))
-            });
-        self.at_hand = opened.is_ok();
-        match (opened, &self.netns) {
-            (Err(reason), _) => {
-                if !matches!(self.stage, Stage::Told | Stage::Captured) {
-                    self.reason = reason;
-                    self.netns = None;
-                }
-                Found::Fine
-            }
-            (Ok((id, _)), Some(held)) if held.id().is_ok_and(|held| held == id) => Found::Fine,
-            (Ok((_, netns)), held) => {
-                let another = held.is_some() && self.stage != Stage::New;
-                if !(another && matches!(self.stage, Stage::Told | Stage::Captured)) {
-                    self.netns = Some(Arc::new(netns));
-                    self.stage = Stage::New;
-                    self.read_addresses();
-                }
-                if another { Found::Another } else { Found::Fine }
-            }
-        }
-    }
-
-    /// A pod that is not in the mesh: takes out what an earlier run of the agent may have left.
-    fn stay_out(&mut self, key: &Key, pod: Pod, verify: bool) {
-        self.pod = pod;
-        self.reason.clear();
-        if verify {
-            self.read_addresses();
-        }
-        if self.stage != Stage::New {
-            return;
-        }
-        if let Some(netns) = &self.netns {
-            match capture::remove(netns) {
-                Ok(()) => self.stage = Stage::Out,
-                Err(error) => {
-                    warn!(namespace = key.0, pod = key.1, %error, "cannot clear the pod's namespace of rules")
-                }
-            }
-        }
-    }
-
-    /// A pod that is in the mesh: has the rules stand, and the proxy told.
-    fn go_in(
-        &mut self,
-        key: &Key,
-        verify: bool,
-        zds: &mut Zds<Arc<Netns>>,
-        now: Instant,
-    ) -> Vec<Do<Arc<Netns>>> {
-        let info = WorkloadInfo {
-            name: self.pod.name.clone(),
-            namespace: self.pod.namespace.clone(),
-            service_account: self.pod.service_account.clone(),
-        };
-        let Some(netns) = self.netns.clone() else {
-            return zds.add(&self.pod.uid, info, None, now);
-        };
-        if verify {
-            self.read_addresses();
-        }
-        if verify || !self.standing {
-            let taken_over = self.stand(key, &netns);
-            if taken_over && self.stage == Stage::New {
-                self.stage = Stage::Captured;
-                self.reason.clear();
-                return zds.add(&self.pod.uid, info, Some(netns), now);
-            }
-        }
-        if self.standing && matches!(self.stage, Stage::New | Stage::Out) {
-            self.stage = Stage::Told;
-            self.reason = "the node proxy has not acknowledged the pod yet".into();
-            return zds.add(&self.pod.uid, info, Some(netns), now);
-        }
-        Vec::new()
-    }
-
-    /// Has the rules stand. True if they stood already.
-    fn stand(&mut self, key: &Key, netns: &Netns) -> bool {
-        let stood = capture::verify(netns);
-        let known = matches!(self.stage, Stage::Told | Stage::Captured);
-        if known && self.standing && matches!(stood, Ok(State::Partly | State::Absent)) {
-            warn!(
-                namespace = key.0,
-                pod = key.1,
-                "the capture rules were changed; they are put back"
-            );
-        }
-        let whole = matches!(stood, Ok(State::Whole));
-        let outcome = match stood {
-            Ok(State::Whole) => Ok(()),
-            Ok(State::Partly | State::Absent) => capture::install(netns),
-            Err(error) => Err(error),
-        };
-        // Rules that were missing let traffic pass: a captured pod is not reported as captured until they are seen again.
-        self.standing = outcome.is_ok() && (whole || self.stage != Stage::Captured);
-        match outcome {
-            Ok(()) if self.stage == Stage::Captured && whole => self.reason.clear(),
-            Ok(()) if self.stage == Stage::Captured => {
-                self.reason = "the capture rules were changed".into()
-            }
-            Ok(()) => {}
-            Err(error) => {
-                let reason = error.to_string();
-                if self.reason != reason {
-                    warn!(
-                        namespace = key.0,
-                        pod = key.1,
-                        reason,
-                        "the pod is not captured"
-                    );
-                    self.reason = reason;
-                }
-            }
-        }
-        whole
-    }
-
-    fn read_addresses(&mut self) {
-        let Some(netns) = &self.netns else { return };
-        let read = netns.within(|| {
-            let up: Vec<_> = route::links()?
-                .into_iter()
-                .filter(|link| link.up && !link.loopback)
-                .collect();
-            let mut found = route::addresses()?;
-            found.retain(|address| {
-                address.global && up.iter().any(|link| link.index == address.interface)
-            });
-            Ok(found.into_iter().map(|address| address.ip).collect())
-        });
-        match read {
-            Ok(addresses) => self.addresses = addresses,
-            Err(error) => warn!(pod = self.pod.name, %error, "cannot read the pod's addresses"),
-        }
-    }
-
-    fn report(&self) -> PodReport {
-        let captured = match self.stage {
-            Stage::Captured => self.standing,
-            // Until its rules are out, its traffic still goes through the proxy or nowhere.
-            Stage::Leaving => self.standing && self.reason.is_empty(),
-            _ => false,
-        };
-        let bytes = |ip: &IpAddr| match ip {
-            IpAddr::V4(ip) => ip.octets().to_vec(),
-            IpAddr::V6(ip) => ip.octets().to_vec(),
-        };
-        let silent = captured || self.pod.out().is_some();
-        PodReport {
-            namespace: self.pod.namespace.clone(),
-            name: self.pod.name.clone(),
-            addresses: self.addresses.iter().map(bytes).collect(),
-            ready: self.pod.ready && self.at_hand && !self.addresses.is_empty(),
-            captured,
-            reason: if silent {
-                String::new()
-            } else {
-                self.reason.clone()
-            },
-        }
-    }
-}
-
-/// Takes the rules out of a pod's namespace, if it is held.
-fn take_out(key: &Key, tracked: &Tracked) {
-    if let Some(netns) = &tracked.netns
-        && let Err(error) = capture::remove(netns)
-    {
-        warn!(namespace = key.0, pod = key.1, %error, "cannot take the capture rules out of the pod's namespace");
     }
 }
 

@@ -8,6 +8,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     let config = Config::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
     match start(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

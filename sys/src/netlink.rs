@@ -195,7 +195,13 @@ impl Socket {
     }
 
     fn receive(&mut self, flags: MsgFlags) -> io::Result<Vec<Reply>> {
-        let bytes = recv(self.fd.as_raw_fd(), &mut self.buffer, flags)?;
+        let bytes = loop {
+            match recv(self.fd.as_raw_fd(), &mut self.buffer, flags) {
+                // A signal: with a time limit the call is not restarted by itself.
+                Err(Errno::EINTR) => {}
+                received => break received?,
+            }
+        };
         Ok(messages(&self.buffer[..bytes])?)
     }
 }

@@ -1,11 +1,17 @@
 //! Pods from manifest to capture, in namespaces made for each test, with a proxy that a test plays.
 
 use super::*;
-use crate::{readiness, rules};
+use crate::{
+    capture::{self, State},
+    readiness, rules,
+};
 use prost::Message;
-use proto::workload::zds::{WorkloadResponse, workload_request::Payload};
-use std::{fs, os::fd::AsRawFd};
-use sys::{netns::privileged, nft, seqpacket::Connection};
+use proto::{
+    node::PodReport,
+    workload::zds::{WorkloadResponse, workload_request::Payload},
+};
+use std::{fs, os::fd::AsRawFd, path::Path};
+use sys::{netns::privileged, nft, route, seqpacket::Connection};
 use tokio::{io::unix::AsyncFd, sync::watch, time};
 
 /// One node: its manifests, its namespaces, its agent.
@@ -100,7 +106,7 @@ impl Node {
         pod
     }
 
-    async fn proxy(&mut self) -> Proxy {
+    fn proxy(&self) -> Proxy {
         let connection =
             readiness::of(Connection::connect(&self.root.join("zds.sock")).unwrap()).unwrap();
         connection.get_ref().send(&[8, 1], None).unwrap();
@@ -193,7 +199,7 @@ async fn captured(test: &str) -> (Node, Netns, Proxy) {
     let mut node = Node::new(test);
     let netns = node.namespace();
     node.agent.look(Instant::now());
-    let proxy = node.proxy().await;
+    let proxy = node.proxy();
     let told = node.told(&proxy).await;
     assert!(is_add_of(&told, &netns), "{told:?}");
     // The rules come before the proxy, and the report after it.
@@ -313,7 +319,7 @@ async fn another_tools_rules_keep_a_pod_out_and_are_named() {
         "{}",
         report.reason
     );
-    let proxy = node.proxy().await;
+    let proxy = node.proxy();
     assert!(matches!(
         node.told(&proxy).await.0,
         Payload::SnapshotSent(_)
@@ -338,7 +344,7 @@ async fn a_pod_without_its_namespace_is_kept_and_tried_again() {
         "{}",
         report.reason
     );
-    let proxy = node.proxy().await;
+    let proxy = node.proxy();
     let (Payload::Keep(keep), None) = node.told(&proxy).await else {
         panic!("not asked to keep")
     };
@@ -386,7 +392,7 @@ async fn a_new_agent_takes_over_what_stands_and_clears_what_should_not() {
         node.report().captured,
         "peers must not fall back to plaintext"
     );
-    let proxy = node.proxy().await;
+    let proxy = node.proxy();
     assert!(is_add_of(&node.told(&proxy).await, &netns));
     node.label("none");
     node.restart();
@@ -403,7 +409,7 @@ async fn a_proxy_that_goes_leaves_its_pods_captured_and_the_next_gets_them() {
     drop(proxy);
     node.work().await;
     assert!(node.report().captured);
-    let proxy = node.proxy().await;
+    let proxy = node.proxy();
     assert!(is_add_of(&node.told(&proxy).await, &netns));
     proxy.answer("no port");
     assert!(matches!(
