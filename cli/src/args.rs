@@ -106,7 +106,10 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "local")]
         Command::Load(arguments) => crate::component::load(arguments),
         #[cfg(feature = "local")]
-        Command::Component(component) => crate::component::main(component),
+        Command::Component(component) => match crate::component::main(component) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,6 +4,7 @@
 
 use std::{
     io,
+    process::ExitCode,
     sync::{Arc, atomic::AtomicBool, atomic::Ordering},
     time::Duration,
 };
@@ -18,6 +19,12 @@ pub(crate) enum Component {
     /// The control plane.
     #[command(hide = true)]
     Control(Box<control::config::Config>),
+    /// The node agent.
+    #[command(hide = true)]
+    Node(Box<node::Config>),
+    /// The node proxy; its settings are environment variables.
+    #[command(hide = true)]
+    Ztunnel,
 }
 
 #[derive(Debug, clap::Args)]
@@ -77,14 +84,30 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 /// Runs a component until it is told to end.
-pub(crate) fn main(component: Component) -> Result<(), Failure> {
-    match component {
+pub(crate) fn main(component: Component) -> Result<ExitCode, Failure> {
+    let log = match component {
+        Component::Ztunnel => return Ok(ztunnel::main()),
+        Component::Control(_) | Component::Node(_) => log()?,
+    };
+    let outcome = match component {
+        Component::Ztunnel => Ok(()),
         Component::Control(config) => multi_threaded(async move {
-            control::run(*config, ended()?)
-                .await
-                .map_err(|error| failed("control", &error))
+            let outcome = control::run(*config, ended()?).await;
+            outcome.map_err(|error| failed("control", &error))
         }),
-    }
+        Component::Node(config) => single_threaded()?.block_on(async move {
+            let outcome = node::run(*config, ended()?).await;
+            outcome.map_err(|error| failed("node", &error))
+        }),
+    };
+    log.flush(Duration::from_secs(1));
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+fn log() -> Result<net::log::Log, Failure> {
+    let filter = std::env::var("RUST_LOG").unwrap_or_default();
+    net::log::start(&filter, net::log::Format::default())
+        .map_err(|error| Failure::Usage(format!("RUST_LOG: {error}")))
 }
 
 /// Serves the echo application.

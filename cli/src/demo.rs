@@ -1,7 +1,129 @@
-//! wip
-use crate::Failure;
+//! `ambit demo`: a whole mesh on one machine, checked against what it claims, and then there to be played with.
+//!
+//! The mesh is real: the components are those of a cluster, the network is the kernel's, the applications know nothing.
+//! Only what a kubelet and a CNI plugin would do is done here: pods' namespaces are made from the manifests, and their
+//! programs started.
+
+use std::{sync::Arc, thread, time::Duration};
+
+use clap::{Subcommand, ValueEnum, builder::PossibleValuesParser};
+use sys::netns::Netns;
+
+use self::{
+    check::Check,
+    ending::Ending,
+    fault::Fault,
+    mesh::{MANIFESTS, Mesh, PARTS},
+    report::Report,
+    room::Room,
+};
+use crate::{Failure, lab::process::Processes};
+
+mod access;
+mod check;
+mod ending;
+mod exec;
+mod fault;
+mod manifests;
+mod mesh;
+mod report;
+mod room;
+
 #[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {}
-pub(crate) fn main(_: Arguments) -> Result<(), Failure> {
-    Ok(())
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    /// End after the checks: exit code 0 if all hold, 1 if not.
+    #[arg(long)]
+    once: bool,
+
+    /// Run only this check. May be given several times.
+    #[arg(long = "check", value_name = "ID", value_parser = PossibleValuesParser::new(check::ALL.map(|check| check.id)))]
+    checks: Vec<String>,
+
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+
+    /// Break something, to see the check fail that should.
+    #[arg(long = "break", value_name = "WHAT", hide = true, value_enum)]
+    fault: Option<Fault>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a program in a pod of the demo that runs.
+    Exec(exec::Arguments),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// Lines, as they come.
+    Text,
+    /// One object at the end.
+    Json,
+}
+
+/// Runs the demo, or a program in one that runs.
+pub(crate) fn main(arguments: Arguments) -> Result<(), Failure> {
+    if let Some(Command::Exec(exec)) = &arguments.command {
+        return exec::main(exec);
+    }
+    Netns::create().map_err(|error| {
+        Failure::Failed(format!("the demo makes network namespaces, which needs root: {error}\nRun it as root, for example with sudo."))
+    })?;
+    let room = Room::take(&room::path(), &PARTS)?;
+    let processes = Arc::new(Processes::new(&room.join("log")));
+    let ending = Ending::watch(Arc::clone(&processes), room.path())
+        .map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))?;
+    let outcome = run(&arguments, room, processes, &ending);
+    while ending.begun() {
+        // The thread that got the signal cleans up and ends the process.
+        thread::park();
+    }
+    outcome
+}
+
+fn run(
+    arguments: &Arguments,
+    room: Room,
+    processes: Arc<Processes>,
+    ending: &Ending,
+) -> Result<(), Failure> {
+    let mut report = Report::new(arguments.output == Output::Json);
+    let mesh = Mesh::lay_out(room, processes, arguments.fault)?;
+    report.laid_out(&mesh);
+    mesh.start(arguments.fault, &mut |what| report.waiting(what))?;
+    report.started();
+    if let Some(fault) = arguments.fault {
+        fault
+            .after(&mesh)
+            .map_err(|error| Failure::Failed(format!("cannot break the mesh: {error}")))?;
+    }
+    let wanted = |check: &&Check| {
+        arguments.checks.is_empty() || arguments.checks.iter().any(|id| id == check.id)
+    };
+    for check in check::ALL.iter().filter(wanted) {
+        report.run(check, &mesh);
+        if ending.begun() {
+            return Ok(());
+        }
+    }
+    let outcome = report.finished();
+    if arguments.once {
+        return outcome;
+    }
+    ending.is_proper();
+    report.hints(
+        &mesh.room.join(MANIFESTS).join(manifests::POLICIES),
+        &mesh.room.join("log"),
+    );
+    loop {
+        thread::sleep(Duration::from_millis(200));
+        if ending.begun() {
+            return Ok(());
+        }
+        mesh.alive()?;
+    }
 }

@@ -1,0 +1,126 @@
+//! Ways to break a mesh on purpose, for the tests that hold each check to its word.
+
+use std::{fs, io, path::Path};
+
+use clap::ValueEnum;
+use sys::route;
+
+use super::mesh::Mesh;
+use crate::lab::Node;
+
+/// What is broken. The name says what is no longer true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Fault {
+    /// A pod's capture rules are taken out, and nobody puts them back.
+    Capture,
+    /// The pod `cart` is another than it should be.
+    Identity,
+    /// The service `catalog` has no endpoint.
+    Endpoint,
+    /// No route leads from n1 to the IPv6 addresses of n2.
+    RouteV6,
+    /// The pod `cart` cannot answer clients by their own addresses.
+    ReturnRoute,
+    /// The only client allowed is another one.
+    Allow,
+    /// A policy that denies is not there.
+    Deny,
+    /// The bank takes plaintext.
+    Strict,
+    /// The shop takes no plaintext.
+    Permissive,
+    /// The pod outside the mesh is in it.
+    Outsider,
+    /// Certificates live too long to be renewed in time.
+    Rotation,
+    /// The control plane is gone.
+    Control,
+    /// A component does not start.
+    Start,
+    /// The demo itself panics.
+    Panic,
+}
+
+impl Fault {
+    /// Variables of a ztunnel.
+    pub(crate) fn environment(self, node: Node) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Rotation => Some(("SECRET_TTL", "24h")),
+            Self::Start if node == Node::Two => Some(("FAKE_CA", "true")),
+            _ => None,
+        }
+    }
+
+    /// In the manifests, before anything runs.
+    pub(crate) fn before(self, manifests: &Path) -> io::Result<()> {
+        let edit = |file, from, to| replace(&manifests.join(file), from, to);
+        match self {
+            Self::Identity => edit(
+                "shop.yaml",
+                "serviceAccountName: cart",
+                "serviceAccountName: catalog",
+            ),
+            Self::Endpoint => edit(
+                "shop.yaml",
+                "selector: {app: catalog}",
+                "selector: {app: nothing}",
+            ),
+            Self::Outsider => edit("shop.yaml", "    istio.io/dataplane-mode: none\n", ""),
+            Self::Allow => edit(
+                "policies.yaml",
+                "cluster.local/ns/shop/sa/web",
+                "cluster.local/ns/shop/sa/batch",
+            ),
+            Self::Deny => edit("policies.yaml", "{app: cart}", "{app: nothing}"),
+            Self::Strict => edit("policies.yaml", "STRICT", "PERMISSIVE"),
+            Self::Permissive => edit("policies.yaml", "{mode: PERMISSIVE}", "{mode: STRICT}"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Once everything runs.
+    pub(crate) fn after(self, mesh: &Mesh) -> io::Result<()> {
+        let netns = |pod: &str| {
+            mesh.netns(pod)
+                .map_err(|failure| io::Error::other(failure.to_string()))
+        };
+        match self {
+            Self::Capture => {
+                mesh.processes.kill("node-n1")?;
+                node::capture::remove(netns("web")?)
+            }
+            Self::ReturnRoute => {
+                mesh.processes.kill("node-n2")?;
+                netns("cart")?.within(|| {
+                    let marked = route::rules()?.into_iter().filter(|rule| rule.mask != 0);
+                    marked
+                        .into_iter()
+                        .try_for_each(|rule| route::remove_rule(&rule))
+                })
+            }
+            Self::RouteV6 => mesh.lab.node(Node::One).within(|| {
+                let there = route::routes()?
+                    .into_iter()
+                    .find(|route| route.destination.0 == Node::Two.v6(0));
+                there.map_or(Ok(()), |route| route::remove_route(&route))
+            }),
+            Self::Control => mesh.processes.kill("control"),
+            Self::Panic => panic!("on purpose"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// # Errors
+/// Also if there is nothing to replace: the manifests have changed, and the fault would break nothing.
+fn replace(file: &Path, from: &str, to: &str) -> io::Result<()> {
+    let text = fs::read_to_string(file)?;
+    let changed = text.replace(from, to);
+    if changed == text {
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("{} does not hold {from:?}", file.display()),
+        ));
+    }
+    fs::write(file, changed)
+}

@@ -1,0 +1,212 @@
+//! What the demo prints: what it waits for, each check with what was measured, and what to try by hand.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    check::{Check, Evidence},
+    mesh::Mesh,
+};
+use crate::{Failure, paint::Paint};
+
+/// Collects outcomes and prints them.
+#[derive(Debug)]
+pub(crate) struct Report {
+    /// One object at the end, instead of lines.
+    json: bool,
+    paint: Paint,
+    begin: Instant,
+    outcomes: Vec<Outcome>,
+}
+
+#[derive(Debug)]
+struct Outcome {
+    check: Check,
+    took: Duration,
+    evidence: Evidence,
+    error: Option<String>,
+}
+
+impl Report {
+    pub(crate) fn new(json: bool) -> Self {
+        Self {
+            json,
+            paint: Paint::stdout(),
+            begin: Instant::now(),
+            outcomes: Vec::new(),
+        }
+    }
+
+    /// The namespaces are there.
+    pub(crate) fn laid_out(&self, mesh: &Mesh) {
+        self.progress(&format!(
+            "2 nodes and {} pods, each a network namespace",
+            mesh.pods.len()
+        ));
+    }
+
+    /// The start goes on, but not before this.
+    pub(crate) fn waiting(&self, what: &str) {
+        self.progress(&format!("waiting for {what} …"));
+    }
+
+    /// The mesh is up.
+    pub(crate) fn started(&self) {
+        self.progress(&format!(
+            "the mesh is up after {:.1} s\n",
+            self.begin.elapsed().as_secs_f64()
+        ));
+    }
+
+    /// Runs a check and prints its outcome.
+    pub(crate) fn run(&mut self, check: &Check, mesh: &Mesh) {
+        let begin = Instant::now();
+        let mut evidence = Evidence::default();
+        let error = (check.run)(mesh, &mut evidence).err();
+        let outcome = Outcome {
+            check: *check,
+            took: begin.elapsed(),
+            evidence,
+            error,
+        };
+        if !self.json {
+            self.print(&outcome);
+        }
+        self.outcomes.push(outcome);
+    }
+
+    fn print(&self, outcome: &Outcome) {
+        let Outcome {
+            check,
+            took,
+            evidence,
+            error,
+        } = outcome;
+        let head = format!(
+            "{} {}  {}",
+            self.paint.mark(error.is_none()),
+            self.paint.bold(check.id),
+            check.claim
+        );
+        println!(
+            "{head} {}",
+            self.paint.dim(&format!("({:.1} s)", took.as_secs_f64()))
+        );
+        for line in evidence.lines() {
+            println!("    {}", self.paint.dim(&line));
+        }
+        if let Some(error) = error {
+            println!("    {error}");
+        }
+    }
+
+    /// All checks have run.
+    pub(crate) fn finished(&self) -> Result<(), Failure> {
+        let failed: Vec<_> = self
+            .outcomes
+            .iter()
+            .filter(|outcome| outcome.error.is_some())
+            .map(|outcome| outcome.check.id)
+            .collect();
+        if self.json {
+            println!("{:#}", self.object());
+        } else {
+            let held = self.outcomes.len() - failed.len();
+            println!(
+                "\n{held} of {} checks hold, after {:.1} s.",
+                self.outcomes.len(),
+                self.begin.elapsed().as_secs_f64()
+            );
+        }
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(Failure::Failed(format!(
+                "{} of {} checks failed: {}",
+                failed.len(),
+                self.outcomes.len(),
+                failed.join(", ")
+            )))
+        }
+    }
+
+    fn object(&self) -> Value {
+        let checks = self.outcomes.iter().map(|outcome| {
+            json!({
+                "id": outcome.check.id,
+                "claim": outcome.check.claim,
+                "ok": outcome.error.is_none(),
+                "error": outcome.error,
+                "milliseconds": u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX),
+                "evidence": outcome.evidence.json(),
+            })
+        });
+        let checks: Vec<_> = checks.collect();
+        json!({ "ok": self.outcomes.iter().all(|outcome| outcome.error.is_none()), "checks": checks })
+    }
+
+    /// How to go on by hand.
+    pub(crate) fn hints(&self, policies: &Path, logs: &Path) {
+        if self.json {
+            return;
+        }
+        let ambit = own_name();
+        println!("\nThe mesh stays up until Ctrl-C. In another terminal:");
+        for (command, what) in [
+            (
+                "exec web -- curl -si http://10.96.0.10/",
+                "a service on the other node, through HBONE",
+            ),
+            (
+                "exec web -- curl -s http://[fd96::10]/",
+                "the same over IPv6",
+            ),
+            (
+                "exec batch -- curl -s http://10.96.0.10/",
+                "denied by shop/no-batch",
+            ),
+            (
+                "exec legacy -- curl -s http://10.71.1.20:8080/",
+                "outside the mesh, refused by a STRICT bank",
+            ),
+        ] {
+            println!(
+                "  {:62} {}",
+                format!("{ambit} demo {command}"),
+                self.paint.dim(&format!("# {what}"))
+            );
+        }
+        println!(
+            "  {:62} {}",
+            format!("{ambit} demo exec n1 -- {ambit} zc workloads"),
+            self.paint.dim("# what the ztunnel of n1 knows")
+        );
+        println!(
+            "Edit {} and try again: an edit is in force within a second.",
+            policies.display()
+        );
+        println!("Logs, access logs among them, are in {}.", logs.display());
+    }
+
+    fn progress(&self, text: &str) {
+        if self.json {
+            eprintln!("{}", text.trim_end());
+        } else {
+            println!("{text}");
+        }
+    }
+}
+
+/// This executable as one would type it here.
+fn own_name() -> String {
+    let path = std::env::current_exe().unwrap_or_else(|_| "ambit".into());
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(&here)
+        .unwrap_or(&path)
+        .display()
+        .to_string()
+}

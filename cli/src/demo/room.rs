@@ -1,0 +1,209 @@
+//! The demo's directory: one demo at a time has it, and it goes when that demo ends.
+//!
+//! A demo that was killed leaves it behind, but nothing that runs; the next one clears it away.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use crate::Failure;
+
+/// Names another directory than the usual one.
+const VARIABLE: &str = "AMBIT_RUN_DIR";
+const USUAL: &str = "/run/ambit/demo";
+const LOCK: &str = "lock";
+
+/// A directory that this process has for itself.
+#[derive(Debug)]
+pub(crate) struct Room {
+    path: PathBuf,
+    /// Locked as long as it is open.
+    _lock: File,
+}
+
+/// Where the directory is, whether or not a demo runs.
+pub(crate) fn path() -> PathBuf {
+    std::env::var_os(VARIABLE)
+        .filter(|value| !value.is_empty())
+        .map_or_else(|| PathBuf::from(USUAL), PathBuf::from)
+}
+
+/// The process id of the demo that has the directory.
+pub(crate) fn holder(path: &Path) -> io::Result<Option<u32>> {
+    let file = match File::open(path.join(LOCK)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => Ok(Some(written(&file)?)),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+impl Room {
+    /// Takes the directory and makes it empty, with `parts` as directories in it.
+    ///
+    /// # Errors
+    /// If another demo has it, or if it holds something that is no demo's.
+    pub(crate) fn take(path: &Path, parts: &[&str]) -> Result<Self, Failure> {
+        let failed = |error: io::Error| {
+            Failure::Failed(format!(
+                "cannot use {}: {error}\nChoose another directory with {VARIABLE}.",
+                path.display()
+            ))
+        };
+        fs::create_dir_all(path).map_err(failed)?;
+        let lock = lock(path).map_err(failed)?;
+        let lock = lock.ok_or_else(|| {
+            let by = holder(path).ok().flatten().map_or_else(String::new, |pid| format!(", process {pid}"));
+            Failure::Failed(format!(
+                "another demo runs in {}{by}\nEnd it with Ctrl-C (or kill {}), or give this one another directory with {VARIABLE}.",
+                path.display(),
+                by.rsplit(' ').next().unwrap_or_default()
+            ))
+        })?;
+        let room = Self {
+            path: path.to_owned(),
+            _lock: lock,
+        };
+        room.clear(parts).map_err(failed)?;
+        for part in parts {
+            fs::create_dir(path.join(part)).map_err(failed)?;
+        }
+        Ok(room)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A path in it.
+    pub(crate) fn join(&self, part: &str) -> PathBuf {
+        self.path.join(part)
+    }
+
+    /// Removes what an earlier demo left, and refuses to touch anything else.
+    fn clear(&self, parts: &[&str]) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let name = entry?.file_name();
+            if name == LOCK {
+                continue;
+            }
+            if !parts.iter().any(|part| name == *part) {
+                let text = format!("{} is in it, which no demo puts there", name.display());
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+            }
+            fs::remove_dir_all(self.path.join(name))?;
+        }
+        Ok(())
+    }
+}
+
+/// Removes a demo's directory. Others may still write into it: what they make meanwhile goes too.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    let mut outcome = Ok(());
+    for _ in 0..20 {
+        outcome = match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Err(error),
+            other => return other,
+        };
+        thread::sleep(Duration::from_millis(10));
+    }
+    outcome
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.path) {
+            eprintln!("ambit: cannot remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// `None` if somebody else has it.
+fn lock(path: &Path) -> io::Result<Option<File>> {
+    loop {
+        let path = path.join(LOCK);
+        let mut file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        // Whoever had it may have removed it between the two calls: then this is a lock on nothing.
+        let same = fs::metadata(&path)
+            .is_ok_and(|found| file.metadata().is_ok_and(|held| held.ino() == found.ino()));
+        if same {
+            file.set_len(0)?;
+            write!(file, "{}", std::process::id())?;
+            return Ok(Some(file));
+        }
+    }
+}
+
+fn written(mut file: &File) -> io::Result<u32> {
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    text.trim().parse().map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "its lock file holds no process id",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("ambit-room-{}-{name}", std::process::id()))
+    }
+
+    #[test]
+    fn a_second_demo_is_told_whose_the_first_is() {
+        let path = place("second");
+        let room = Room::take(&path, &["log"]).unwrap();
+        let refused = Room::take(&path, &["log"]).unwrap_err().to_string();
+        assert!(
+            refused.contains(&format!("process {}", std::process::id())),
+            "{refused}"
+        );
+        assert_eq!(holder(&path).unwrap(), Some(std::process::id()));
+        drop(room);
+        assert!(!path.exists());
+        assert_eq!(holder(&path).unwrap(), None);
+    }
+
+    #[test]
+    fn what_a_killed_demo_left_goes_and_what_is_not_its_own_stays() {
+        let path = place("left");
+        fs::create_dir_all(path.join("log/old")).unwrap();
+        fs::write(path.join("lock"), "1").unwrap();
+        let room = Room::take(&path, &["log"]).unwrap();
+        assert_eq!(fs::read_dir(room.join("log")).unwrap().count(), 0);
+        drop(room);
+        fs::create_dir_all(path.join("letters")).unwrap();
+        assert!(
+            Room::take(&path, &["log"])
+                .unwrap_err()
+                .to_string()
+                .contains("letters")
+        );
+        assert!(path.join("letters").exists());
+        fs::remove_dir_all(path).unwrap();
+    }
+}
