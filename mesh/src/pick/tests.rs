@@ -187,8 +187,15 @@ fn only_what_shares_most_with_the_client_takes_part() {
         (WireMode::Strict, &[], "ef", "e3 f3"),
     ] {
         let service = balanced(mode, preference, HealthPolicy::OnlyHealthy);
-        let shares = shares_of(&workloads(present), service, 6);
-        assert_eq!(shares, expected, "{mode:?} {preference:?} {present}");
+        let mut workloads = workloads(present);
+        for order in ["best first", "best last"] {
+            let shares = shares_of(&workloads, service.clone(), 6);
+            assert_eq!(
+                shares, expected,
+                "{mode:?} {preference:?} {present} {order}"
+            );
+            workloads.reverse();
+        }
     }
 }
 

@@ -580,26 +580,46 @@ fn a_resource_that_could_not_be_understood_is_not_gone_around() {
 
 #[test]
 fn an_address_on_another_network_is_another_address() {
-    let mut s = service("s", &[]);
-    let address = NetworkAddress {
-        network: "far".into(),
-        address: bytes("10.96.0.1"),
-        length: None,
+    let far = |name: &str, address: &str, length| wire::Service {
+        addresses: vec![NetworkAddress {
+            network: "far".into(),
+            address: bytes(address),
+            length,
+        }],
+        ..service(name, &[])
     };
-    s.addresses.push(address);
+    let odd = wire::Service {
+        visibility: 9,
+        ..far("odd", "10.98.0.1", None)
+    };
     let a = wire::Workload {
         network: "far".into(),
-        ..workload("a", &["10.0.0.2"])
+        ..endpoint_of(workload("a", &["10.0.0.2"]), "range", &[])
     };
-    let mesh = generation(&[a], &[s], &[]);
-    assert_eq!(outcome(&mesh, "10.96.0.1:80"), "passthrough 10.96.0.1:80");
-    assert_eq!(outcome(&mesh, "10.0.0.2:80"), "passthrough 10.0.0.2:80");
+    let a = endpoint_of(a, "one", &[]);
+    let mut store = store();
+    store.apply(&addresses([
+        Type::Workload(a),
+        Type::Service(far("one", "10.96.0.1", None)),
+        Type::Service(far("range", "10.97.0.0", Some(16))),
+        Type::Service(odd),
+    ]));
+    store.apply(&authorizations([]));
+    let mesh = store.current();
     let there = Source {
         network: "far".into(),
         ..source()
     };
-    let said = said(planned_from(&mesh, &there, "10.0.0.2:80", 0, &[]));
-    assert_eq!(said, "tunnel 10.0.0.2:80");
+    let unusable = format!("{:?}", Refusal::Unusable(key("odd")));
+    for (to, found) in [
+        ("10.0.0.2:80", "tunnel 10.0.0.2:80"),
+        ("10.96.0.1:80", "tunnel 10.0.0.2:8080"),
+        ("10.97.0.1:80", "tunnel 10.0.0.2:8080"),
+        ("10.98.0.1:80", &unusable),
+    ] {
+        assert_eq!(outcome(&mesh, to), format!("passthrough {to}"));
+        assert_eq!(said(planned_from(&mesh, &there, to, 0, &[])), found);
+    }
 }
 
 #[test]
