@@ -132,6 +132,14 @@ impl Stream {
         responses
     }
 
+    /// How many types it has asked for.
+    pub fn asked(&self) -> usize {
+        self.subscriptions
+            .iter()
+            .filter(|subscription| subscription.asked)
+            .count()
+    }
+
     /// How far the subscriber has come in a type; `None` if it has not asked for it.
     pub fn progress(&self, kind: Kind) -> Option<&Progress> {
         let subscription = &self.subscriptions[kind.index()];

@@ -3,10 +3,10 @@
 //! While a response waits for a slow subscriber nothing else is prepared for it; the next push is made from the state
 //! that is current then.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -18,6 +18,9 @@ use crate::{
 
 /// Requests taken in before an answer is prepared: a subscriber sends one per type when it connects.
 const AT_ONCE: usize = 8;
+/// How long a new subscriber that has asked for one type is given to ask for the other: only then does the order of
+/// what it is sent hold across the types.
+const BOTH: Duration = Duration::from_millis(20);
 
 pub(super) struct Discovery(pub(super) Arc<Hub>);
 
@@ -88,6 +91,7 @@ impl Subscriber {
         responses: &mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     ) -> Result<(), Status> {
         let mut mesh = self.hub.mesh.subscribe();
+        let mut first = true;
         loop {
             tokio::select! {
                 request = requests.message() => match request? {
@@ -98,16 +102,21 @@ impl Subscriber {
                     return Err(Status::unavailable("the control plane ends"));
                 },
             }
+            let patience = sleep(BOTH);
+            tokio::pin!(patience);
             for _ in 1..AT_ONCE {
+                let waits = first && self.stream.asked() == 1;
                 tokio::select! {
                     biased;
                     request = requests.message() => match request? {
                         Some(request) => self.take(request)?,
                         None => return Ok(()),
                     },
-                    () = std::future::ready(()) => break,
+                    () = &mut patience, if waits => break,
+                    () = std::future::ready(()), if !waits => break,
                 }
             }
+            first = self.stream.asked() == 0;
             let snapshot = Arc::clone(&mesh.borrow_and_update().snapshot);
             for response in self.stream.push(&snapshot) {
                 self.hub.metrics.pushed(&response);

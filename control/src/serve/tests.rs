@@ -9,7 +9,7 @@ use proto::{
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
     node::{PodReport, ReportRequest, ReportResponse},
     rpc, security,
-    workload::{Address, Service, address::Type},
+    workload::{Address, Service, Workload, address::Type},
 };
 use tokio::{io::DuplexStream, sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -497,6 +497,43 @@ async fn a_subscriber_gets_the_state_and_every_change() {
         ),
         (None, 1, Some("shop/p: no"))
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_order_of_the_types_does_not_depend_on_which_is_asked_for_first() {
+    let scratch = Scratch::new();
+    let control = Control::start(&scratch);
+    let workload = Workload {
+        authorization_policies: vec!["shop/p".to_owned()],
+        ..Default::default()
+    };
+    let address = Address {
+        r#type: Some(Type::Workload(workload)),
+    };
+    let policy = security::Authorization {
+        scope: security::Scope::WorkloadSelector as i32,
+        ..Default::default()
+    };
+    let addresses = [("w".to_owned(), address)].into();
+    let policies = [("shop/p".to_owned(), policy)].into();
+    let snapshot = Arc::new(Snapshot::new(&addresses, &policies, &Snapshot::default()));
+    control.hub.mesh.send_replace(Arc::new(Mesh {
+        snapshot,
+        ..Default::default()
+    }));
+    let mut session = control
+        .client(&scratch, "n1")
+        .await
+        .discover()
+        .await
+        .unwrap();
+    session.send(Kind::Address, |_| {}).await;
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    session.send(Kind::Authorization, |_| {}).await;
+    assert_eq!(names(&session.next().await), ["shop/p"]);
+    assert_eq!(names(&session.next().await), ["w"]);
 }
 
 #[tokio::test]
