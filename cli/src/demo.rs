@@ -28,6 +28,7 @@ mod manifests;
 mod mesh;
 mod report;
 mod room;
+mod tunnel;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {

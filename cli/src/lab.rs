@@ -142,6 +142,7 @@ impl Lab {
         })?;
         for node in Node::ALL {
             lab.node(node).within(|| {
+                addresses_count_at_once()?;
                 route::set_up("lo")?;
                 route::add_address("lo", node.address().into(), 32)?;
                 sysctl::write("net/ipv4/ip_forward", "1")?;
@@ -196,6 +197,7 @@ impl Lab {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let netns = Netns::create()?;
+        netns.within(addresses_count_at_once)?;
         let link = format!("p{}", self.links);
         self.links += 1;
         self.node(node).within(|| {
@@ -341,6 +343,12 @@ pub fn publish(netns: &Netns, path: &Path) -> io::Result<()> {
         ),
         path,
     )
+}
+
+/// Without it an interface's own IPv6 addresses are looked for on the link for a second, and nothing can be resolved
+/// meanwhile.
+fn addresses_count_at_once() -> io::Result<()> {
+    sysctl::write("net/ipv6/conf/default/accept_dad", "0")
 }
 
 fn bits(address: IpAddr) -> u8 {

@@ -40,7 +40,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a start may take on a machine that does something else.
 const START: Duration = Duration::from_secs(30);
 /// Life of the pods' certificates: short, so that a renewal can be watched.
-const CERTIFICATES: &str = "30s";
+const CERTIFICATES: &str = "20s";
 const HTTP: u16 = 8080;
 const TCP: u16 = 9090;
 
