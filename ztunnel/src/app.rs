@@ -85,16 +85,7 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
         config,
     });
     for (id, inbox) in inboxes.into_iter().enumerate() {
-        let shared = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name(format!("worker-{id}"));
-        let worker = move || {
-            if let Err(error) = worker::run(id, shared, inbox) {
-                tracing::error!(%error, "a worker could not start");
-            }
-        };
-        thread
-            .spawn(worker)
-            .map_err(|error| Error::Io("worker thread", error))?;
+        spawn(id, Arc::clone(&shared), inbox).map_err(|error| Error::Io("worker thread", error))?;
     }
     let authority = authority(&shared.config)?;
     tokio::task::spawn_local(keeper.run(move |identity| {
@@ -134,6 +125,23 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
         tracing::warn!("connections were still open and are cut");
     }
     Ok(())
+}
+
+/// Starts a worker's thread.
+fn spawn(
+    id: usize,
+    shared: Arc<Shared>,
+    inbox: mpsc::UnboundedReceiver<Command>,
+) -> io::Result<()> {
+    let worker = move || {
+        if let Err(error) = worker::run(id, shared, inbox) {
+            tracing::error!(%error, "a worker could not start");
+        }
+    };
+    std::thread::Builder::new()
+        .name(format!("worker-{id}"))
+        .spawn(worker)
+        .map(drop)
 }
 
 /// The state, for the main thread to change and the admin pages to read.

@@ -1,18 +1,13 @@
 //! `/config_dump`: all that this proxy knows, in the shape that the ecosystem's tools read.
 
+mod address;
+mod policy;
+
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use mesh::{
-    model::{
-        Action, Effect, Families, Gateway, Group, Health, IpRange, LocalityScope, Match, Mode,
-        Policy, Protocol, Rule, Scope, Service, StringMatch, Visibility, Workload, WorkloadAccount,
-        WorkloadType,
-    },
-    name::Name,
-    store::Generation,
-};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use net::tls::Certificate;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::oneshot;
 
@@ -31,13 +26,13 @@ pub(crate) async fn all(inside: &Inside) -> serde_json::Result<String> {
     };
     let dump = json!({
         "certificates": certificates(inside),
-        "policies": sorted(generation.policies().map(|p| policy(p)).collect(), &["namespace", "name"]),
-        "services": sorted(generation.services().map(|s| service(&generation, s)).collect(), &["namespace", "hostname"]),
+        "policies": sorted(generation.policies().map(|p| policy::policy(p)).collect(), &["namespace", "name"]),
+        "services": sorted(generation.services().map(|s| address::service(&generation, s)).collect(), &["namespace", "hostname"]),
         "stagedServices": {},
         "staticConfig": { "workloads": [], "services": [], "policies": [] },
         "version": version(),
         "workloadState": pods(inside).await,
-        "workloads": sorted(generation.workloads().map(|w| workload(w)).collect(), &["uid"]),
+        "workloads": sorted(generation.workloads().map(address::workload).collect(), &["uid"]),
         "config": config(&inside.shared.config),
     });
     serde_json::to_string_pretty(&dump)
@@ -51,15 +46,6 @@ fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
             .map(|(key, value)| (key.to_owned(), value))
             .collect(),
     )
-}
-
-/// A name, or nothing if it is empty.
-fn named(name: Name) -> Value {
-    if name.is_empty() {
-        Value::Null
-    } else {
-        json!(name.as_str())
-    }
 }
 
 fn certificates(inside: &Inside) -> Vec<Value> {
@@ -81,7 +67,7 @@ fn certificates(inside: &Inside) -> Vec<Value> {
 
 fn certificate(certificate: &Certificate) -> Value {
     json!({
-        "pem": base64(certificate.pem.as_bytes()),
+        "pem": STANDARD.encode(&certificate.pem),
         "serialNumber": certificate.serial,
         "validFrom": instant(certificate.not_before),
         "expirationTime": instant(certificate.not_after),
@@ -91,296 +77,6 @@ fn certificate(certificate: &Certificate) -> Value {
 fn instant(seconds: i64) -> Value {
     let time = OffsetDateTime::from_unix_timestamp(seconds).ok();
     json!(time.and_then(|time| time.format(&Rfc3339).ok()))
-}
-
-/// Standard base64 with padding (RFC 4648 §4).
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let digit = |group: u32, at: u32| char::from(DIGITS[(group >> at & 63) as usize]);
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let byte = |i| u32::from(chunk.get(i).copied().unwrap_or(0));
-        let group = byte(0) << 16 | byte(1) << 8 | byte(2);
-        text.push(digit(group, 18));
-        text.push(digit(group, 12));
-        text.push(if chunk.len() > 1 {
-            digit(group, 6)
-        } else {
-            '='
-        });
-        text.push(if chunk.len() > 2 {
-            digit(group, 0)
-        } else {
-            '='
-        });
-    }
-    text
-}
-
-fn policy(policy: &Policy) -> Value {
-    let (namespace, name) = policy
-        .name
-        .as_str()
-        .split_once('/')
-        .unwrap_or(("", policy.name.as_str()));
-    let scope = match policy.scope {
-        Scope::Mesh => "Global",
-        Scope::Namespace(_) => "Namespace",
-        Scope::Selected => "WorkloadSelector",
-    };
-    match &policy.effect {
-        Effect::DenyAll(reason) => json!({
-            "name": name, "namespace": namespace, "scope": scope, "action": "Deny",
-            "dryRun": false, "rules": [[]], "notUnderstood": reason,
-        }),
-        Effect::Rules {
-            action,
-            dry_run,
-            groups,
-        } => {
-            let rules: Vec<Vec<Vec<Value>>> = groups
-                .iter()
-                .map(|Group(rules)| {
-                    let rule = |Rule(matches): &Rule| matches.iter().map(one_match).collect();
-                    rules.iter().map(rule).collect()
-                })
-                .collect();
-            let action = match action {
-                Action::Allow => "Allow",
-                Action::Deny => "Deny",
-            };
-            json!({
-                "name": name, "namespace": namespace, "scope": scope, "action": action,
-                "dryRun": dry_run, "rules": rules,
-            })
-        }
-    }
-}
-
-fn one_match(m: &Match) -> Value {
-    fn list<T>(values: &[T], one: impl Fn(&T) -> Value) -> Value {
-        if values.is_empty() {
-            Value::Null
-        } else {
-            values.iter().map(one).collect()
-        }
-    }
-    let text = |m: &StringMatch| match m {
-        StringMatch::Exact(value) => json!({ "Exact": value }),
-        StringMatch::Prefix(value) => json!({ "Prefix": value }),
-        StringMatch::Suffix(value) => json!({ "Suffix": value }),
-        StringMatch::Presence => json!("Presence"),
-    };
-    let range = |r: &IpRange| json!(format!("{}/{}", r.address, r.length));
-    let account = |a: &WorkloadAccount| json!(format!("{}/{}", a.namespace, a.service_account));
-    let port = |port: &u16| json!(port);
-    object([
-        ("namespaces", list(&m.namespaces, text)),
-        ("notNamespaces", list(&m.not_namespaces, text)),
-        ("principals", list(&m.principals, text)),
-        ("notPrincipals", list(&m.not_principals, text)),
-        ("sourceIps", list(&m.source_ips, range)),
-        ("notSourceIps", list(&m.not_source_ips, range)),
-        ("destinationIps", list(&m.destination_ips, range)),
-        ("notDestinationIps", list(&m.not_destination_ips, range)),
-        ("destinationPorts", list(&m.destination_ports, port)),
-        ("notDestinationPorts", list(&m.not_destination_ports, port)),
-        ("serviceAccounts", list(&m.service_accounts, account)),
-        ("notServiceAccounts", list(&m.not_service_accounts, account)),
-    ])
-}
-
-fn ports(ports: &[mesh::model::Port]) -> Value {
-    let pair = |port: &mesh::model::Port| (port.service.to_string(), json!(port.target));
-    Value::Object(ports.iter().map(pair).collect())
-}
-
-fn service(generation: &Generation, service: &Arc<Service>) -> Value {
-    let endpoint = |e: &mesh::store::Endpoint| {
-        let shown = json!({
-            "workloadUid": &*e.workload.uid,
-            "port": ports(&e.ports),
-            "status": health(e.workload.health),
-        });
-        (e.workload.uid.to_string(), shown)
-    };
-    let endpoints: Map<String, Value> = generation
-        .endpoints(service.key)
-        .iter()
-        .map(endpoint)
-        .collect();
-    let vip = |vip: &mesh::model::Vip| {
-        if vip.is_single() {
-            format!("{}/{}", vip.network, vip.address)
-        } else {
-            format!("{}/{}/{}", vip.network, vip.address, vip.length)
-        }
-    };
-    let families = match service.families {
-        Families::Automatic => Value::Null,
-        Families::Dual => json!("Dual"),
-        Families::V4 => json!("IPv4"),
-        Families::V6 => json!("IPv6"),
-    };
-    object([
-        ("name", json!(service.name.as_str())),
-        ("namespace", json!(service.namespace.as_str())),
-        ("hostname", json!(service.hostname.as_str())),
-        ("vips", service.vips.iter().map(vip).collect()),
-        ("ports", ports(&service.ports)),
-        ("endpoints", Value::Object(endpoints)),
-        (
-            "subjectAltNames",
-            service.identities.iter().map(ToString::to_string).collect(),
-        ),
-        (
-            "waypoint",
-            service.waypoint.as_ref().map_or(Value::Null, gateway),
-        ),
-        ("loadBalancer", balancer(service)),
-        ("ipFamilies", families),
-        ("canonical", json!(service.canonical)),
-        (
-            "visibility",
-            match service.visibility {
-                Visibility::Namespace => json!("Namespace"),
-                Visibility::Public => json!("Public"),
-            },
-        ),
-    ])
-}
-
-fn balancer(service: &Service) -> Value {
-    let balancing = &service.balancing;
-    let mode = match balancing.mode {
-        Mode::Standard if !balancing.unhealthy_too => return Value::Null,
-        Mode::Failover => "Failover",
-        Mode::Passthrough => "Passthrough",
-        Mode::Standard => "Standard",
-        Mode::Strict => "Strict",
-    };
-    let scope = |scope: &LocalityScope| match scope {
-        LocalityScope::Cluster => "Cluster",
-        LocalityScope::Network => "Network",
-        LocalityScope::Node => "Node",
-        LocalityScope::Region => "Region",
-        LocalityScope::Subzone => "Subzone",
-        LocalityScope::Zone => "Zone",
-    };
-    let preferences: Vec<_> = balancing.preference.iter().map(scope).collect();
-    let health = if balancing.unhealthy_too {
-        "AllowAll"
-    } else {
-        "OnlyHealthy"
-    };
-    json!({ "routingPreferences": preferences, "mode": mode, "healthPolicy": health })
-}
-
-fn gateway(gateway: &Gateway) -> Value {
-    match gateway {
-        Gateway::Hostname { service, port } => {
-            json!({ "destination": service.as_str(), "hboneMtlsPort": port })
-        }
-        Gateway::Address {
-            network,
-            address,
-            port,
-        } => {
-            json!({ "destination": format!("{network}/{address}"), "hboneMtlsPort": port })
-        }
-    }
-}
-
-fn health(health: Health) -> &'static str {
-    match health {
-        Health::Healthy => "Healthy",
-        Health::Unhealthy => "Unhealthy",
-    }
-}
-
-fn workload(w: &Arc<Workload>) -> Value {
-    let locality = json!({
-        "region": w.locality.region.as_str(),
-        "zone": w.locality.zone.as_str(),
-        "subzone": w.locality.subzone.as_str(),
-    });
-    let tunnel = w.application_tunnel.map(|tunnel| {
-        let protocol = if tunnel.proxy_protocol {
-            "PROXY"
-        } else {
-            "NONE"
-        };
-        json!({ "protocol": protocol, "port": tunnel.port })
-    });
-    let policies =
-        (!w.policies.is_empty()).then(|| w.policies.iter().map(|p| p.as_str()).collect::<Vec<_>>());
-    let protocol = match w.protocol {
-        Protocol::Hbone => "HBONE",
-        Protocol::Tcp => "TCP",
-    };
-    object([
-        ("uid", json!(&*w.uid)),
-        ("name", json!(&*w.name)),
-        ("namespace", json!(w.namespace().as_str())),
-        ("serviceAccount", json!(w.identity.service_account.as_str())),
-        ("trustDomain", json!(w.identity.trust_domain.as_str())),
-        (
-            "workloadIps",
-            w.addresses.iter().map(ToString::to_string).collect(),
-        ),
-        ("hostname", json!(w.hostname)),
-        ("protocol", json!(protocol)),
-        ("node", json!(w.node.as_str())),
-        ("network", named(w.network)),
-        ("workloadName", json!(w.workload_name.as_str())),
-        (
-            "workloadType",
-            match w.workload_type {
-                WorkloadType::Pod => json!("pod"),
-                other => json!(other.as_str()),
-            },
-        ),
-        ("canonicalName", json!(w.canonical_name.as_str())),
-        ("canonicalRevision", named(w.canonical_revision)),
-        ("clusterId", json!(w.cluster.as_str())),
-        (
-            "locality",
-            if w.locality.region.is_empty() {
-                Value::Null
-            } else {
-                locality
-            },
-        ),
-        ("status", json!(health(w.health))),
-        (
-            "networkMode",
-            json!(if w.host_network {
-                "HostNetwork"
-            } else {
-                "Standard"
-            }),
-        ),
-        ("waypoint", w.waypoint.as_ref().map_or(Value::Null, gateway)),
-        (
-            "networkGateway",
-            w.network_gateway.as_ref().map_or(Value::Null, gateway),
-        ),
-        ("applicationTunnel", json!(tunnel)),
-        (
-            "nativeTunnel",
-            if w.native_tunnel {
-                json!(true)
-            } else {
-                Value::Null
-            },
-        ),
-        ("authorizationPolicies", json!(policies)),
-        (
-            "services",
-            w.services.iter().map(|m| m.service.as_str()).collect(),
-        ),
-        ("capacity", json!(w.capacity)),
-    ])
 }
 
 /// The pods that are served, and their open flows.

@@ -188,14 +188,16 @@ impl Pods {
         self.proxies.started.inc();
         let home = self.next_home % self.shared.workers.len();
         self.next_home += 1;
-        let mut listeners = Some(listeners);
+        // The home last: what it hands over must find the pod where it arrives.
         for (id, worker) in self.shared.workers.iter().enumerate() {
-            let listeners = if id == home { listeners.take() } else { None };
-            // A worker that is gone drains, and so do we.
-            worker
-                .send(Command::Add(Arc::clone(&facts), listeners))
-                .ok();
+            if id != home {
+                // A worker that is gone drains, and so do we.
+                worker.send(Command::Add(Arc::clone(&facts), None)).ok();
+            }
         }
+        self.shared.workers[home]
+            .send(Command::Add(facts, Some(listeners)))
+            .ok();
         Ok(())
     }
 

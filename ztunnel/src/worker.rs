@@ -415,6 +415,7 @@ impl Pod {
             .drain(..)
             .for_each(|tunnel| tunnel.abort());
         self.flows.end();
+        self.pool.end();
     }
 
     fn stop_listening(&self) {

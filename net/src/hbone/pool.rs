@@ -85,6 +85,13 @@ impl Pool {
         });
     }
 
+    /// Retires all tunnels: the pod is gone.
+    pub fn end(&self) {
+        for (_, entry) in self.entries.borrow_mut().drain() {
+            entry.tunnels.iter().for_each(Tunnel::retire);
+        }
+    }
+
     /// Open tunnels.
     pub fn len(&self) -> usize {
         self.entries

@@ -348,3 +348,19 @@ async fn futures_join<F: Future>(count: usize, make: impl Fn(usize) -> F) -> Vec
     .await;
     outputs.into_iter().flatten().collect()
 }
+
+#[tokio::test]
+async fn tunnels_of_a_pod_that_is_gone_are_closed() {
+    LocalSet::new()
+        .run_until(async {
+            let pool = Pool::new(100, Duration::from_secs(300));
+            let (tunnel, place) = pool
+                .place(&key(), || async { Ok(tunnel(echo).await) })
+                .await
+                .unwrap();
+            drop(place);
+            pool.end();
+            assert!(tunnel.is_closed() && pool.is_empty());
+        })
+        .await;
+}
