@@ -70,7 +70,11 @@ impl Pods {
     pub(crate) async fn run(mut self) {
         let mut told = false;
         loop {
-            match self.follow().await {
+            let followed = match Connection::connect(&self.shared.config.zds) {
+                Ok(agent) => self.follow(agent).await,
+                Err(error) => Err(error),
+            };
+            match followed {
                 Ok(()) => {
                     tracing::info!("the node agent has closed the connection; waiting for it");
                     told = true;
@@ -88,8 +92,8 @@ impl Pods {
     }
 
     /// One connection, until it ends.
-    async fn follow(&mut self) -> io::Result<()> {
-        let agent = watched(Connection::connect(&self.shared.config.zds)?)?;
+    async fn follow(&mut self, agent: Connection) -> io::Result<()> {
+        let agent = watched(agent)?;
         tracing::info!("connected to the node agent");
         send(
             &agent,
@@ -270,3 +274,6 @@ async fn receive(
         })
         .await
 }
+
+#[cfg(test)]
+mod tests;

@@ -152,10 +152,7 @@ pub(super) fn workload(w: &Arc<Workload>) -> Value {
             "applicationTunnel",
             w.application_tunnel.map_or(Value::Null, tunnel),
         ),
-        (
-            "nativeTunnel",
-            w.native_tunnel.then(|| json!(true)).unwrap_or_default(),
-        ),
+        ("nativeTunnel", json!(w.native_tunnel.then_some(true))),
         (
             "authorizationPolicies",
             some(policies.map(Value::from).collect()),
