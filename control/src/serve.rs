@@ -77,13 +77,18 @@ pub struct Hub {
 
 impl Hub {
     fn caller<T>(&self, request: &tonic::Request<T>, call: &'static str) -> Result<String, Status> {
-        self.tokens
+        let caller = self
+            .tokens
             .caller(request.metadata().as_ref())
             .map_err(|refused| {
                 tracing::warn!(call, reason = %refused, "refused a caller");
                 self.metrics.refused_callers.inc();
                 Status::unauthenticated(refused.to_string())
-            })
+            })?;
+        if let Some(connection) = request.extensions().get::<accept::Caller>() {
+            connection.is_a_node();
+        }
+        Ok(caller)
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::{
     fmt, io,
-    net::SocketAddr,
     pin::Pin,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -19,7 +21,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::{sleep, timeout},
+    time::{Sleep, sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::Connected;
@@ -29,6 +31,8 @@ use crate::ca::ServerCertificate;
 /// Connections at once, handshakes included.
 const CONNECTIONS: usize = 4096;
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// From the handshake to the first call with a node's token.
+const SILENCE: Duration = Duration::from_secs(20);
 
 /// The server's certificate, which may be replaced while connections are served.
 #[derive(Default)]
@@ -77,7 +81,7 @@ pub fn tls(certificate: Arc<Certificate>) -> Result<ServerConfig, rustls::Error>
 pub async fn accept(
     listener: TcpListener,
     config: ServerConfig,
-    connections: mpsc::Sender<io::Result<Connection>>,
+    connections: mpsc::Sender<io::Result<Connection<TlsStream<TcpStream>>>>,
 ) {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let room = Arc::new(Semaphore::new(CONNECTIONS));
@@ -104,13 +108,7 @@ pub async fn accept(
             let _ = socket.set_nodelay(true);
             match timeout(HANDSHAKE, acceptor.accept(socket)).await {
                 Ok(Ok(stream)) => {
-                    let _ = connections
-                        .send(Ok(Connection {
-                            stream,
-                            peer,
-                            _permit: permit,
-                        }))
-                        .await;
+                    let _ = connections.send(Ok(Connection::new(stream, permit))).await;
                 }
                 Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
                 Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
@@ -132,33 +130,73 @@ impl Backoff {
     }
 }
 
-/// One encrypted connection.
+/// One connection. It is let go if nobody with a node's token has called on it within [`SILENCE`], so that strangers
+/// cannot use up the room.
 #[derive(Debug)]
-pub struct Connection {
-    stream: TlsStream<TcpStream>,
-    peer: SocketAddr,
+pub struct Connection<S> {
+    stream: S,
+    caller: Caller,
+    /// Until the first call with a token.
+    deadline: Option<Pin<Box<Sleep>>>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Connected for Connection {
-    type ConnectInfo = SocketAddr;
+/// Who is at the other end of a connection, as far as is known.
+#[derive(Clone, Debug, Default)]
+pub struct Caller(Arc<AtomicBool>);
 
-    fn connect_info(&self) -> SocketAddr {
-        self.peer
+impl Caller {
+    /// A call with a node's token came.
+    pub fn is_a_node(&self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
-impl AsyncRead for Connection {
+impl<S> Connection<S> {
+    pub(super) fn new(stream: S, permit: OwnedSemaphorePermit) -> Self {
+        let deadline = Some(Box::pin(sleep(SILENCE)));
+        Self {
+            stream,
+            caller: Caller::default(),
+            deadline,
+            _permit: permit,
+        }
+    }
+
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.caller.0.load(Ordering::Relaxed) {
+            self.deadline = None;
+        }
+        let deadline = self.deadline.as_mut();
+        let late = deadline.is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready());
+        if late {
+            Err(io::ErrorKind::TimedOut.into())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl<S> Connected for Connection<S> {
+    type ConnectInfo = Caller;
+
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.check(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
-impl AsyncWrite for Connection {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -173,5 +211,42 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_nodes_call_is_let_go() {
+        let room = Arc::new(Semaphore::new(2));
+        for is_a_node in [false, true] {
+            let (mut near, far) = tokio::io::duplex(64);
+            let permit = Arc::clone(&room).acquire_owned().await.unwrap();
+            let mut connection = Connection::new(far, permit);
+            if is_a_node {
+                connection.connect_info().is_a_node();
+            }
+            let late = tokio::spawn(async move {
+                sleep(SILENCE * 2).await;
+                // The other end may be gone.
+                let _ = near.write_all(b"x").await;
+                near
+            });
+            let read = connection.read_u8().await.map_err(|error| error.kind());
+            assert_eq!(
+                read,
+                if is_a_node {
+                    Ok(b'x')
+                } else {
+                    Err(io::ErrorKind::TimedOut)
+                }
+            );
+            late.await.unwrap();
+        }
+        assert_eq!(room.available_permits(), 2);
     }
 }

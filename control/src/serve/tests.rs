@@ -11,7 +11,11 @@ use proto::{
     rpc, security,
     workload::{Address, Service, Workload, address::Type},
 };
-use tokio::{io::DuplexStream, sync::mpsc, time::timeout};
+use tokio::{
+    io::DuplexStream,
+    sync::{Semaphore, mpsc},
+    time::{sleep, timeout},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code, Request, Streaming, client::Grpc, metadata::MetadataValue, transport::Channel,
@@ -36,7 +40,7 @@ const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
 /// A control plane on a state directory: pod shop/cart on n1, shop/till on n2.
 struct Control {
     hub: Arc<Hub>,
-    connections: mpsc::Sender<io::Result<DuplexStream>>,
+    connections: mpsc::Sender<io::Result<accept::Connection<DuplexStream>>>,
     served: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
@@ -114,6 +118,10 @@ impl Control {
             let connections = connections.clone();
             async move {
                 let (client, server) = tokio::io::duplex(64 * 1024);
+                let permit = Arc::new(Semaphore::new(1))
+                    .try_acquire_owned()
+                    .map_err(io::Error::other)?;
+                let server = accept::Connection::new(server, permit);
                 connections
                     .send(Ok(server))
                     .await
@@ -534,6 +542,23 @@ async fn the_order_of_the_types_does_not_depend_on_which_is_asked_for_first() {
     session.send(Kind::Authorization, |_| {}).await;
     assert_eq!(names(&session.next().await), ["shop/p"]);
     assert_eq!(names(&session.next().await), ["w"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_that_says_nothing_stays_subscribed() {
+    let scratch = Scratch::new();
+    let control = Control::start(&scratch);
+    let mut session = control
+        .client(&scratch, "n1")
+        .await
+        .discover()
+        .await
+        .unwrap();
+    session.send(Kind::Address, |_| {}).await;
+    session.next().await;
+    sleep(Duration::from_hours(2)).await;
+    control.publish(&[("shop/b", 1)], &[]);
+    assert_eq!(names(&session.next().await), ["shop/b"]);
 }
 
 #[tokio::test]
