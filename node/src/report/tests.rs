@@ -5,50 +5,77 @@ use prost::{Message, bytes::Bytes};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use std::path::Path;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::mpsc};
 use tokio_rustls::TlsAcceptor;
 
 /// What arrived: path, authorization, pods.
 type Call = (String, String, Vec<PodReport>);
 
 struct Control {
-    listener: TcpListener,
-    tls: TlsAcceptor,
+    address: String,
     directory: PathBuf,
+    calls: mpsc::UnboundedReceiver<Call>,
+    serving: tokio::task::AbortHandle,
 }
 
 impl Control {
-    async fn new(test: &str) -> Self {
+    /// A control plane that answers its calls with these gRPC statuses, the last of them for ever.
+    async fn new(test: &str, statuses: &'static [&'static str]) -> Self {
         let directory =
             std::env::temp_dir().join(format!("ambit-report-{}-{test}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         fs::write(directory.join("token"), "secret\n").unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let tls = acceptor(&directory.join("roots.pem"));
+        let (sender, calls) = mpsc::unbounded_channel();
+        let serving = tokio::spawn(serve(listener, tls, statuses, sender)).abort_handle();
         Self {
-            listener,
-            tls: acceptor(&directory.join("roots.pem")),
+            address,
             directory,
+            calls,
+            serving,
         }
     }
 
     fn target(&self) -> Target {
         Target {
-            address: self.listener.local_addr().unwrap().to_string(),
+            address: self.address.clone(),
             name: Some("control.test".into()),
             roots: self.directory.join("roots.pem"),
             token: self.directory.join("token"),
         }
     }
 
-    /// Serves one connection, answering each call with a gRPC status, until `calls` have come.
-    async fn serve(&self, status: &'static str, calls: usize) -> Vec<Call> {
-        let (stream, _) = self.listener.accept().await.unwrap();
-        let stream = self.tls.accept(stream).await.unwrap();
+    async fn call(&mut self) -> Call {
+        time::timeout(Duration::from_secs(10), self.calls.recv())
+            .await
+            .expect("a call")
+            .unwrap()
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.serving.abort();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Serves one connection after another.
+async fn serve(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    mut statuses: &[&'static str],
+    calls: mpsc::UnboundedSender<Call>,
+) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let Ok(stream) = tls.accept(stream).await else {
+            continue;
+        };
         let mut connection = h2::server::handshake(stream).await.unwrap();
-        let mut found = Vec::new();
-        let mut answers = Vec::new();
-        while found.len() < calls {
-            let (request, respond) = connection.accept().await.unwrap().unwrap();
+        while let Some(Ok((request, respond))) = connection.accept().await {
             let (head, mut body) = request.into_parts();
             let mut bytes = Vec::new();
             // The connection must be polled for the body to come.
@@ -63,19 +90,12 @@ impl Control {
             }
             let report = ReportRequest::decode(&bytes[5..]).unwrap();
             let authorization = head.headers["authorization"].to_str().unwrap().to_owned();
-            found.push((head.uri.path().to_owned(), authorization, report.pods));
-            answers.push(answer(respond, status));
+            answer(respond, statuses[0]);
+            if statuses.len() > 1 {
+                statuses = &statuses[1..];
+            }
+            let _ = calls.send((head.uri.path().to_owned(), authorization, report.pods));
         }
-        // All that was answered reaches the client before the connection ends.
-        connection.graceful_shutdown();
-        while connection.accept().await.is_some() {}
-        found
-    }
-}
-
-impl Drop for Control {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
@@ -103,10 +123,7 @@ fn acceptor(roots: &Path) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-fn answer(
-    mut respond: h2::server::SendResponse<Bytes>,
-    status: &'static str,
-) -> h2::SendStream<Bytes> {
+fn answer(mut respond: h2::server::SendResponse<Bytes>, status: &'static str) {
     let head = http::Response::builder()
         .header("content-type", "application/grpc")
         .body(())
@@ -119,7 +136,6 @@ fn answer(
     let mut trailers = http::HeaderMap::new();
     trailers.insert("grpc-status", status.parse().unwrap());
     stream.send_trailers(trailers).unwrap();
-    stream
 }
 
 fn pod(captured: bool) -> PodReport {
@@ -132,42 +148,25 @@ fn pod(captured: bool) -> PodReport {
     }
 }
 
-const PATH: &str = "/ambit.node.v1.NodeService/Report";
-
-#[tokio::test]
-async fn every_change_is_told_with_the_token() {
-    let control = Control::new("changes").await;
-    let (sender, receiver) = watch::channel(None);
-    let reporter = tokio::spawn(run(control.target(), receiver));
-    sender.send_replace(Some(vec![pod(false)]));
-    let calls = control.serve("0", 1).await;
-    assert_eq!(
-        calls,
-        [(
-            PATH.to_owned(),
-            "Bearer secret".to_owned(),
-            vec![pod(false)]
-        )]
-    );
-    // The connection is closed by now: the next change opens another.
-    sender.send_replace(Some(vec![pod(true)]));
-    let calls = time::timeout(Duration::from_secs(10), control.serve("0", 1))
-        .await
-        .unwrap();
-    assert_eq!(calls[0].2, [pod(true)]);
-    reporter.abort();
+fn told(pods: Vec<PodReport>) -> Call {
+    (
+        "/ambit.node.v1.NodeService/Report".into(),
+        "Bearer secret".into(),
+        pods,
+    )
 }
 
 #[tokio::test]
-async fn a_refused_report_is_sent_again() {
-    let control = Control::new("refused").await;
-    let (sender, receiver) = watch::channel(Some(vec![pod(true)]));
+async fn nothing_is_told_before_the_first_look_and_then_every_change() {
+    let mut control = Control::new("changes", &["0"]).await;
+    let (sender, receiver) = watch::channel(None);
     let reporter = tokio::spawn(run(control.target(), receiver));
-    let refused = control.serve("16", 1).await;
-    let again = time::timeout(Duration::from_secs(10), control.serve("0", 1))
-        .await
-        .unwrap();
-    assert_eq!(refused, again);
+    sender.send_replace(Some(vec![pod(false)]));
+    assert_eq!(control.call().await, told(vec![pod(false)]));
+    sender.send_replace(Some(vec![pod(true)]));
+    assert_eq!(control.call().await, told(vec![pod(true)]));
+    sender.send_replace(Some(vec![]));
+    assert_eq!(control.call().await, told(vec![]));
     drop(sender);
     time::timeout(Duration::from_secs(10), reporter)
         .await
@@ -176,31 +175,33 @@ async fn a_refused_report_is_sent_again() {
 }
 
 #[tokio::test]
+async fn a_refused_report_is_sent_again() {
+    let mut control = Control::new("refused", &["16", "0"]).await;
+    let (_sender, receiver) = watch::channel(Some(vec![pod(true)]));
+    let reporter = tokio::spawn(run(control.target(), receiver));
+    assert_eq!(control.call().await, told(vec![pod(true)]));
+    assert_eq!(control.call().await, told(vec![pod(true)]));
+    reporter.abort();
+}
+
+#[tokio::test]
 async fn a_server_of_another_name_gets_no_token() {
-    let control = Control::new("name").await;
+    let mut control = Control::new("name", &["0"]).await;
     let target = Target {
         name: Some("other.test".into()),
         ..control.target()
     };
-    let sent = async {
-        let mut client = None;
-        send(&target, &mut client, vec![]).await
-    };
-    let served = async {
-        let (stream, _) = control.listener.accept().await.unwrap();
-        control.tls.accept(stream).await.map(drop)
-    };
-    let (sent, served) = tokio::join!(sent, served);
-    let Err(Error::Call(reason)) = sent else {
-        panic!("{sent:?}")
+    let error = send(&target, &mut None, vec![]).await.unwrap_err();
+    let Error::Call(reason) = error else {
+        panic!("{error:?}")
     };
     assert!(reason.contains("certificate"), "{reason}");
-    assert!(served.is_err());
+    assert!(control.calls.try_recv().is_err());
 }
 
 #[tokio::test]
 async fn files_that_cannot_be_used_are_named() {
-    let control = Control::new("files").await;
+    let control = Control::new("files", &["0"]).await;
     let missing = Target {
         token: "/nowhere/token".into(),
         ..control.target()
