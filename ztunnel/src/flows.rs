@@ -19,6 +19,8 @@ use net::carry::{Broken, Counts};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use crate::telemetry::Meter;
+
 /// The open flows of one pod on one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Flows {
@@ -30,6 +32,8 @@ pub(crate) struct Flows {
 struct Open {
     stop: oneshot::Sender<Broken>,
     entrance: Option<Entrance>,
+    counts: Rc<Counts>,
+    meter: Option<Rc<Meter>>,
     shown: Shown,
 }
 
@@ -100,7 +104,7 @@ pub(crate) struct Entry {
     flows: Rc<Flows>,
     id: u64,
     /// Bytes carried.
-    pub(crate) counts: Counts,
+    pub(crate) counts: Rc<Counts>,
 }
 
 impl Flows {
@@ -109,22 +113,32 @@ impl Flows {
         let id = self.next.get();
         self.next.set(id + 1);
         let (stop, stopped) = oneshot::channel();
-        self.open.borrow_mut().insert(
-            id,
-            Open {
-                stop,
-                entrance: None,
-                shown,
-            },
-        );
+        let counts = Rc::<Counts>::default();
+        let open = Open {
+            stop,
+            entrance: None,
+            counts: Rc::clone(&counts),
+            meter: None,
+            shown,
+        };
+        self.open.borrow_mut().insert(id, open);
         (
             Entry {
                 flows: Rc::clone(self),
                 id,
-                counts: Counts::default(),
+                counts,
             },
             stopped,
         )
+    }
+
+    /// Counts what was carried since the last time.
+    pub(crate) fn tell(&self) {
+        for open in self.open.borrow().values() {
+            if let Some(meter) = &open.meter {
+                meter.tell(&open.counts);
+            }
+        }
     }
 
     /// How many are open.
@@ -188,6 +202,15 @@ impl Entry {
             open.shown.actual_dst = actual;
             open.shown.protocol = protocol;
             open.shown.peer = peer;
+        }
+    }
+}
+
+impl Entry {
+    /// From now on its bytes are counted while it is open.
+    pub(crate) fn metered_by(&self, meter: Rc<Meter>) {
+        if let Some(open) = self.flows.open.borrow_mut().get_mut(&self.id) {
+            open.meter = Some(meter);
         }
     }
 }

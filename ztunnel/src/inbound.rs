@@ -141,7 +141,7 @@ async fn serve(worker: &Rc<Worker>, pod: &Rc<Pod>, ends: Ends, connect: Connect)
         }
         Ok((app, admission)) => match connect.accept(answer(&admission)) {
             Ok(stream) => {
-                report.opened(&worker.shared.telemetry);
+                report.opened(&worker.shared.telemetry, &entry);
                 carry(stream, Socket::tcp(app), &entry.counts, stop).await
             }
             Err(error) => Err(Broken::Tunnel(error.to_string())),

@@ -70,8 +70,7 @@ pub(crate) async fn run(worker: Rc<Worker>, pod: Rc<Pod>, app: TcpStream, from: 
             Err(broken)
         }
         Ok(opened) => {
-            let telemetry = &worker.shared.telemetry;
-            report.opened(telemetry);
+            report.opened(&worker.shared.telemetry, &entry);
             let app = Socket::tcp(app);
             match opened {
                 Opened::Plain(peer) => carry(app, Socket::tcp(peer), &entry.counts, stop).await,

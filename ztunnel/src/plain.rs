@@ -51,7 +51,7 @@ pub(crate) async fn run(worker: Rc<Worker>, pod: Rc<Pod>, client: TcpStream, fro
             Err(broken)
         }
         Ok(app) => {
-            report.opened(&worker.shared.telemetry);
+            report.opened(&worker.shared.telemetry, &entry);
             carry(Socket::tcp(client), Socket::tcp(app), &entry.counts, stop).await
         }
     };

@@ -1,7 +1,9 @@
 //! What is told about each connection: one access-log line, and counts by who talks to whom.
 
 use std::{
+    cell::Cell,
     net::{IpAddr, SocketAddr},
+    rc::Rc,
     sync::Arc,
 };
 
@@ -23,11 +25,38 @@ use net::{
 };
 use tokio::time::Instant;
 
-use crate::worker::PodFacts;
+use crate::{flows::Entry, worker::PodFacts};
 
 /// Where counts go.
 #[derive(Clone, Debug)]
 pub(crate) struct Telemetry(pub(crate) Arc<Table>);
+
+/// Counts the bytes of one open flow, as they are carried.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    traffic: Traffic,
+    direction: Direction,
+    /// Sent and received, as far as they were counted.
+    told: Cell<(u64, u64)>,
+}
+
+impl Meter {
+    /// Counts what was carried since the last time.
+    pub(crate) fn tell(&self, counts: &Counts) {
+        let (sent, received) = sent_and_received(self.direction, counts);
+        let told = self.told.replace((sent, received));
+        self.traffic.sent(sent - told.0);
+        self.traffic.received(received - told.1);
+    }
+}
+
+/// From the application outwards, and towards it.
+fn sent_and_received(direction: Direction, counts: &Counts) -> (u64, u64) {
+    match direction {
+        Direction::Outbound => (counts.forth.get(), counts.back.get()),
+        Direction::Inbound => (counts.back.get(), counts.forth.get()),
+    }
+}
 
 /// What is known so far of one connection.
 #[derive(Debug)]
@@ -43,7 +72,7 @@ pub(crate) struct Report {
     source: Side,
     destination: Side,
     tunnelled: bool,
-    counted: Option<Traffic>,
+    meter: Option<Rc<Meter>>,
 }
 
 /// One end of it.
@@ -75,7 +104,7 @@ impl Report {
             source: Side::default(),
             destination: Side::default(),
             tunnelled: false,
-            counted: None,
+            meter: None,
         }
     }
 
@@ -153,11 +182,18 @@ impl Report {
     }
 
     /// Bytes may flow.
-    pub(crate) fn opened(&mut self, telemetry: &Telemetry) {
+    pub(crate) fn opened(&mut self, telemetry: &Telemetry, entry: &Entry) {
         let traffic = telemetry.0.traffic(self.worker, &self.labels(Flag::None));
         traffic.opened();
-        self.counted = Some(traffic);
-        self.record(&Counts::default()).opened();
+        let told = Cell::default();
+        let meter = Rc::new(Meter {
+            traffic,
+            direction: self.direction,
+            told,
+        });
+        entry.metered_by(Rc::clone(&meter));
+        self.meter = Some(meter);
+        self.record(&entry.counts).opened();
     }
 
     /// It never became a flow.
@@ -168,10 +204,9 @@ impl Report {
     /// It has ended.
     pub(crate) fn closed(self, telemetry: &Telemetry, counts: &Counts, result: Result<(), Broken>) {
         let record = self.record(counts);
-        if let Some(traffic) = &self.counted {
-            traffic.closed();
-            traffic.sent(record.bytes_sent);
-            traffic.received(record.bytes_recv);
+        if let Some(meter) = &self.meter {
+            meter.tell(counts);
+            meter.traffic.closed();
         }
         let Err(broken) = result else {
             return record.closed(End::Complete);
@@ -181,7 +216,7 @@ impl Report {
             Broken::Refused(refusal) => Some(refusal),
             _ => None,
         };
-        if self.counted.is_none() {
+        if self.meter.is_none() {
             let flag = refusal.map_or(Flag::Connect, flag);
             telemetry
                 .0
@@ -207,11 +242,7 @@ impl Report {
     }
 
     fn record(&self, counts: &Counts) -> Record<'_> {
-        let (forth, back) = (counts.forth.get(), counts.back.get());
-        let (bytes_sent, bytes_recv) = match self.direction {
-            Direction::Outbound => (forth, back),
-            Direction::Inbound => (back, forth),
-        };
+        let (bytes_sent, bytes_recv) = sent_and_received(self.direction, counts);
         Record {
             src_addr: self.from,
             source: self.source.logged(self.tunnelled),

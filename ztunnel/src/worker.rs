@@ -47,6 +47,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The pause after a failed accept, doubled up to the second.
 const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
+/// How often the bytes of open flows are counted.
+const TELL: Duration = Duration::from_secs(5);
+
 /// What all workers share.
 pub(crate) struct Shared {
     pub(crate) config: Config,
@@ -153,7 +156,16 @@ pub(crate) fn run(
 
 impl Worker {
     async fn serve(self: Rc<Self>, mut inbox: mpsc::UnboundedReceiver<Command>) {
-        while let Some(command) = inbox.recv().await {
+        let mut tell = tokio::time::interval(TELL);
+        loop {
+            let command = tokio::select! {
+                command = inbox.recv() => command,
+                _ = tell.tick() => {
+                    self.pods.borrow().values().for_each(|pod| pod.flows.tell());
+                    continue;
+                }
+            };
+            let Some(command) = command else { return };
             match command {
                 Command::Add(facts, listeners) => self.add(facts, listeners),
                 Command::Drain(done) => {
