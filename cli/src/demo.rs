@@ -13,7 +13,7 @@ use self::{
     check::Check,
     ending::Ending,
     fault::Fault,
-    mesh::{MANIFESTS, Mesh, PARTS},
+    mesh::{MANIFESTS, Mesh},
     report::Report,
     room::Room,
 };
@@ -74,7 +74,7 @@ pub(crate) fn main(arguments: Arguments) -> Result<(), Failure> {
     Netns::create().map_err(|error| {
         Failure::Failed(format!("the demo makes network namespaces, which needs root: {error}\nRun it as root, for example with sudo."))
     })?;
-    let room = Room::take(&room::path(), &PARTS)?;
+    let room = Room::take(&room::path())?;
     let processes = Arc::new(Processes::new(&room.join("log")));
     let ending = Ending::watch(Arc::clone(&processes), room.path())
         .map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))?;

@@ -21,7 +21,7 @@ use super::{
     access::{self, Record},
     fault::Fault,
     manifests::{self, Pod},
-    room::Room,
+    room::{self, Room},
 };
 use crate::{
     Failure,
@@ -30,8 +30,6 @@ use crate::{
     zc,
 };
 
-/// Directories of the room.
-pub(crate) const PARTS: [&str; 5] = [MANIFESTS, "state", "netns", "log", "zds"];
 /// The directory of manifests.
 pub(crate) const MANIFESTS: &str = "manifests";
 
@@ -224,6 +222,8 @@ impl Mesh {
             "RUST_LOG",
             std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()),
         );
+        // So that one can tell whose child a process is.
+        command.env(room::VARIABLE, self.room.path());
         command
     }
 
@@ -319,7 +319,9 @@ impl Mesh {
         let stream = self.connect(from, to)?;
         let client = stream.local_addr()?;
         let method = if body.is_empty() { "GET" } else { "POST" };
-        let response = Connection::over(stream, to.to_string()).send(method, "/", body)?;
+        let response = Connection::over(stream, to.to_string())
+            .send(method, "/", body)
+            .map_err(in_words)?;
         Ok(Answer {
             response,
             client,
@@ -450,6 +452,17 @@ impl Drop for Mesh {
         if let Err(error) = self.processes.end_all() {
             eprintln!("ambit: cannot end the children: {error}");
         }
+    }
+}
+
+/// The kernel's word for a read that took too long is "temporarily unavailable".
+fn in_words(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("no answer within {PATIENCE:?}"),
+        ),
+        _ => error,
     }
 }
 

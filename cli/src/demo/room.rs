@@ -14,9 +14,11 @@ use std::{
 use crate::Failure;
 
 /// Names another directory than the usual one.
-const VARIABLE: &str = "AMBIT_RUN_DIR";
+pub(super) const VARIABLE: &str = "AMBIT_RUN_DIR";
 const USUAL: &str = "/run/ambit/demo";
 const LOCK: &str = "lock";
+/// The directories of a demo.
+const PARTS: [&str; 5] = ["manifests", "state", "netns", "log", "zds"];
 
 /// A directory that this process has for itself.
 #[derive(Debug)]
@@ -47,11 +49,11 @@ pub(crate) fn holder(path: &Path) -> io::Result<Option<u32>> {
 }
 
 impl Room {
-    /// Takes the directory and makes it empty, with `parts` as directories in it.
+    /// Takes the directory, with empty directories in it for what a demo puts there.
     ///
     /// # Errors
     /// If another demo has it, or if it holds something that is no demo's.
-    pub(crate) fn take(path: &Path, parts: &[&str]) -> Result<Self, Failure> {
+    pub(crate) fn take(path: &Path) -> Result<Self, Failure> {
         let failed = |error: io::Error| {
             Failure::Failed(format!(
                 "cannot use {}: {error}\nChoose another directory with {VARIABLE}.",
@@ -68,13 +70,16 @@ impl Room {
                 by.rsplit(' ').next().unwrap_or_default()
             ))
         })?;
+        // Before there is a room, whose end is the end of what is in it.
+        foreign(path).map_err(failed)?;
         let room = Self {
             path: path.to_owned(),
             _lock: lock,
         };
-        room.clear(parts).map_err(failed)?;
-        for part in parts {
-            fs::create_dir(path.join(part)).map_err(failed)?;
+        for part in PARTS {
+            remove_part(&path.join(part))
+                .and_then(|()| fs::create_dir(path.join(part)))
+                .map_err(failed)?;
         }
         Ok(room)
     }
@@ -88,36 +93,53 @@ impl Room {
     pub(crate) fn join(&self, part: &str) -> PathBuf {
         self.path.join(part)
     }
-
-    /// Removes what an earlier demo left, and refuses to touch anything else.
-    fn clear(&self, parts: &[&str]) -> io::Result<()> {
-        for entry in fs::read_dir(&self.path)? {
-            let name = entry?.file_name();
-            if name == LOCK {
-                continue;
-            }
-            if !parts.iter().any(|part| name == *part) {
-                let text = format!("{} is in it, which no demo puts there", name.display());
-                return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
-            }
-            fs::remove_dir_all(self.path.join(name))?;
-        }
-        Ok(())
-    }
 }
 
-/// Removes a demo's directory. Others may still write into it: what they make meanwhile goes too.
+/// Removes a demo's directory with what demos put there. Others may still write into it: what they make meanwhile goes
+/// too.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    for part in PARTS {
+        remove_part(&path.join(part))?;
+    }
+    gone_is_fine(fs::remove_file(path.join(LOCK)))?;
+    gone_is_fine(fs::remove_dir(path))
+}
+
+fn remove_part(path: &Path) -> io::Result<()> {
     let mut outcome = Ok(());
     for _ in 0..20 {
-        outcome = match fs::remove_dir_all(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Err(error),
-            other => return other,
-        };
-        thread::sleep(Duration::from_millis(10));
+        outcome = gone_is_fine(fs::remove_dir_all(path));
+        match &outcome {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                thread::sleep(Duration::from_millis(10))
+            }
+            _ => break,
+        }
     }
     outcome
+}
+
+fn gone_is_fine(outcome: io::Result<()>) -> io::Result<()> {
+    outcome.or_else(|error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    })
+}
+
+/// Refuses a directory that holds what no demo puts there.
+fn foreign(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        if name != LOCK && !PARTS.iter().any(|part| name == *part) {
+            fs::remove_file(path.join(LOCK))?;
+            let text = format!("{} is in it, which no demo puts there", name.display());
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Room {
@@ -176,8 +198,8 @@ mod tests {
     #[test]
     fn a_second_demo_is_told_whose_the_first_is() {
         let path = place("second");
-        let room = Room::take(&path, &["log"]).unwrap();
-        let refused = Room::take(&path, &["log"]).unwrap_err().to_string();
+        let room = Room::take(&path).unwrap();
+        let refused = Room::take(&path).unwrap_err().to_string();
         assert!(
             refused.contains(&format!("process {}", std::process::id())),
             "{refused}"
@@ -193,17 +215,17 @@ mod tests {
         let path = place("left");
         fs::create_dir_all(path.join("log/old")).unwrap();
         fs::write(path.join("lock"), "1").unwrap();
-        let room = Room::take(&path, &["log"]).unwrap();
+        let room = Room::take(&path).unwrap();
         assert_eq!(fs::read_dir(room.join("log")).unwrap().count(), 0);
         drop(room);
         fs::create_dir_all(path.join("letters")).unwrap();
         assert!(
-            Room::take(&path, &["log"])
+            Room::take(&path)
                 .unwrap_err()
                 .to_string()
                 .contains("letters")
         );
-        assert!(path.join("letters").exists());
+        assert!(path.join("letters").exists() && !path.join("lock").exists());
         fs::remove_dir_all(path).unwrap();
     }
 }

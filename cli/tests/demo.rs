@@ -1,0 +1,372 @@
+//! `ambit demo` from outside: it holds its claims, it notices when one is broken, and nothing outlives it.
+//!
+//! Each test runs the executable with a directory of its own, so that they run side by side. All need root.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use sys::netns::privileged;
+
+const AMBIT: &str = env!("CARGO_BIN_EXE_ambit");
+const RUN_DIR: &str = "AMBIT_RUN_DIR";
+
+/// A demo's directory, and what is known of it from outside.
+struct Place(PathBuf);
+
+impl Place {
+    /// `None`, and it has been said why, if demos cannot run here.
+    fn new(test: &str) -> Option<Self> {
+        privileged(test).then(|| {
+            Self(std::env::temp_dir().join(format!("ambit-test-{}-{test}", std::process::id())))
+        })
+    }
+
+    fn ambit(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(AMBIT);
+        command
+            .args(arguments)
+            .env(RUN_DIR, &self.0)
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn demo(&self, arguments: &[&str]) -> Output {
+        self.ambit(&[&["demo"], arguments].concat())
+            .output()
+            .unwrap()
+    }
+
+    /// A demo that stays up, once it says so.
+    fn stays_up(&self) -> Child {
+        let mut child = self
+            .ambit(&["demo", "--check", "service-across-nodes"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+        let up = lines
+            .map(Result::unwrap)
+            .any(|line| line.starts_with("The mesh stays up"));
+        assert!(up, "the demo ended by itself");
+        child
+    }
+
+    /// Processes that were started in this directory's name, the demo itself among them.
+    fn processes(&self) -> Vec<u32> {
+        let marker = format!("{RUN_DIR}={}", self.0.display()).into_bytes();
+        let all = fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+        let ours = |pid: &u32| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment
+                .split(|byte| *byte == 0)
+                .any(|variable| variable == marker)
+        };
+        all.filter(ours).collect()
+    }
+
+    /// The namespaces have no names: they are gone when no process is left.
+    #[track_caller]
+    fn nothing_is_left(&self) {
+        assert_eq!(self.processes(), [] as [u32; 0]);
+        assert!(!self.0.exists());
+    }
+}
+
+/// Waits for what does not take long.
+#[track_caller]
+fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < Duration::from_secs(10), "{what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn every_check_holds_and_says_what_it_measured() {
+    let Some(place) = Place::new("every_check_holds_and_says_what_it_measured") else {
+        return;
+    };
+    let output = place.demo(&["--once", "-o", "json"]);
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let checks = result["checks"]
+        .as_array()
+        .unwrap_or_else(|| panic!("{}", text(&output.stderr)));
+    assert_eq!(checks.len(), 12);
+    for check in checks {
+        assert!(
+            check["ok"] == true && !check["evidence"].as_array().unwrap().is_empty(),
+            "{check:#}"
+        );
+    }
+    assert_eq!(
+        (output.status.code(), &result["ok"]),
+        (Some(0), &Value::Bool(true))
+    );
+    place.nothing_is_left();
+}
+
+/// Breaks one thing, runs one check, and expects exit code 1 with that check named, for the reason given.
+fn broken(test: &str, fault: &str, check: &str, reason: &str) {
+    let Some(place) = Place::new(test) else {
+        return;
+    };
+    let output = place.demo(&["--once", "--break", fault, "--check", check, "-o", "json"]);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{out}{err}");
+    assert!(
+        err.contains(&format!("1 of 1 checks failed: {check}")),
+        "{out}{err}"
+    );
+    let result: Value = serde_json::from_str(&out).unwrap();
+    let error = result["checks"][0]["error"].as_str().unwrap();
+    assert!(error.contains(reason), "{error}");
+    place.nothing_is_left();
+}
+
+macro_rules! broken {
+    ($($test:ident: $fault:literal, $check:literal, $reason:literal;)*) => {
+        $(#[test]
+        fn $test() {
+            broken(stringify!($test), $fault, $check, $reason);
+        })*
+    };
+}
+
+broken! {
+    missing_rules_are_noticed: "capture", "pods-captured", "the capture rules of shop/web do not stand";
+    plaintext_on_the_link_is_noticed: "capture", "wire-encrypted", "the string was in";
+    a_blind_sniffer_is_noticed: "outsider", "wire-encrypted", "the sniffer did not catch the string";
+    another_identity_is_noticed: "identity", "service-across-nodes", "shop/sa/catalog";
+    a_service_without_endpoint_is_noticed: "endpoint", "service-same-node", "web → 10.96.0.11:80";
+    a_missing_ipv6_route_is_noticed: "route-v6", "ipv6", "fd71:0:0:2::10";
+    a_lost_client_address_is_noticed: "return-route", "client-address", "no answer";
+    an_allow_for_somebody_else_is_noticed: "allow", "policy-allow", "web → 10.96.0.20:80";
+    a_denial_that_is_not_there_is_noticed: "deny", "policy-deny", "batch → 10.96.0.10:80 was answered";
+    a_bank_that_takes_plaintext_is_noticed: "strict", "strict", "legacy → 10.71.1.20:8080 was answered";
+    a_shop_that_takes_none_is_noticed: "permissive", "permissive", "legacy → 10.71.2.10:8080";
+    an_edit_that_nobody_reads_is_noticed: "control", "edit-takes-effect", "the connection is still open";
+    certificates_that_are_not_renewed_are_noticed: "rotation", "certificate-rotation", "no renewal within";
+}
+
+#[test]
+fn a_failed_start_says_why_and_leaves_nothing() {
+    let Some(place) = Place::new("a_failed_start_says_why_and_leaves_nothing") else {
+        return;
+    };
+    let output = place.demo(&["--once", "--break", "start"]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = text(&output.stderr);
+    assert!(
+        error.contains("ztunnel-n2 ended by itself") && error.contains("FAKE_CA"),
+        "{error}"
+    );
+    place.nothing_is_left();
+}
+
+#[test]
+fn a_panic_leaves_nothing() {
+    let Some(place) = Place::new("a_panic_leaves_nothing") else {
+        return;
+    };
+    let output = place.demo(&["--once", "--break", "panic"]);
+    assert_eq!(output.status.code(), Some(101));
+    place.nothing_is_left();
+}
+
+#[test]
+fn ctrl_c_and_sigterm_leave_nothing() {
+    let Some(place) = Place::new("ctrl_c_and_sigterm_leave_nothing") else {
+        return;
+    };
+    for signal in ["INT", "TERM"] {
+        let mut demo = place.stays_up();
+        assert!(
+            place.processes().len() >= 13,
+            "the components and the applications run"
+        );
+        kill(signal, demo.id());
+        assert_eq!(
+            demo.wait().unwrap().code(),
+            Some(0),
+            "it was up, so this is its proper end"
+        );
+        place.nothing_is_left();
+    }
+}
+
+#[test]
+fn a_signal_during_the_start_leaves_nothing() {
+    let Some(place) = Place::new("a_signal_during_the_start_leaves_nothing") else {
+        return;
+    };
+    let mut demo = place
+        .ambit(&["demo", "--once"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("a component starts", || place.processes().len() >= 3);
+    kill("TERM", demo.id());
+    assert_eq!(demo.wait().unwrap().code(), Some(128 + 15));
+    place.nothing_is_left();
+}
+
+#[test]
+fn a_killed_demo_leaves_no_process_and_the_next_one_clears_its_files() {
+    let Some(place) =
+        Place::new("a_killed_demo_leaves_no_process_and_the_next_one_clears_its_files")
+    else {
+        return;
+    };
+    let mut demo = place.stays_up();
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    eventually("its children die with it", || place.processes().is_empty());
+    assert!(place.0.exists());
+    let next = place.demo(&["--once", "--check", "service-same-node"]);
+    assert_eq!(next.status.code(), Some(0), "{}", text(&next.stderr));
+    place.nothing_is_left();
+}
+
+#[test]
+fn programs_run_in_pods_and_a_second_demo_is_refused() {
+    let Some(place) = Place::new("programs_run_in_pods_and_a_second_demo_is_refused") else {
+        return;
+    };
+    let none = place.demo(&["exec", "web", "--", "true"]);
+    assert_eq!(none.status.code(), Some(3), "{}", text(&none.stderr));
+    assert!(text(&none.stderr).contains("no demo runs"));
+
+    let mut demo = place.stays_up();
+    let second = place.demo(&["--once"]);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(
+        text(&second.stderr).contains(&format!("process {}", demo.id())),
+        "{}",
+        text(&second.stderr)
+    );
+
+    let load = place.demo(&[
+        "exec",
+        "web",
+        "--",
+        AMBIT,
+        "load",
+        "http://10.96.0.10/",
+        "--duration",
+        "200ms",
+    ]);
+    let last = text(&load.stdout)
+        .lines()
+        .last()
+        .map(str::to_owned)
+        .unwrap_or_default();
+    let counts: Value = serde_json::from_str(&last).unwrap();
+    assert!(
+        counts["ok"].as_u64().unwrap() > 0 && counts["failed"] == 0,
+        "{counts}"
+    );
+
+    let workloads = place.demo(&["exec", "n1", "--", AMBIT, "zc", "workloads"]);
+    let table = text(&workloads.stdout);
+    let cart = table
+        .lines()
+        .find(|line| line.contains("cart"))
+        .unwrap_or_else(|| panic!("{table}"));
+    assert!(
+        cart.contains("10.71.2.10") && cart.ends_with("HBONE"),
+        "{cart}"
+    );
+
+    let code = place.demo(&["exec", "shop/web", "--", "sh", "-c", "exit 7"]);
+    assert_eq!(code.status.code(), Some(7), "the program's own exit code");
+    let nobody = place.demo(&["exec", "nobody", "--", "true"]);
+    assert_eq!(nobody.status.code(), Some(2));
+    assert!(
+        text(&nobody.stderr).contains("web"),
+        "it says which pods there are"
+    );
+
+    kill("TERM", demo.id());
+    demo.wait().unwrap();
+    place.nothing_is_left();
+}
+
+#[test]
+fn a_component_that_ends_is_told_and_ends_the_demo() {
+    let Some(place) = Place::new("a_component_that_ends_is_told_and_ends_the_demo") else {
+        return;
+    };
+    let mut demo = place.ambit(&["demo", "--check", "service-across-nodes"]);
+    let mut demo = demo
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let up = BufReader::new(demo.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap)
+        .any(|line| line.starts_with("Logs"));
+    assert!(up);
+    let is_control = |pid: &u32| {
+        text(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()).contains("\0control\0")
+    };
+    let control = place.processes().into_iter().find(is_control).unwrap();
+    kill("KILL", control);
+    assert_eq!(demo.wait().unwrap().code(), Some(1));
+    let mut error = String::new();
+    demo.stderr.unwrap().read_to_string(&mut error).unwrap();
+    assert!(error.contains("control ended by itself"), "{error}");
+    place.nothing_is_left();
+}
+
+#[test]
+fn without_root_it_says_that_it_needs_root() {
+    let Some(place) = Place::new("without_root_it_says_that_it_needs_root") else {
+        return;
+    };
+    // Where the nobody of this test may run it.
+    let copy = std::env::temp_dir().join(format!("ambit-{}", std::process::id()));
+    fs::copy(AMBIT, &copy).unwrap();
+    let output = Command::new(&copy)
+        .arg("demo")
+        .env(RUN_DIR, &place.0)
+        .uid(65534)
+        .gid(65534)
+        .output()
+        .unwrap();
+    fs::remove_file(copy).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("needs root"),
+        "{}",
+        text(&output.stderr)
+    );
+    place.nothing_is_left();
+}
+
+/// Sends a signal by name.
+#[track_caller]
+fn kill(signal: &str, pid: u32) {
+    let shell = Command::new("sh")
+        .args(["-c", &format!("kill -{signal} {pid}")])
+        .status()
+        .unwrap();
+    assert!(shell.success());
+}
