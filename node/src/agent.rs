@@ -308,7 +308,7 @@ impl Agent {
     }
 
     fn publish(&self) {
-        let reports: Vec<_> = self.pods.values().map(Tracked::report).collect();
+        let reports: Vec<_> = self.pods.values().filter_map(Tracked::report).collect();
         self.reports.send_if_modified(|last| {
             let changed = last.as_ref() != Some(&reports);
             if changed {

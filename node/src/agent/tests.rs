@@ -418,3 +418,66 @@ async fn a_proxy_that_goes_leaves_its_pods_captured_and_the_next_gets_them() {
     ));
     assert!(node.report().captured);
 }
+
+#[tokio::test]
+async fn a_pod_that_the_agent_cannot_see_and_need_not_capture_is_not_reported() {
+    let mut node = Node::new("unseen");
+    node.write(
+        "pod.yaml",
+        &POD.replace("spec: {", "spec: {hostNetwork: true, "),
+    );
+    node.agent.look(Instant::now());
+    assert_eq!(*node.reports.borrow(), Some(vec![]));
+}
+
+/// Runs a whole agent until its pod is captured, and says whether the rules still stand when it has ended.
+async fn after_exit(test: &str, remove_on_exit: bool) -> State {
+    let node = Node::new(test);
+    let netns = node.namespace();
+    let path = node.root.join("run.sock");
+    let config = crate::Config {
+        node: "n1".into(),
+        manifests: node.root.join("manifests"),
+        netns_dir: node.root.join("netns"),
+        zds_socket: path.clone(),
+        control: None,
+        control_name: None,
+        control_root: None,
+        control_token: None,
+        remove_on_exit,
+    };
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let agent = crate::run(config, async { drop(ended.await) });
+    let proxy = async {
+        // The socket is there from the agent's first turn on.
+        tokio::task::yield_now().await;
+        let connection = readiness::of(Connection::connect(&path).unwrap()).unwrap();
+        connection.get_ref().send(&[8, 1], None).unwrap();
+        let proxy = Proxy(connection);
+        assert!(is_add_of(&proxy.told().await, &netns));
+        proxy.answer("");
+        assert!(matches!(proxy.told().await.0, Payload::SnapshotSent(_)));
+        proxy.answer("");
+        end.send(()).unwrap();
+        if remove_on_exit {
+            assert!(matches!(proxy.told().await.0, Payload::Del(_)));
+            proxy.answer("");
+        }
+    };
+    let both = async { tokio::join!(agent, proxy) };
+    time::timeout(Duration::from_secs(20), both)
+        .await
+        .expect("the agent ends")
+        .0
+        .unwrap();
+    capture::verify(&netns).unwrap()
+}
+
+#[tokio::test]
+async fn rules_outlive_the_agent_unless_told_otherwise() {
+    if !privileged("rules_outlive_the_agent_unless_told_otherwise") {
+        return;
+    }
+    assert_eq!(after_exit("stay", false).await, State::Whole);
+    assert_eq!(after_exit("remove", true).await, State::Absent);
+}

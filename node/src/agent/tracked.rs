@@ -213,7 +213,11 @@ impl Tracked {
         }
     }
 
-    pub(super) fn report(&self) -> PodReport {
+    /// What the control plane is told; nothing of a pod that the agent has no eyes on.
+    pub(super) fn report(&self) -> Option<PodReport> {
+        if self.stage != Stage::Leaving && self.pod.out().is_some() && self.pod.netns.is_none() {
+            return None;
+        }
         let captured = match self.stage {
             Stage::Captured => self.standing,
             // Until its rules are out, its traffic still goes through the proxy or nowhere.
@@ -225,7 +229,7 @@ impl Tracked {
             IpAddr::V6(ip) => ip.octets().to_vec(),
         };
         let silent = captured || self.pod.out().is_some();
-        PodReport {
+        Some(PodReport {
             namespace: self.pod.namespace.clone(),
             name: self.pod.name.clone(),
             addresses: self.addresses.iter().map(bytes).collect(),
@@ -236,7 +240,7 @@ impl Tracked {
             } else {
                 self.reason.clone()
             },
-        }
+        })
     }
 }
 
