@@ -47,7 +47,10 @@ pub struct Agent {
     directory: PathBuf,
     namespaces: PathBuf,
     manifests: Manifests,
-    wanted: BTreeMap<Key, Pod>,
+    /// Whether the manifests could be read at the last look.
+    readable: bool,
+    /// This node's pods by their manifests; none before the first look, when nothing must be let go.
+    wanted: Option<BTreeMap<Key, Pod>>,
     pods: BTreeMap<Key, Tracked>,
     zds: Zds<Arc<Netns>>,
     server: Server,
@@ -69,7 +72,8 @@ impl Agent {
             directory,
             namespaces,
             manifests: Manifests::default(),
-            wanted: BTreeMap::new(),
+            readable: true,
+            wanted: None,
             pods: BTreeMap::new(),
             zds: Zds::default(),
             server,
@@ -104,46 +108,57 @@ impl Agent {
 
     /// Looks at the manifests. True if some were still being written: look again soon.
     pub fn look(&mut self, now: Instant) -> bool {
-        let unsettled = match self.manifests.look(&self.directory, SystemTime::now()) {
-            Ok(looked) => {
-                for Fault {
-                    file,
-                    document,
-                    reason,
-                } in looked.faults
-                {
-                    let document = document.unwrap_or_default();
-                    error!(file = %file.display(), document, reason, "a manifest cannot be read; its last good version stays");
-                }
-                looked.unsettled
-            }
-            Err(error) => {
-                let directory = self.directory.display();
-                error!(%directory, %error, "the manifests cannot be read; all stays as it was");
-                true
-            }
-        };
-        self.wanted = self.manifests.pods(&self.node);
+        let unsettled = self.read_manifests();
         self.reconcile(false, now);
         unsettled
     }
 
-    /// Time has passed: looks for late proxies, for namespaces that were missing, and now and then whether rules stand.
-    pub fn tick(&mut self, now: Instant) {
+    /// Time has passed: looks for late proxies, for namespaces that were missing, and now and then whether rules stand
+    /// and what the manifests say. True as for [`look`](Self::look).
+    pub fn tick(&mut self, now: Instant) -> bool {
         let list = self.zds.tick(now);
         self.carry_out(list, now);
         let verify = self
             .verified
             .is_none_or(|last| now.duration_since(last) >= VERIFY);
+        let mut unsettled = false;
         if verify {
             self.verified = Some(now);
+            // A directory that was replaced is no longer the one that is watched.
+            unsettled = self.read_manifests();
         }
         self.reconcile(verify, now);
+        unsettled
+    }
+
+    fn read_manifests(&mut self) -> bool {
+        let looked = match self.manifests.look(&self.directory, SystemTime::now()) {
+            Ok(looked) => looked,
+            Err(error) => {
+                if std::mem::replace(&mut self.readable, false) {
+                    let directory = self.directory.display();
+                    error!(%directory, %error, "the manifests cannot be read; all stays as it was");
+                }
+                return false;
+            }
+        };
+        self.readable = true;
+        for Fault {
+            file,
+            document,
+            reason,
+        } in looked.faults
+        {
+            let (file, document) = (file.display(), document.unwrap_or_default());
+            error!(%file, document, reason, "a manifest cannot be read; its last good version stays");
+        }
+        self.wanted = Some(self.manifests.pods(&self.node));
+        looked.unsettled
     }
 
     /// Tells proxies that every pod goes. Done when [`is_empty`](Self::is_empty).
     pub fn leave(&mut self, now: Instant) {
-        self.wanted.clear();
+        self.wanted = Some(BTreeMap::new());
         self.reconcile(false, now);
     }
 
@@ -160,7 +175,8 @@ impl Agent {
     }
 
     fn reconcile(&mut self, verify: bool, now: Instant) {
-        for (key, pod) in &self.wanted {
+        let Some(wanted) = &self.wanted else { return };
+        for (key, pod) in wanted {
             self.pods
                 .entry(key.clone())
                 .or_insert_with(|| Tracked::new(pod.clone()));
@@ -174,7 +190,7 @@ impl Agent {
 
     /// Brings one pod closer to what its manifest wants.
     fn step(&mut self, key: &Key, verify: bool, now: Instant) {
-        let wanted = self.wanted.get(key);
+        let wanted = self.wanted.as_ref().and_then(|wanted| wanted.get(key));
         let Some(tracked) = self
             .pods
             .get_mut(key)
@@ -302,12 +318,15 @@ impl Agent {
         take_out(&key, &tracked);
         info!(namespace = key.0, pod = key.1, "is no longer captured");
         // Still wanted, it begins anew at the next look.
-        if let Some(pod) = self.wanted.get(&key) {
+        if let Some(pod) = self.wanted.as_ref().and_then(|wanted| wanted.get(&key)) {
             self.pods.insert(key, Tracked::new(pod.clone()));
         }
     }
 
     fn publish(&self) {
+        if self.wanted.is_none() {
+            return;
+        }
         let reports: Vec<_> = self.pods.values().filter_map(Tracked::report).collect();
         self.reports.send_if_modified(|last| {
             let changed = last.as_ref() != Some(&reports);

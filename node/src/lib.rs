@@ -100,7 +100,7 @@ async fn serve(
                 look = true;
             }
             () = time::sleep(SETTLE), if look => look = agent.look(Instant::now()),
-            _ = ticks.tick() => agent.tick(Instant::now()),
+            _ = ticks.tick() => look |= agent.tick(Instant::now()),
         }
     }
 }

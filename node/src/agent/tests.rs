@@ -430,6 +430,23 @@ async fn a_pod_that_the_agent_cannot_see_and_need_not_capture_is_not_reported() 
     assert_eq!(*node.reports.borrow(), Some(vec![]));
 }
 
+#[tokio::test]
+async fn without_its_manifests_the_agent_lets_nothing_go_and_says_nothing() {
+    if !privileged("without_its_manifests_the_agent_lets_nothing_go_and_says_nothing") {
+        return;
+    }
+    let (mut node, netns, _proxy) = captured("unreadable").await;
+    fs::rename(node.root.join("manifests"), node.root.join("away")).unwrap();
+    node.agent.tick(Instant::now() + VERIFY);
+    assert!(node.report().captured);
+    node.restart();
+    assert_eq!(*node.reports.borrow(), None);
+    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    fs::rename(node.root.join("away"), node.root.join("manifests")).unwrap();
+    node.agent.tick(Instant::now() + VERIFY);
+    assert!(node.report().captured);
+}
+
 /// Runs a whole agent until its pod is captured, and says whether the rules still stand when it has ended.
 async fn after_exit(test: &str, remove_on_exit: bool) -> State {
     let node = Node::new(test);
