@@ -106,7 +106,7 @@ impl Drop for Handshake {
 }
 
 /// Serves one stream.
-async fn serve(worker: &Rc<Worker>, pod: &Rc<Pod>, ends: Ends, connect: Connect) {
+async fn serve(worker: &Rc<Worker>, pod: &Rc<Pod>, ends: Ends, mut connect: Connect) {
     let mut report = Report::new(Direction::Inbound, worker.id, ends.from, ends.at);
     report.destination_is(&pod.facts, &worker.generation());
     let generation = worker.generation();
@@ -123,12 +123,17 @@ async fn serve(worker: &Rc<Worker>, pod: &Rc<Pod>, ends: Ends, connect: Connect)
         inbound: true,
     };
     let (entry, mut stop) = pod.flows.enter(shown);
+    let asked = Asked {
+        method: connect.method().clone(),
+        authority: Arc::from(connect.authority()),
+    };
     let opened = tokio::select! {
         biased;
         reason = &mut stop => Err(stopped(reason)),
-        opened = enter(worker, pod, ends, &connect, &entry, &mut report) => {
+        opened = enter(worker, pod, ends, asked, &entry, &mut report) => {
             opened.map_err(Broken::Refused)
         }
+        () = connect.given_up() => Err(Broken::TunnelReset("before it was answered".to_owned())),
     };
     let result = match opened {
         Err(broken) => {
@@ -150,23 +155,29 @@ async fn serve(worker: &Rc<Worker>, pod: &Rc<Pod>, ends: Ends, connect: Connect)
     report.closed(&worker.shared.telemetry, &entry.counts, result);
 }
 
+/// What a stream asks for.
+struct Asked {
+    method: Method,
+    authority: Arc<str>,
+}
+
 /// Asks whether the stream may enter, and connects to the application if so. Only then is the peer told that it may.
 async fn enter(
     worker: &Rc<Worker>,
     pod: &Rc<Pod>,
     ends: Ends,
-    connect: &Connect,
+    asked: Asked,
     entry: &Entry,
     report: &mut Report,
 ) -> Result<(TcpStream, Admission), Refusal> {
-    if connect.method() != Method::CONNECT {
-        return Err(Refusal::BadMethod(connect.method().to_string()));
+    if asked.method != Method::CONNECT {
+        return Err(Refusal::BadMethod(asked.method.to_string()));
     }
     pod.room(worker)?;
     let entrance = Entrance::Tunnelled {
         peer: ends.peer,
         at: ends.at.ip(),
-        authority: Arc::from(connect.authority()),
+        authority: asked.authority,
         source: ends.from.ip(),
     };
     let decided = worker.decide(|generation| entrance.admit(generation, &pod.facts.workload));

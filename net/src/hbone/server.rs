@@ -1,19 +1,33 @@
 //! The end of a tunnel that is asked.
 
-use std::future::Future;
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    rc::Rc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 
 use super::{Settings, Stream, watch};
+
+/// So many streams may be given up before they are answered …
+const ABANDONED: u32 = 400;
+/// … in so much time.
+const WINDOW: Duration = Duration::from_secs(10);
 
 /// A stream that a peer asks for.
 #[derive(Debug)]
 pub struct Connect {
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
+    abandoned: Rc<Cell<u32>>,
 }
 
 impl Connect {
@@ -33,6 +47,13 @@ impl Connect {
     /// What the peer says beside it. None of it proves anything.
     pub fn headers(&self) -> &HeaderMap<HeaderValue> {
         self.request.headers()
+    }
+
+    /// Until the peer gives the stream up, or the tunnel is gone.
+    pub async fn given_up(&mut self) {
+        // Whether it is a reset or an error, nobody waits for an answer any more.
+        poll_fn(|cx| self.respond.poll_reset(cx)).await.ok();
+        self.abandoned.set(self.abandoned.get() + 1);
     }
 
     /// Answers 200 with these headers; bytes may flow.
@@ -83,10 +104,23 @@ where
     };
     let mut drain = std::pin::pin!(drain);
     let mut draining = false;
+    let abandoned = Rc::new(Cell::new(0));
+    let mut window = Instant::now();
     loop {
+        // Streams that a peer gives up before they are answered cost more than they cost the peer (CVE-2023-44487).
+        if window.elapsed() > WINDOW {
+            window = Instant::now();
+            abandoned.set(0);
+        } else if abandoned.get() > ABANDONED {
+            connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+            return Err("the peer gave up too many streams".to_owned());
+        }
         tokio::select! {
             stream = connection.accept() => match stream {
-                Some(Ok((request, respond))) => on_stream(Connect { request, respond }),
+                Some(Ok((request, respond))) => {
+                    let abandoned = Rc::clone(&abandoned);
+                    on_stream(Connect { request, respond, abandoned });
+                }
                 Some(Err(error)) => return Err(error.to_string()),
                 None => return Ok(()),
             },

@@ -364,3 +364,121 @@ async fn tunnels_of_a_pod_that_is_gone_are_closed() {
         })
         .await;
 }
+
+/// A client that speaks frames, to do what no library would.
+struct Raw(tokio::io::DuplexStream);
+
+impl Raw {
+    async fn begin(io: tokio::io::DuplexStream) -> Self {
+        let mut raw = Self(io);
+        raw.0
+            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            .await
+            .unwrap();
+        raw.frame(4, 0, 0, &[]).await;
+        raw
+    }
+
+    /// One frame: type, flags, stream, payload (RFC 9113 §4.1). Whether the server still takes it.
+    async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> bool {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut frame = length[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        self.0.write_all(&frame).await.is_ok()
+    }
+}
+
+/// HEADERS of `CONNECT a:1`: `:method` and `:authority` as literals without indexing (RFC 7541 §6.2.2).
+const CONNECT: &[u8] = b"\x02\x07CONNECT\x01\x03a:1";
+
+/// Serves a raw client; how it ended, and how many streams were asked for.
+async fn attacked<F: Future>(attack: impl FnOnce(Raw) -> F + 'static) -> (String, usize)
+where
+    F: 'static,
+{
+    LocalSet::new()
+        .run_until(async {
+            let (near, far) = duplex(1 << 16);
+            let asked = Rc::new(RefCell::new(0));
+            let count = Rc::clone(&asked);
+            let never = std::future::pending();
+            let serving = serve(
+                far,
+                Settings::default(),
+                never,
+                move |mut connect: Connect| {
+                    *count.borrow_mut() += 1;
+                    // As slow as an application that does not answer.
+                    tokio::task::spawn_local(async move { connect.given_up().await });
+                },
+            );
+            let attack = tokio::task::spawn_local(async move {
+                let raw = Raw::begin(near).await;
+                attack(raw).await;
+                std::future::pending::<()>().await;
+            });
+            let ended = serving.await;
+            attack.abort();
+            let asked = *asked.borrow();
+            (ended.expect_err("the attack went on and on"), asked)
+        })
+        .await
+}
+
+#[tokio::test]
+async fn streams_opened_and_reset_at_once_end_the_tunnel() {
+    let (why, asked) = attacked(|mut raw| async move {
+        let mut stream = 1;
+        while raw.frame(1, 0x4, stream, CONNECT).await
+            && raw.frame(3, 0, stream, &8_u32.to_be_bytes()).await
+        {
+            stream += 2;
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(
+        asked < 10_000,
+        "{asked} streams were served before it ended: {why}"
+    );
+}
+
+#[tokio::test]
+async fn a_header_block_without_end_ends_the_tunnel() {
+    let (why, asked) = attacked(|mut raw| async move {
+        raw.frame(1, 0, 1, CONNECT).await;
+        while raw.frame(9, 0, 1, &[0; 1000]).await {}
+    })
+    .await;
+    assert_eq!(asked, 0, "{why}");
+}
+
+#[tokio::test]
+async fn empty_data_without_end_ends_the_tunnel() {
+    let (why, asked) = attacked(|mut raw| async move {
+        raw.frame(1, 0x4, 1, CONNECT).await;
+        while raw.frame(0, 0, 1, &[]).await {}
+    })
+    .await;
+    assert!(asked <= 1, "{asked} streams: {why}");
+}
+
+#[tokio::test]
+async fn what_is_not_http2_ends_the_tunnel() {
+    LocalSet::new()
+        .run_until(async {
+            let (mut near, far) = duplex(1 << 16);
+            near.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                .await
+                .unwrap();
+            let never = std::future::pending();
+            assert!(
+                serve(far, Settings::default(), never, |_| ())
+                    .await
+                    .is_err()
+            );
+        })
+        .await;
+}
