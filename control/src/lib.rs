@@ -17,7 +17,7 @@ pub mod serve;
 pub mod source;
 pub mod state;
 pub mod status;
-mod stubs;
+pub mod stubs;
 pub mod tokens;
 pub mod watch;
 pub mod world;
