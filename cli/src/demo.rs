@@ -4,31 +4,28 @@
 //! Only what a kubelet and a CNI plugin would do is done here: pods' namespaces are made from the manifests, and their
 //! programs started.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{io, sync::Arc, thread, time::Duration};
 
 use clap::{Subcommand, ValueEnum, builder::PossibleValuesParser};
 use sys::netns::Netns;
 
-use self::{
-    check::Check,
-    ending::Ending,
-    fault::Fault,
-    mesh::{MANIFESTS, Mesh},
-    report::Report,
-    room::Room,
+use self::{check::Check, ending::Ending, fault::Fault, report::Report, room::Room};
+use crate::{
+    Failure,
+    lab::process::Processes,
+    mesh::{LOG, MANIFESTS, Mesh, Settings},
 };
-use crate::{Failure, lab::process::Processes};
 
-mod access;
 mod check;
 mod ending;
 mod exec;
 mod fault;
 mod manifests;
-mod mesh;
 mod report;
 mod room;
-mod tunnel;
+
+/// Life of the pods' certificates: short, so that a renewal can be watched.
+const CERTIFICATES: &str = "20s";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -75,10 +72,10 @@ pub(crate) fn main(arguments: Arguments) -> Result<(), Failure> {
         Failure::Failed(format!("the demo makes network namespaces, which needs root: {error}\nRun it as root, for example with sudo."))
     })?;
     let room = Room::take(&room::path())?;
-    let processes = Arc::new(Processes::new(&room.join("log")));
+    let processes = Arc::new(Processes::new(&room.path().join(LOG)));
     let ending = Ending::watch(Arc::clone(&processes), room.path())
         .map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))?;
-    let outcome = run(&arguments, room, processes, &ending);
+    let outcome = run(&arguments, &room, processes, &ending);
     while ending.begun() {
         // The thread that got the signal cleans up and ends the process.
         thread::park();
@@ -88,14 +85,14 @@ pub(crate) fn main(arguments: Arguments) -> Result<(), Failure> {
 
 fn run(
     arguments: &Arguments,
-    room: Room,
+    room: &Room,
     processes: Arc<Processes>,
     ending: &Ending,
 ) -> Result<(), Failure> {
     let mut report = Report::new(arguments.output == Output::Json);
-    let mesh = Mesh::lay_out(room, processes, arguments.fault)?;
+    let mesh = Mesh::lay_out(prepared(room, arguments.fault)?, processes)?;
     report.laid_out(&mesh);
-    mesh.start(arguments.fault, &mut |what| report.waiting(what))?;
+    mesh.start(&mut |what| report.waiting(what))?;
     report.started();
     if let Some(fault) = arguments.fault {
         fault
@@ -106,19 +103,22 @@ fn run(
         arguments.checks.is_empty() || arguments.checks.iter().any(|id| id == check.id)
     };
     for check in check::ALL.iter().filter(wanted) {
-        report.run(check, &mesh);
+        let outcome = check.run(&mesh);
         if ending.begun() {
             return Ok(());
         }
+        report.checked(outcome);
     }
     let outcome = report.finished();
     if arguments.once {
         return outcome;
     }
-    ending.is_proper();
+    if outcome.is_ok() {
+        ending.is_proper();
+    }
     report.hints(
-        &mesh.room.join(MANIFESTS).join(manifests::POLICIES),
-        &mesh.room.join("log"),
+        &mesh.path(MANIFESTS).join(manifests::POLICIES),
+        &mesh.path(LOG),
     );
     loop {
         thread::sleep(Duration::from_millis(200));
@@ -127,4 +127,22 @@ fn run(
         }
         mesh.alive()?;
     }
+}
+
+/// Writes the manifests, and says what the mesh is to be made with.
+fn prepared(room: &Room, fault: Option<Fault>) -> Result<Settings, Failure> {
+    let manifests = room.path().join(MANIFESTS);
+    let failed = |error: io::Error| {
+        Failure::Failed(format!("cannot prepare {}: {error}", room.path().display()))
+    };
+    manifests::write(&manifests).map_err(failed)?;
+    if let Some(fault) = fault {
+        fault.before(&manifests).map_err(failed)?;
+    }
+    Ok(Settings {
+        executable: std::env::current_exe().map_err(failed)?,
+        root: room.path().to_owned(),
+        certificates: CERTIFICATES.to_owned(),
+        environment: fault.map(Fault::environment).unwrap_or_default(),
+    })
 }

@@ -7,8 +7,6 @@ use std::{fmt, process::ExitCode};
 
 mod args;
 pub mod http;
-mod length;
-mod paint;
 pub mod zc;
 
 #[cfg(feature = "local")]
@@ -22,7 +20,13 @@ pub mod echo;
 #[cfg(feature = "local")]
 pub mod lab;
 #[cfg(feature = "local")]
+mod length;
+#[cfg(feature = "local")]
 pub mod load;
+#[cfg(feature = "local")]
+pub mod mesh;
+#[cfg(feature = "local")]
+mod paint;
 
 pub use args::main;
 

@@ -1,6 +1,7 @@
 //! `ambit demo` from outside: it holds its claims, it notices when one is broken, and nothing outlives it.
 //!
 //! Each test runs the executable with a directory of its own, so that they run side by side. All need root.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
     fs,

@@ -1,4 +1,5 @@
 //! What `ambit` does without a mesh: `compile`, `zc` on a saved dump, and exit codes.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
     fs,

@@ -4,11 +4,14 @@
 //! manifests of `deploy/demo` say. It never asks a component whether it thinks that it works, except where the claim is
 //! about what that component knows.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
-use super::mesh::{Answer, Mesh};
+use crate::mesh::{Answer, Mesh};
 
 mod certificates;
 mod edit;
@@ -25,7 +28,20 @@ pub(crate) struct Check {
     /// The claim in words.
     pub(crate) claim: &'static str,
     /// Tries it. The error says what was found instead.
-    pub(crate) run: fn(&Mesh, &mut Evidence) -> Result<(), String>,
+    attempt: fn(&Mesh, &mut Evidence) -> Result<(), String>,
+}
+
+/// What came of a check.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// Which.
+    pub(crate) check: Check,
+    /// How long it took.
+    pub(crate) took: Duration,
+    /// What was measured, also if it failed.
+    pub(crate) evidence: Evidence,
+    /// What was found instead of what is claimed.
+    pub(crate) error: Option<String>,
 }
 
 /// What was measured, in the order in which it was.
@@ -37,64 +53,78 @@ pub(crate) const ALL: [Check; 12] = [
     Check {
         id: "pods-captured",
         claim: "every enrolled pod's traffic is captured, and no other's",
-        run: membership::captured,
+        attempt: membership::captured,
     },
     Check {
         id: "service-across-nodes",
         claim: "a call to a service crosses nodes inside HBONE, both ends proven",
-        run: traffic::across_nodes,
+        attempt: traffic::across_nodes,
     },
     Check {
         id: "service-same-node",
         claim: "so does a call that stays on its node",
-        run: traffic::same_node,
+        attempt: traffic::same_node,
     },
     Check {
         id: "ipv6",
         claim: "and one over IPv6",
-        run: traffic::v6,
+        attempt: traffic::v6,
     },
     Check {
         id: "client-address",
         claim: "servers see their client's own address",
-        run: traffic::client_address,
+        attempt: traffic::client_address,
     },
     Check {
         id: "wire-encrypted",
         claim: "between enrolled pods nothing readable is on the link",
-        run: wire::encrypted,
+        attempt: wire::encrypted,
     },
     Check {
         id: "policy-allow",
         claim: "who is allowed gets through",
-        run: policy::allowed,
+        attempt: policy::allowed,
     },
     Check {
         id: "policy-deny",
         claim: "who is denied does not, and the log names the policy",
-        run: policy::denied,
+        attempt: policy::denied,
     },
     Check {
         id: "strict",
         claim: "where mutual TLS is STRICT, plaintext is refused",
-        run: policy::strict,
+        attempt: policy::strict,
     },
     Check {
         id: "permissive",
         claim: "where it is PERMISSIVE, plaintext is let in",
-        run: policy::permissive,
+        attempt: policy::permissive,
     },
     Check {
         id: "edit-takes-effect",
         claim: "an edited manifest is in force within a second, for open connections too",
-        run: edit::takes_effect,
+        attempt: edit::takes_effect,
     },
     Check {
         id: "certificate-rotation",
         claim: "certificates are renewed under traffic, and no request fails",
-        run: certificates::rotate,
+        attempt: certificates::rotate,
     },
 ];
+
+impl Check {
+    /// Tries it.
+    pub(crate) fn run(&self, mesh: &Mesh) -> Outcome {
+        let (begin, mut evidence) = (Instant::now(), Evidence::default());
+        let error = (self.attempt)(mesh, &mut evidence).err();
+        Outcome {
+            check: *self,
+            took: begin.elapsed(),
+            evidence,
+            error,
+        }
+    }
+}
 
 impl Evidence {
     /// Notes something measured.
@@ -142,7 +172,7 @@ fn call(mesh: &Mesh, from: &str, to: SocketAddr, by: &str) -> Result<Answer, Str
     }
 }
 
-fn millis(took: std::time::Duration) -> f64 {
+fn millis(took: Duration) -> f64 {
     took.as_secs_f64() * 1000.0
 }
 

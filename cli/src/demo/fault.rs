@@ -5,8 +5,7 @@ use std::{fs, io, path::Path};
 use clap::ValueEnum;
 use sys::route;
 
-use super::mesh::Mesh;
-use crate::lab::Node;
+use crate::{lab::Node, mesh::Mesh};
 
 /// What is broken. The name says what is no longer true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -42,12 +41,14 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// Variables of a ztunnel.
-    pub(crate) fn environment(self, node: Node) -> Option<(&'static str, &'static str)> {
+    /// Variables of the ztunnels.
+    pub(crate) fn environment(self) -> Vec<(Node, &'static str, String)> {
         match self {
-            Self::Rotation => Some(("SECRET_TTL", "24h")),
-            Self::Start if node == Node::Two => Some(("FAKE_CA", "true")),
-            _ => None,
+            Self::Rotation => Node::ALL
+                .map(|node| (node, "SECRET_TTL", "24h".to_owned()))
+                .into(),
+            Self::Start => vec![(Node::Two, "FAKE_CA", "true".to_owned())],
+            _ => Vec::new(),
         }
     }
 

@@ -1,17 +1,11 @@
 //! What the demo prints: what it waits for, each check with what was measured, and what to try by hand.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{path::Path, time::Instant};
 
 use serde_json::{Value, json};
 
-use super::{
-    check::{Check, Evidence},
-    mesh::Mesh,
-};
-use crate::{Failure, paint::Paint};
+use super::check::Outcome;
+use crate::{Failure, mesh::Mesh, paint::Paint};
 
 /// Collects outcomes and prints them.
 #[derive(Debug)]
@@ -21,14 +15,6 @@ pub(crate) struct Report {
     paint: Paint,
     begin: Instant,
     outcomes: Vec<Outcome>,
-}
-
-#[derive(Debug)]
-struct Outcome {
-    check: Check,
-    took: Duration,
-    evidence: Evidence,
-    error: Option<String>,
 }
 
 impl Report {
@@ -62,17 +48,8 @@ impl Report {
         ));
     }
 
-    /// Runs a check and prints its outcome.
-    pub(crate) fn run(&mut self, check: &Check, mesh: &Mesh) {
-        let begin = Instant::now();
-        let mut evidence = Evidence::default();
-        let error = (check.run)(mesh, &mut evidence).err();
-        let outcome = Outcome {
-            check: *check,
-            took: begin.elapsed(),
-            evidence,
-            error,
-        };
+    /// A check has run.
+    pub(crate) fn checked(&mut self, outcome: Outcome) {
         if !self.json {
             self.print(&outcome);
         }

@@ -11,14 +11,17 @@ use std::{
     time::Duration,
 };
 
-use crate::Failure;
+use crate::{
+    Failure,
+    mesh::{LOG, MANIFESTS, NETNS, STATE, ZDS},
+};
 
 /// Names another directory than the usual one.
-pub(super) const VARIABLE: &str = "AMBIT_RUN_DIR";
+const VARIABLE: &str = "AMBIT_RUN_DIR";
 const USUAL: &str = "/run/ambit/demo";
 const LOCK: &str = "lock";
 /// The directories of a demo.
-const PARTS: [&str; 5] = ["manifests", "state", "netns", "log", "zds"];
+const PARTS: [&str; 5] = [MANIFESTS, STATE, NETNS, LOG, ZDS];
 
 /// A directory that this process has for itself.
 #[derive(Debug)]
@@ -88,11 +91,6 @@ impl Room {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
-
-    /// A path in it.
-    pub(crate) fn join(&self, part: &str) -> PathBuf {
-        self.path.join(part)
-    }
 }
 
 /// Removes a demo's directory with what demos put there. Others may still write into it: what they make meanwhile goes
@@ -102,7 +100,12 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
         remove_part(&path.join(part))?;
     }
     gone_is_fine(fs::remove_file(path.join(LOCK)))?;
-    gone_is_fine(fs::remove_dir(path))
+    gone_is_fine(fs::remove_dir(path))?;
+    if let (Some(parent), true) = (path.parent(), path == Path::new(USUAL)) {
+        // Others may have something in it.
+        let _ = fs::remove_dir(parent);
+    }
+    Ok(())
 }
 
 fn remove_part(path: &Path) -> io::Result<()> {
@@ -152,8 +155,8 @@ impl Drop for Room {
 
 /// `None` if somebody else has it.
 fn lock(path: &Path) -> io::Result<Option<File>> {
-    loop {
-        let path = path.join(LOCK);
+    let path = path.join(LOCK);
+    for attempt in 1.. {
         let mut file = File::options()
             .create(true)
             .truncate(false)
@@ -162,7 +165,12 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
             .open(&path)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
+            // Whoever asks whether a demo runs holds it for a moment.
+            Err(TryLockError::WouldBlock) if attempt < 5 => {
+                thread::sleep(Duration::from_millis(10));
+                continue;
+            }
+            Err(TryLockError::WouldBlock) => break,
             Err(TryLockError::Error(error)) => return Err(error),
         }
         // Whoever had it may have removed it between the two calls: then this is a lock on nothing.
@@ -174,6 +182,7 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
             return Ok(Some(file));
         }
     }
+    Ok(None)
 }
 
 fn written(mut file: &File) -> io::Result<u32> {
@@ -216,7 +225,7 @@ mod tests {
         fs::create_dir_all(path.join("log/old")).unwrap();
         fs::write(path.join("lock"), "1").unwrap();
         let room = Room::take(&path).unwrap();
-        assert_eq!(fs::read_dir(room.join("log")).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(path.join("log")).unwrap().count(), 0);
         drop(room);
         fs::create_dir_all(path.join("letters")).unwrap();
         assert!(

@@ -9,11 +9,8 @@ use serde_json::Value;
 
 use super::{Evidence, identity, service, want};
 use crate::{
-    demo::{
-        mesh::{Mesh, PATIENCE},
-        tunnel,
-    },
     lab::Node,
+    mesh::{Mesh, PATIENCE, tunnel},
 };
 
 /// Longer than half a certificate's life, at which it is renewed, with what chance adds to it.

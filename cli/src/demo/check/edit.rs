@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{Evidence, millis, service, want};
-use crate::demo::{
-    manifests::POLICIES,
+use crate::{
+    demo::manifests::POLICIES,
     mesh::{MANIFESTS, Mesh, PATIENCE},
 };
 
@@ -39,7 +39,7 @@ pub(super) fn takes_effect(mesh: &Mesh, evidence: &mut Evidence) -> Result<(), S
     echoed(&mut open)
         .map_err(|error| format!("the connection web → {port} is not usable: {error}"))?;
 
-    let file = Restored::new(mesh.room.join(MANIFESTS).join(POLICIES))?;
+    let file = Restored::new(mesh.path(MANIFESTS).join(POLICIES))?;
     file.write(&format!("{}{DENY_WEB}", file.text))?;
     let saved = Instant::now();
     let cut = closed(&mut open)?;

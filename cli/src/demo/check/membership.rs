@@ -3,7 +3,7 @@
 use node::capture::{self, State};
 
 use super::{Evidence, service, want};
-use crate::demo::mesh::Mesh;
+use crate::mesh::Mesh;
 
 /// The service address of `catalog` exists nowhere but in the mesh: who is answered there went through a ztunnel.
 pub(super) fn captured(mesh: &Mesh, evidence: &mut Evidence) -> Result<(), String> {

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use super::{Evidence, call, millis, service, want};
 use crate::{
-    demo::{access::Record, mesh::Mesh},
     lab::Node,
+    mesh::{Mesh, access::Record},
 };
 
 pub(super) fn allowed(mesh: &Mesh, evidence: &mut Evidence) -> Result<(), String> {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{Evidence, call, identity, millis, service, want};
-use crate::{demo::mesh::Mesh, lab::Node};
+use crate::{lab::Node, mesh::Mesh};
 
 const TUNNEL: u16 = 15008;
 

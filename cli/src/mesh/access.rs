@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 
 /// One connection, as the ztunnel that carried it tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Record(BTreeMap<String, String>);
+pub struct Record(BTreeMap<String, String>);
 
 impl Record {
     /// A field's value; empty if there is no such field.
-    pub(crate) fn get(&self, key: &str) -> &str {
+    pub fn get(&self, key: &str) -> &str {
         self.0.get(key).map(String::as_str).unwrap_or_default()
     }
 }
 
 /// Reads a line: `TIME\tLEVEL\taccess\tMESSAGE\tKEY=VALUE KEY="VALUE" …`. `None` for lines of other kinds.
-pub(crate) fn parse(line: &str) -> Option<Record> {
+pub fn parse(line: &str) -> Option<Record> {
     let mut columns = line.splitn(5, '\t').skip(2);
     (columns.next()? == "access").then_some(())?;
     let mut rest = columns.nth(1)?;

@@ -1,0 +1,113 @@
+//! Pods as manifests describe them, as far as a lab needs it to make them.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
+
+use control::source;
+
+use crate::lab::Node;
+
+/// The port on which a pod's application speaks HTTP.
+pub const HTTP: u16 = 8080;
+/// The port on which it sends every byte back.
+pub const TCP: u16 = 9090;
+
+/// The annotation that names a pod's network namespace.
+const NETNS: &str = "ambit.dev/netns";
+
+/// A pod to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Of its network namespace, and in the demo's own words.
+    pub netns: String,
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Where it runs.
+    pub node: Node,
+    /// At least one.
+    pub addresses: Vec<IpAddr>,
+    /// Who it is.
+    pub identity: String,
+    /// In the mesh.
+    pub enrolled: bool,
+}
+
+/// The pods of the manifests in a directory.
+///
+/// # Errors
+/// A sentence, if a pod lacks what the demo needs of it.
+pub fn read(directory: &Path) -> Result<Vec<Pod>, String> {
+    let files = source::read_dir(directory)
+        .map_err(|error| format!("cannot read {}: {error}", directory.display()))?;
+    let loaded = source::load(&files, None);
+    if let Some(problem) = loaded.problems.first() {
+        return Err(problem.to_string());
+    }
+    let world = &loaded.world;
+    world
+        .pods
+        .values()
+        .map(|pod| {
+            let of = |what: &str| format!("pod {}/{}: {what}", pod.meta.namespace, pod.meta.name);
+            let netns = pod
+                .meta
+                .annotations
+                .get(NETNS)
+                .ok_or_else(|| of(&format!("no annotation {NETNS}")))?;
+            let node =
+                Node::named(&pod.node).ok_or_else(|| of("spec.nodeName is neither n1 nor n2"))?;
+            if pod.addresses.is_empty() {
+                return Err(of("no status.podIPs"));
+            }
+            let none = control::manifest::Labels::new();
+            let namespace = world
+                .namespaces
+                .get(&pod.meta.namespace)
+                .map_or(&none, |namespace| &namespace.meta.labels);
+            let facts = mesh::enrol::Pod {
+                labels: &pod.meta.labels,
+                annotations: &pod.meta.annotations,
+                host_network: pod.host_network,
+                ended: pod.over,
+            };
+            let enrolled =
+                mesh::enrol::enrolled(mesh::enrol::Namespace { labels: namespace }, facts);
+            let account = if pod.service_account.is_empty() {
+                "default"
+            } else {
+                &pod.service_account
+            };
+            Ok(Pod {
+                netns: netns.clone(),
+                namespace: pod.meta.namespace.clone(),
+                name: pod.meta.name.clone(),
+                node,
+                addresses: pod.addresses.clone(),
+                identity: format!(
+                    "spiffe://cluster.local/ns/{}/sa/{account}",
+                    pod.meta.namespace
+                ),
+                enrolled: enrolled == mesh::enrol::Enrolment::In,
+            })
+        })
+        .collect()
+}
+
+impl Pod {
+    /// Its first IPv4 address with the port of the HTTP server.
+    pub fn http(&self) -> SocketAddr {
+        SocketAddr::new(self.addresses[0], HTTP)
+    }
+
+    /// Its IPv6 address with the port of the HTTP server.
+    pub fn http_v6(&self) -> Result<SocketAddr, String> {
+        let address = self.addresses.iter().copied().find(IpAddr::is_ipv6);
+        address
+            .map(|address| SocketAddr::new(address, HTTP))
+            .ok_or_else(|| format!("pod {} has no IPv6 address", self.name))
+    }
+}
