@@ -10,7 +10,8 @@ use std::{
     sync::{OnceLock, RwLock},
 };
 
-/// A name that is kept once. Copying and comparing cost what they cost for a `u32`.
+/// A name that is kept once. Copying and comparing cost what they cost for a `u32`: 0 for the empty one, else one more
+/// than where the text is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Name(u32);
 
@@ -24,12 +25,13 @@ static IDS: OnceLock<RwLock<HashMap<&'static str, u32>>> = OnceLock::new();
 
 impl Name {
     /// The empty name.
-    pub fn empty() -> Self {
-        Self::new("")
-    }
+    pub const EMPTY: Self = Self(0);
 
     /// The name for this text; the same text always gives the same name.
     pub fn new(text: &str) -> Self {
+        if text.is_empty() {
+            return Self::EMPTY;
+        }
         let ids = IDS.get_or_init(RwLock::default);
         if let Some(&id) = ids.read().expect("no holder panics").get(text) {
             return Self(id);
@@ -38,9 +40,10 @@ impl Name {
         if let Some(&id) = ids.get(text) {
             return Self(id);
         }
-        let id = u32::try_from(ids.len()).expect("fewer than 2^32 distinct names");
+        let at = u32::try_from(ids.len()).expect("fewer than 2^32 distinct names");
+        let id = at + 1;
         let text: &'static str = Box::leak(text.into());
-        let (block, at) = place(id);
+        let (block, at) = place(at);
         let slots = TEXT[block]
             .get_or_init(|| (0..FIRST_BLOCK << block).map(|_| OnceLock::new()).collect());
         slots[at].get_or_init(|| text);
@@ -50,6 +53,9 @@ impl Name {
 
     /// The name for this text if there is one already; none is made.
     pub fn existing(text: &str) -> Option<Self> {
+        if text.is_empty() {
+            return Some(Self::EMPTY);
+        }
         let ids = IDS.get_or_init(RwLock::default);
         let ids = ids.read().expect("no holder panics");
         ids.get(text).copied().map(Self)
@@ -57,22 +63,25 @@ impl Name {
 
     /// The text that the name stands for.
     pub fn as_str(self) -> &'static str {
-        let (block, at) = place(self.0);
+        let Some(at) = self.0.checked_sub(1) else {
+            return "";
+        };
+        let (block, at) = place(at);
         let slots = TEXT[block].get().expect("a name is made after its text");
         slots[at].get().expect("a name is made after its text")
     }
 
     /// Whether this is the empty name.
     pub fn is_empty(self) -> bool {
-        self.as_str().is_empty()
+        self == Self::EMPTY
     }
 }
 
-/// Block and position of an id: block `n` begins at `64 * (2^n - 1)`.
-fn place(id: u32) -> (usize, usize) {
-    let at = id as usize / FIRST_BLOCK + 1;
+/// Block and position of the text at an index: block `n` begins at `64 * (2^n - 1)`.
+fn place(index: u32) -> (usize, usize) {
+    let at = index as usize / FIRST_BLOCK + 1;
     let block = at.ilog2() as usize;
-    (block, id as usize - FIRST_BLOCK * ((1 << block) - 1))
+    (block, index as usize - FIRST_BLOCK * ((1 << block) - 1))
 }
 
 impl From<&str> for Name {
@@ -102,7 +111,9 @@ mod tests {
         assert_eq!(Name::new("shop"), Name::new("shop"));
         assert_ne!(Name::new("shop"), Name::new("bank"));
         assert_eq!(Name::new("shop").as_str(), "shop");
-        assert!(Name::new("").is_empty());
+        assert!(Name::new("").is_empty() && !Name::new("shop").is_empty());
+        assert_eq!(Name::EMPTY.as_str(), "");
+        assert_eq!(Name::existing(""), Some(Name::EMPTY));
     }
 
     #[test]

@@ -92,7 +92,7 @@ async fn pods(inside: &Inside) -> Value {
         }
     }
     let pods = inside.pods.borrow().pods.clone();
-    let pod = |pod: &Arc<crate::worker::PodFacts>| {
+    let pod = |pod: &Arc<crate::pod::PodFacts>| {
         let flows = flows.get(&pod.uid).map_or(&[][..], Vec::as_slice);
         let (inbound, outbound): (Vec<&Shown>, Vec<&Shown>) =
             flows.iter().partition(|flow| flow.inbound);

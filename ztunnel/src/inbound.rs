@@ -14,9 +14,10 @@ use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
     flows::{Entrance, Entry, Shown},
+    pod::Pod,
     socket,
     telemetry::Report,
-    worker::{Pod, Worker, stopped},
+    worker::{Worker, stopped},
 };
 
 /// How long a peer may take to prove who it is.

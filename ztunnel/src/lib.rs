@@ -13,6 +13,7 @@ mod inbound;
 mod outbound;
 mod place;
 mod plain;
+mod pod;
 mod pods;
 mod roster;
 mod socket;

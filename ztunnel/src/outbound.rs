@@ -19,9 +19,10 @@ use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
     flows::{Entry, Shown},
+    pod::Pod,
     socket,
     telemetry::Report,
-    worker::{Pod, Worker, stopped},
+    worker::{Worker, stopped},
 };
 
 /// How long a tunnel's TLS may take.

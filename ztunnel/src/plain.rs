@@ -11,9 +11,10 @@ use tokio::net::TcpStream;
 
 use crate::{
     flows::{Entrance, Entry, Shown},
+    pod::Pod,
     socket,
     telemetry::Report,
-    worker::{Pod, Worker, stopped},
+    worker::{Worker, stopped},
 };
 
 /// Carries one connection into a pod, if it may enter without an identity.

@@ -14,9 +14,10 @@ use sys::{netns::Netns, seqpacket::Connection};
 use tokio::{io::unix::AsyncFd, sync::watch, time::Instant};
 
 use crate::{
+    pod::PodFacts,
     roster::{Action, Named, Roster},
     socket,
-    worker::{Command, PodFacts, Shared},
+    worker::{Command, Shared},
 };
 
 /// The largest message that is taken.

@@ -25,7 +25,7 @@ use net::{
 };
 use tokio::time::Instant;
 
-use crate::{flows::Entry, worker::PodFacts};
+use crate::{flows::Entry, pod::PodFacts};
 
 /// Where counts go.
 #[derive(Clone, Debug)]
@@ -350,7 +350,7 @@ impl Side {
 
 /// The workload at an address.
 fn at(generation: &Generation, network: Name, address: IpAddr) -> Option<Arc<Workload>> {
-    match generation.lookup(network, address, Name::empty()) {
+    match generation.lookup(network, address, Name::EMPTY) {
         Known::Workload(workload) => Some(Arc::clone(workload)),
         _ => None,
     }

@@ -15,29 +15,26 @@ use std::{
 };
 
 use mesh::{
-    admit,
     identity::Identity,
-    model::Locality,
-    name::Name,
-    plan::{Outcome, Source},
+    plan::Outcome,
     refusal::Refusal,
     store::{Effect, Generation},
 };
-use net::{carry::Broken, certificates::Certificates, hbone::Pool, tls::Credential};
-use sys::netns::Netns;
+use net::{carry::Broken, certificates::Certificates, tls::Credential};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, mpsc, oneshot, watch},
-    task::{AbortHandle, LocalSet},
+    task::LocalSet,
     time::Instant,
 };
 
 use crate::{
     config::Config,
-    flows::{Flows, Shown},
+    flows::Shown,
     inbound, outbound,
     place::place,
     plain,
+    pod::{Pod, PodFacts},
     socket::{self, Listeners},
     telemetry::Telemetry,
 };
@@ -89,27 +86,6 @@ pub(crate) enum Kind {
     Outbound,
     Plain,
     Tunnel,
-}
-
-/// A pod as the node agent gave it.
-#[derive(Debug)]
-pub(crate) struct PodFacts {
-    /// The agent's own uid for it.
-    pub(crate) uid: Arc<str>,
-    pub(crate) name: String,
-    pub(crate) workload: admit::Pod,
-    pub(crate) netns: Netns,
-}
-
-/// A pod on one worker.
-pub(crate) struct Pod {
-    pub(crate) facts: Arc<PodFacts>,
-    pub(crate) flows: Rc<Flows>,
-    pub(crate) pool: Pool,
-    /// Connections on 15008 whose peer has not proved anything yet.
-    pub(crate) handshakes: Cell<usize>,
-    listeners: RefCell<Vec<AbortHandle>>,
-    tunnels: RefCell<Vec<AbortHandle>>,
 }
 
 /// One worker.
@@ -196,15 +172,7 @@ impl Worker {
 
     fn add(self: &Rc<Self>, facts: Arc<PodFacts>, listeners: Option<Listeners>) {
         self.remove(&facts.uid);
-        let config = &self.shared.config;
-        let pod = Rc::new(Pod {
-            flows: Rc::default(),
-            pool: Pool::new(config.max_streams, config.tunnel_idle),
-            handshakes: Cell::new(0),
-            listeners: RefCell::default(),
-            tunnels: RefCell::default(),
-            facts,
-        });
+        let pod = Rc::new(Pod::new(facts, &self.shared.config));
         self.pods
             .borrow_mut()
             .insert(Arc::clone(&pod.facts.uid), Rc::clone(&pod));
@@ -223,9 +191,7 @@ impl Worker {
         ] {
             match TcpListener::from_std(listener) {
                 Ok(listener) => {
-                    let accept = Rc::clone(self).accept(Rc::clone(&pod), kind, listener);
-                    let task = tokio::task::spawn_local(accept).abort_handle();
-                    pod.listeners.borrow_mut().push(task);
+                    pod.listen(Rc::clone(self).accept(Rc::clone(&pod), kind, listener));
                 }
                 Err(error) => {
                     tracing::error!(pod = pod.facts.name, %error, "a listener cannot be used")
@@ -406,68 +372,6 @@ impl Worker {
         pods.iter()
             .map(|(uid, pod)| (Arc::clone(uid), pod.flows.shown()))
             .collect()
-    }
-}
-
-impl Pod {
-    /// Runs a tunnel, which ends with the pod.
-    fn keep(&self, tunnel: impl Future<Output = ()> + 'static) {
-        let mut tunnels = self.tunnels.borrow_mut();
-        // Those that have ended are looked for only now and then.
-        if tunnels.len() >= 64 && tunnels.len().is_power_of_two() {
-            tunnels.retain(|tunnel| !tunnel.is_finished());
-        }
-        tunnels.push(tokio::task::spawn_local(tunnel).abort_handle());
-    }
-
-    fn end(&self) {
-        self.stop_listening();
-        self.tunnels
-            .borrow_mut()
-            .drain(..)
-            .for_each(|tunnel| tunnel.abort());
-        self.flows.end();
-        self.pool.end();
-    }
-
-    fn stop_listening(&self) {
-        self.listeners
-            .borrow_mut()
-            .drain(..)
-            .for_each(|listener| listener.abort());
-    }
-
-    /// The pod as the source of a flow.
-    pub(crate) fn source(&self, worker: &Worker, generation: &Generation) -> Source {
-        let config = &worker.shared.config;
-        let own = generation.workload(&self.facts.workload.uid);
-        let unknown = Locality {
-            region: Name::empty(),
-            zone: Name::empty(),
-            subzone: Name::empty(),
-        };
-        Source {
-            identity: self.facts.workload.identity,
-            network: own.map_or(config.network, |own| own.network),
-            node: config.node,
-            cluster: config.cluster,
-            locality: own.map_or(unknown, |own| own.locality),
-        }
-    }
-
-    /// Whether one more flow may begin.
-    pub(crate) fn room(&self, worker: &Worker) -> Result<(), Refusal> {
-        // Each worker has its share; together they are the pod's.
-        let share = worker
-            .shared
-            .config
-            .max_flows
-            .div_ceil(worker.shared.workers.len());
-        if self.flows.len() < share {
-            Ok(())
-        } else {
-            Err(Refusal::TooMany)
-        }
     }
 }
 

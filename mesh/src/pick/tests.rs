@@ -21,7 +21,7 @@ use crate::{
 fn source() -> Source {
     Source {
         identity: Identity::new("cluster.local", "shop", "client"),
-        network: Name::empty(),
+        network: Name::EMPTY,
         node: "n1".into(),
         cluster: "Kubernetes".into(),
         locality: Locality {
@@ -202,12 +202,12 @@ fn only_what_shares_most_with_the_client_takes_part() {
 #[test]
 fn what_is_unknown_is_not_shared() {
     let nowhere = Locality {
-        region: Name::empty(),
-        zone: Name::empty(),
-        subzone: Name::empty(),
+        region: Name::EMPTY,
+        zone: Name::EMPTY,
+        subzone: Name::EMPTY,
     };
     let source = Source {
-        node: Name::empty(),
+        node: Name::EMPTY,
         locality: nowhere,
         ..source()
     };
@@ -430,7 +430,7 @@ fn a_pod_on_its_nodes_network_takes_part_though_its_address_does_not_name_it() {
     let mesh = generation(&[host], &[fixture::service("s", &["10.96.0.1"])], &[]);
     assert_eq!(picked(&mesh, &source(), 0, &[]).as_deref(), Some("a"));
     assert!(
-        mesh.workload_at(Name::empty(), "10.0.0.2".parse().unwrap())
+        mesh.workload_at(Name::EMPTY, "10.0.0.2".parse().unwrap())
             .is_none()
     );
 }

@@ -20,7 +20,7 @@ use crate::fixture::{
 const OWN: &str = "10.0.0.1";
 
 fn source() -> Source {
-    let none = Name::empty();
+    let none = Name::EMPTY;
     Source {
         identity: Identity::new("cluster.local", "shop", "client"),
         network: none,
@@ -463,7 +463,7 @@ fn what_is_not_served_is_refused_by_name() {
             },
             s(),
             "10.0.0.2:80",
-            &Refusal::ForeignNetwork(Name::empty()),
+            &Refusal::ForeignNetwork(Name::EMPTY),
         ),
         (
             wire::Workload {

@@ -43,7 +43,7 @@ fn gone(names: &[&str]) -> Effect {
 /// What stands at an address, for a client in `shop`, in a word.
 fn at(generation: &Generation, address: &str) -> String {
     let address: IpAddr = address.parse().unwrap();
-    match generation.lookup(Name::empty(), address, "shop".into()) {
+    match generation.lookup(Name::EMPTY, address, "shop".into()) {
         Known::Nothing => "nothing".to_owned(),
         Known::Service(s) => s.name.to_string(),
         Known::Unusable(name) => format!("unusable {name}"),
@@ -283,7 +283,7 @@ fn certificates_are_wanted_for_what_takes_tunnels_on_this_node() {
 
 #[test]
 fn a_proxy_without_a_node_has_no_workloads_of_its_own() {
-    let mut store = Store::new(Name::empty(), "ambit-system".into());
+    let mut store = Store::new(Name::EMPTY, "ambit-system".into());
     let nowhere = wire::Workload {
         node: String::new(),
         ..workload("a", &[SHARED])

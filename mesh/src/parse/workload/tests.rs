@@ -36,7 +36,7 @@ fn what_a_workload_leaves_out_has_a_default() {
         namespace: "shop".to_owned(),
         ..Default::default()
     };
-    let none = Name::empty();
+    let none = Name::EMPTY;
     let expected = Workload {
         uid: "u".into(),
         name: "".into(),
@@ -359,7 +359,7 @@ fn what_a_service_says_is_read() {
         )
     };
     let vip = |address: &str, length| Vip {
-        network: Name::empty(),
+        network: Name::EMPTY,
         address: address.parse().unwrap(),
         length,
     };

@@ -112,10 +112,10 @@ fn view(mesh: &Generation) -> BTreeSet<String> {
     let mut view = BTreeSet::new();
     for address in ADDRESSES.iter().chain(&["10.0.0.0", "10.9.9.9", "fd00::9"]) {
         for namespace in ["shop", "bank"] {
-            let found = mesh.lookup(Name::empty(), address.parse().unwrap(), namespace.into());
+            let found = mesh.lookup(Name::EMPTY, address.parse().unwrap(), namespace.into());
             view.insert(format!("{address} from {namespace} {found:?}"));
         }
-        let own = mesh.workload_at(Name::empty(), address.parse().unwrap());
+        let own = mesh.workload_at(Name::EMPTY, address.parse().unwrap());
         view.insert(format!("{address} is {own:?}"));
     }
     for service in SERVICES {

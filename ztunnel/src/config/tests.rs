@@ -1,0 +1,63 @@
+//! What stops the start, and what holds when nothing is said.
+
+use super::*;
+
+fn read(set: &[(&str, &str)]) -> Result<Config, BadConfig> {
+    Config::read(&Environment::of(set))
+}
+
+#[test]
+fn without_anything_set_the_defaults_hold() {
+    let config = read(&[]).unwrap();
+    assert_eq!(config.cluster.as_str(), "Kubernetes");
+    assert_eq!(config.mark, 1337);
+    assert_eq!(config.drain, Duration::from_secs(5));
+    let control = "https://ambit-control.ambit-system.svc:15012";
+    assert_eq!(config.discovery.unwrap().address, control);
+}
+
+#[test]
+fn a_fake_authority_stops_the_start_with_a_sentence() {
+    let error = read(&[("FAKE_CA", "true")]).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("FAKE_CA: there is no fake certificate authority")
+    );
+    assert!(read(&[("FAKE_CA", "false")]).is_ok());
+}
+
+#[test]
+fn what_is_not_served_and_what_is_not_a_value_stops_the_start() {
+    for (name, value) in [
+        ("PROXY_MODE", "dedicated"),
+        ("CRL_PATH", "/crl.pem"),
+        ("CA_ADDRESS", ""),
+        ("IPV6_ENABLED", "perhaps"),
+        ("SECRET_TTL", "soon"),
+        ("HTTP2_FRAME_SIZE", "1"),
+        ("PACKET_MARK", "-1"),
+        ("ZTUNNEL_WORKER_THREADS", "many"),
+        ("INSTANCE_IP", "here"),
+        ("LOG_FORMAT", "xml"),
+    ] {
+        let error = read(&[(name, value)]).unwrap_err();
+        assert!(error.to_string().contains(name), "{name}: {error}");
+    }
+}
+
+#[test]
+fn an_empty_discovery_address_means_none() {
+    assert!(read(&[("XDS_ADDRESS", "")]).unwrap().discovery.is_none());
+}
+
+#[test]
+fn the_drain_follows_the_grace_period() {
+    for (grace, drain) in [("30", 25), ("10", 9), ("1", 0), ("0", 5)] {
+        let config = read(&[("TERMINATION_GRACE_PERIOD_SECONDS", grace)]).unwrap();
+        assert_eq!(config.drain, Duration::from_secs(drain));
+    }
+    let grace = ("TERMINATION_GRACE_PERIOD_SECONDS", "30");
+    let both = [grace, ("CONNECTION_TERMINATION_DEADLINE", "2s")];
+    assert_eq!(read(&both).unwrap().drain, Duration::from_secs(2));
+}
