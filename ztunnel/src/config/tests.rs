@@ -61,3 +61,30 @@ fn the_drain_follows_the_grace_period() {
     let both = [grace, ("CONNECTION_TERMINATION_DEADLINE", "2s")];
     assert_eq!(read(&both).unwrap().drain, Duration::from_secs(2));
 }
+
+/// The variables that the source reads: words of capitals between quotes.
+fn variables() -> Vec<&'static str> {
+    let capital = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+    let quoted = include_str!("../config.rs").split('"').skip(1).step_by(2);
+    let variable = |text: &&str| text.len() > 3 && text.bytes().all(capital);
+    quoted.filter(variable).collect()
+}
+
+#[test]
+fn every_setting_is_in_the_readme() {
+    let readme = include_str!("../../../README.md");
+    let variables = variables();
+    assert!(
+        variables.len() > 30,
+        "the search finds too little: {variables:?}"
+    );
+    let refused: Vec<_> = NOT_SERVED.iter().map(|(name, _, _)| *name).collect();
+    for variable in variables {
+        let documented = readme.contains(&format!("`{variable}`"));
+        // What only stops the start says so itself.
+        assert!(
+            documented || refused.contains(&variable) || variable == "CRL_PATH",
+            "{variable} is not in the table of settings in README.md"
+        );
+    }
+}
