@@ -156,7 +156,7 @@ broken! {
     another_identity_is_noticed: "identity", "service-across-nodes", "shop/sa/catalog";
     a_service_without_endpoint_is_noticed: "endpoint", "service-same-node", "web → 10.96.0.11:80";
     a_missing_ipv6_route_is_noticed: "route-v6", "ipv6", "fd71:0:0:2::10";
-    a_lost_client_address_is_noticed: "return-route", "client-address", "no answer";
+    a_lost_client_address_is_noticed: "relay", "client-address", "but the client is 10.71.1.10";
     an_allow_for_somebody_else_is_noticed: "allow", "policy-allow", "web → 10.96.0.20:80";
     a_denial_that_is_not_there_is_noticed: "deny", "policy-deny", "batch → 10.96.0.10:80 was answered";
     a_bank_that_takes_plaintext_is_noticed: "strict", "strict", "legacy → 10.71.1.20:8080 was answered";

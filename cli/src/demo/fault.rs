@@ -1,11 +1,20 @@
 //! Ways to break a mesh on purpose, for the tests that hold each check to its word.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    thread,
+};
 
 use clap::ValueEnum;
 use sys::route;
 
-use crate::{lab::Node, mesh::Mesh};
+use crate::{
+    Failure,
+    lab::Node,
+    mesh::{Mesh, PATIENCE, pod::HTTP},
+};
 
 /// What is broken. The name says what is no longer true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -18,8 +27,8 @@ pub(crate) enum Fault {
     Endpoint,
     /// No route leads from n1 to the IPv6 addresses of n2.
     RouteV6,
-    /// The pod `cart` cannot answer clients by their own addresses.
-    ReturnRoute,
+    /// A relay in the pod `cart` hides the client from the application.
+    Relay,
     /// The only client allowed is another one.
     Allow,
     /// A policy that denies is not there.
@@ -90,15 +99,7 @@ impl Fault {
                 mesh.processes.kill("node-n1")?;
                 node::capture::remove(netns("web")?)
             }
-            Self::ReturnRoute => {
-                mesh.processes.kill("node-n2")?;
-                netns("cart")?.within(|| {
-                    let marked = route::rules()?.into_iter().filter(|rule| rule.mask != 0);
-                    marked
-                        .into_iter()
-                        .try_for_each(|rule| route::remove_rule(&rule))
-                })
-            }
+            Self::Relay => hide_client(mesh),
             Self::RouteV6 => mesh.lab.node(Node::One).within(|| {
                 let there = route::routes()?
                     .into_iter()
@@ -110,6 +111,38 @@ impl Fault {
             _ => Ok(()),
         }
     }
+}
+
+/// Puts a relay in front of the application of `cart`.
+fn hide_client(mesh: &Mesh) -> io::Result<()> {
+    let failed = |failure: Failure| io::Error::other(failure.to_string());
+    let cart = mesh.netns("cart").map_err(failed)?;
+    mesh.processes.kill("app-cart")?;
+    let behind = SocketAddr::from((Ipv4Addr::LOCALHOST, 18080));
+    let mut echo = mesh.component("echo");
+    echo.args(["--name", "cart", "--http", &behind.port().to_string()]);
+    mesh.run("app-cart", cart, &mut echo).map_err(failed)?;
+    let answers = || Ok(cart.within(|| TcpStream::connect(behind)).ok().map(drop));
+    mesh.wait("the application of cart answers", PATIENCE, answers)
+        .map_err(failed)?;
+    let listener = cart.within(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, HTTP)))?;
+    let netns = cart.try_clone()?;
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let server = netns.within(|| TcpStream::connect(behind));
+            // A client that cannot be served is let go.
+            let _ = server.and_then(|server| relay(client, server));
+        }
+    });
+    Ok(())
+}
+
+fn relay(client: TcpStream, server: TcpStream) -> io::Result<()> {
+    let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
+    thread::spawn(move || io::copy(&mut from, &mut to));
+    let (mut from, mut to) = (server, client);
+    thread::spawn(move || io::copy(&mut from, &mut to));
+    Ok(())
 }
 
 /// # Errors

@@ -4,7 +4,7 @@ use std::{path::Path, time::Instant};
 
 use serde_json::{Value, json};
 
-use super::check::Outcome;
+use super::{check::Outcome, room};
 use crate::{Failure, mesh::Mesh, paint::Paint};
 
 /// Collects outcomes and prints them.
@@ -131,37 +131,36 @@ impl Report {
         if self.json {
             return;
         }
-        let ambit = own_name();
+        let (ambit, demo) = (own_name(), demo_name());
         println!("\nThe mesh stays up until Ctrl-C. In another terminal:");
-        for (command, what) in [
+        let zc = format!("n1 -- {ambit} zc workloads");
+        let hints = [
             (
-                "exec web -- curl -si http://10.96.0.10/",
+                "web -- curl -si http://10.96.0.10/",
                 "a service on the other node, through HBONE",
             ),
+            ("web -- curl -s 'http://[fd96::10]/'", "the same over IPv6"),
             (
-                "exec web -- curl -s http://[fd96::10]/",
-                "the same over IPv6",
-            ),
-            (
-                "exec batch -- curl -s http://10.96.0.10/",
+                "batch -- curl -s http://10.96.0.10/",
                 "denied by shop/no-batch",
             ),
             (
-                "exec legacy -- curl -s http://10.71.1.20:8080/",
+                "legacy -- curl -s http://10.71.1.20:8080/",
                 "outside the mesh, refused by a STRICT bank",
             ),
-        ] {
+            (&zc, "what the ztunnel of n1 knows"),
+        ];
+        let width = hints
+            .iter()
+            .map(|(command, _)| command.len())
+            .max()
+            .unwrap_or(0);
+        for (command, what) in hints {
             println!(
-                "  {:62} {}",
-                format!("{ambit} demo {command}"),
+                "  {demo} exec {command:width$}  {}",
                 self.paint.dim(&format!("# {what}"))
             );
         }
-        println!(
-            "  {:62} {}",
-            format!("{ambit} demo exec n1 -- {ambit} zc workloads"),
-            self.paint.dim("# what the ztunnel of n1 knows")
-        );
         println!(
             "Edit {} and try again: an edit is in force within a second.",
             policies.display()
@@ -186,4 +185,15 @@ fn own_name() -> String {
         .unwrap_or(&path)
         .display()
         .to_string()
+}
+
+/// The command for this demo's directory.
+fn demo_name() -> String {
+    let ambit = own_name();
+    match std::env::var(room::VARIABLE) {
+        Ok(directory) if !directory.is_empty() => {
+            format!("{}={directory} {ambit} demo", room::VARIABLE)
+        }
+        _ => format!("{ambit} demo"),
+    }
 }

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Names another directory than the usual one.
-const VARIABLE: &str = "AMBIT_RUN_DIR";
+pub(crate) const VARIABLE: &str = "AMBIT_RUN_DIR";
 const USUAL: &str = "/run/ambit/demo";
 const LOCK: &str = "lock";
 /// The directories of a demo.
