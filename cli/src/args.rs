@@ -125,11 +125,11 @@ fn show(arguments: &ZcArguments) -> Result<(), Failure> {
         Some(file) => zc::read(file)?,
         None => zc::ask(&arguments.address)?,
     };
-    print!(
-        "{}",
-        zc::print(&dump, arguments.part, arguments.output == Output::Json)
-    );
-    Ok(())
+    crate::print(&zc::print(
+        &dump,
+        arguments.part,
+        arguments.output == Output::Json,
+    ))
 }
 
 #[cfg(test)]

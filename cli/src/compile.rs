@@ -43,13 +43,11 @@ pub(crate) fn main(arguments: &Arguments) -> Result<(), Failure> {
     let compiled = compiled.map_err(|error| {
         Failure::Failed(format!("cannot read {}: {error}", arguments.file.display()))
     })?;
-    print!(
-        "{}",
-        compiled.print(match arguments.output {
-            Output::Json => Format::Json,
-            Output::Local => Format::Local,
-        })
-    );
+    let format = match arguments.output {
+        Output::Json => Format::Json,
+        Output::Local => Format::Local,
+    };
+    crate::print(&compiled.print(format))?;
     let Check {
         problems, notes, ..
     } = compiled;

@@ -3,7 +3,11 @@
 //! What a mesh decides is not here: this crate starts components, asks them and prints. With the feature `local` (the
 //! default, Linux) it carries the components themselves; without it, only what asks a running mesh.
 
-use std::{fmt, process::ExitCode};
+use std::{
+    fmt,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 mod args;
 pub mod http;
@@ -56,5 +60,16 @@ impl fmt::Display for Failure {
         match self {
             Self::Failed(why) | Self::Usage(why) | Self::Unreachable(why) => f.write_str(why),
         }
+    }
+}
+
+/// Writes a result to the standard output. A reader that has seen enough and went away is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Failed(format!("cannot write the result: {error}")))
+        }
+        _ => Ok(()),
     }
 }

@@ -5,7 +5,7 @@ use std::{
     fs,
     net::TcpListener,
     path::PathBuf,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use serde_json::{Value, json};
@@ -111,6 +111,18 @@ fn zc_reads_a_saved_dump() {
     assert_eq!(json, dump["workloads"]);
     fs::write(&scratch.0, "no json").unwrap();
     assert_eq!(ambit(&["zc", "w", "-f", &file]).status.code(), Some(1));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ambit"))
+        .args(["compile", "-f", &demo_manifests()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

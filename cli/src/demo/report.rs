@@ -1,11 +1,22 @@
 //! What the demo prints: what it waits for, each check with what was measured, and what to try by hand.
 
-use std::{path::Path, time::Instant};
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    time::Instant,
+};
 
 use serde_json::{Value, json};
 
 use super::{check::Outcome, room};
 use crate::{Failure, mesh::Mesh, paint::Paint};
+
+/// A line for whoever reads; that nobody does any more is no reason to stop.
+macro_rules! say {
+    ($($what:tt)*) => {{
+        let _ = writeln!(io::stdout(), $($what)*);
+    }};
+}
 
 /// Collects outcomes and prints them.
 #[derive(Debug)]
@@ -69,15 +80,15 @@ impl Report {
             self.paint.bold(check.id),
             check.claim
         );
-        println!(
+        say!(
             "{head} {}",
             self.paint.dim(&format!("({:.1} s)", took.as_secs_f64()))
         );
         for line in evidence.lines() {
-            println!("    {}", self.paint.dim(&line));
+            say!("    {}", self.paint.dim(&line));
         }
         if let Some(error) = error {
-            println!("    {error}");
+            say!("    {error}");
         }
     }
 
@@ -90,10 +101,10 @@ impl Report {
             .map(|outcome| outcome.check.id)
             .collect();
         if self.json {
-            println!("{:#}", self.object());
+            say!("{:#}", self.object());
         } else {
             let held = self.outcomes.len() - failed.len();
-            println!(
+            say!(
                 "\n{held} of {} checks hold, after {:.1} s.",
                 self.outcomes.len(),
                 self.begin.elapsed().as_secs_f64()
@@ -132,7 +143,7 @@ impl Report {
             return;
         }
         let (ambit, demo) = (own_name(), demo_name());
-        println!("\nThe mesh stays up until Ctrl-C. In another terminal:");
+        say!("\nThe mesh stays up until Ctrl-C. In another terminal:");
         let zc = format!("n1 -- {ambit} zc workloads");
         let hints = [
             (
@@ -156,23 +167,23 @@ impl Report {
             .max()
             .unwrap_or(0);
         for (command, what) in hints {
-            println!(
+            say!(
                 "  {demo} exec {command:width$}  {}",
                 self.paint.dim(&format!("# {what}"))
             );
         }
-        println!(
+        say!(
             "Edit {} and try again: an edit is in force within a second.",
             policies.display()
         );
-        println!("Logs, access logs among them, are in {}.", logs.display());
+        say!("Logs, access logs among them, are in {}.", logs.display());
     }
 
     fn progress(&self, text: &str) {
         if self.json {
             eprintln!("{}", text.trim_end());
         } else {
-            println!("{text}");
+            say!("{text}");
         }
     }
 }

@@ -98,7 +98,7 @@ pub fn read(directory: &Path) -> Result<Vec<Pod>, String> {
 }
 
 impl Pod {
-    /// Its first IPv4 address with the port of the HTTP server.
+    /// Its first address with the port of the HTTP server.
     pub fn http(&self) -> SocketAddr {
         SocketAddr::new(self.addresses[0], HTTP)
     }

@@ -135,10 +135,10 @@ impl Mesh {
         for kept in ["PATH", "RUST_BACKTRACE"] {
             command.envs(std::env::var_os(kept).map(|value| (kept, value)));
         }
-        command.env(
-            "RUST_LOG",
-            std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()),
-        );
+        // Whatever else is wanted of the logs: connections have to be in them.
+        let wanted = std::env::var("RUST_LOG").unwrap_or_default();
+        let wanted = if wanted.is_empty() { "info" } else { &wanted };
+        command.env("RUST_LOG", format!("{wanted},access=info"));
         command
     }
 
