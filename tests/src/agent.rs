@@ -10,7 +10,7 @@ use std::{
 use cli::lab::Node;
 use prost::Message as _;
 use proto::workload::zds::{
-    DelWorkload, SnapshotSent, WorkloadRequest, WorkloadResponse, ZdsHello,
+    DelWorkload, KeepWorkload, SnapshotSent, WorkloadRequest, WorkloadResponse, ZdsHello,
     workload_request::Payload, workload_response,
 };
 use sys::seqpacket::{Connection, Listener};
@@ -79,6 +79,19 @@ impl Agent {
             payload: Some(payload),
         };
         self.say(&request.encode_to_vec(), None)
+    }
+
+    /// Tells that a pod which the ztunnel knows from before is still there.
+    pub fn keep(&self, pod: &str) -> String {
+        let payload = Some(Payload::Keep(KeepWorkload {
+            uid: pod.to_owned(),
+        }));
+        self.say(&WorkloadRequest { payload }.encode_to_vec(), None)
+    }
+
+    /// Closes the connection, as an agent does that ends.
+    pub fn hang_up(&mut self) {
+        self.proxy = None;
     }
 
     /// Sends a packet as it is; returns the ztunnel's complaint, empty if it has none.

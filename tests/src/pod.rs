@@ -4,6 +4,9 @@ use std::{fmt::Write as _, net::IpAddr};
 
 use ::mesh::identity::Identity;
 use cli::lab::Node;
+use proto::security::{
+    Action, Authorization, Group, Match, Rules, Scope, StringMatch, string_match::MatchType,
+};
 use proto::workload::{
     Address, TunnelProtocol, Workload,
     address::Type,
@@ -137,9 +140,56 @@ status:
     }
 }
 
+/// The pod's workload, with these policies.
+pub fn guarded(pod: &Pod, policies: &[&str]) -> Address {
+    address(Workload {
+        authorization_policies: policies.iter().map(|name| (*name).to_owned()).collect(),
+        ..pod.workload()
+    })
+}
+
 /// A workload as an Address resource.
 pub fn address(workload: Workload) -> Address {
     Address {
         r#type: Some(Type::Workload(workload)),
+    }
+}
+
+/// A policy of the namespace `shop` that denies connections to a port, for the workloads that name it.
+pub fn no_port(name: &str, port: u16) -> Authorization {
+    denying(
+        name,
+        Match {
+            destination_ports: vec![port.into()],
+            ..Match::default()
+        },
+    )
+}
+
+/// A policy of the namespace `shop` that denies a peer, for the workloads that name it.
+pub fn no_peer(name: &str, identity: Identity) -> Authorization {
+    let principal = StringMatch {
+        match_type: Some(MatchType::Exact(identity.principal())),
+    };
+    denying(
+        name,
+        Match {
+            principals: vec![principal],
+            ..Match::default()
+        },
+    )
+}
+
+fn denying(name: &str, found: Match) -> Authorization {
+    let rules = vec![Rules {
+        matches: vec![found],
+    }];
+    Authorization {
+        name: name.to_owned(),
+        namespace: "shop".to_owned(),
+        scope: Scope::WorkloadSelector.into(),
+        action: Action::Deny.into(),
+        groups: vec![Group { rules }],
+        ..Authorization::default()
     }
 }

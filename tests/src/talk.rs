@@ -38,14 +38,20 @@ impl Talk {
         match self.0.read(&mut [0]) {
             Ok(0) => {}
             Ok(_) => panic!("the connection brought bytes that nobody sent"),
-            Err(error) => assert!(
-                !matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                ),
-                "the connection is still open"
-            ),
+            Err(error) => assert!(!waited(&error), "the connection is still open"),
         }
+    }
+
+    /// Waits until the other end has closed or reset the connection, whatever it says before.
+    ///
+    /// # Panics
+    /// If it is still open when nobody would wait any longer.
+    pub fn ended(&mut self) -> Vec<u8> {
+        let mut said = Vec::new();
+        if let Err(error) = self.0.read_to_end(&mut said) {
+            assert!(!waited(&error), "the connection is still open");
+        }
+        said
     }
 
     /// Says that nothing more is to come, and waits for the other end to say so too.
@@ -63,4 +69,12 @@ impl Talk {
     pub fn from(&self) -> SocketAddr {
         self.0.local_addr().expect("a connected socket has one")
     }
+}
+
+/// Whether an error says that time is up.
+fn waited(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
 }

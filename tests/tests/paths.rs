@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::LazyLock};
 
 use cli::lab::{Node, PEER, sniffer::Sniffer};
 use sys::netns::privileged;
-use tests::{mesh::Mesh, pod::Pod, world::HTTP};
+use tests::{mesh::Mesh, pod::Pod, talk::Talk, world::HTTP};
 
 const CANARY: &[u8] = b"a canary that sings in clear";
 
@@ -177,11 +177,11 @@ fn a_client_outside_the_mesh_is_refused_under_strict() {
     }
     let mark = MESH.mark(Node::Two);
     let to = SocketAddr::new(MESH.ip("ledger"), HTTP);
-    MESH.get("legacy", to).unwrap_err();
+    let client = MESH.connect("legacy", to).unwrap();
+    let from = client.local_addr().unwrap();
+    Talk::over(client).closed();
     let inside = MESH.record(Node::Two, mark, |it| {
-        it.inbound()
-            && it.is("src.addr", format!("{}", it.get("src.addr")))
-            && it.is("dst.addr", to)
+        it.inbound() && it.is("src.addr", from)
     });
     assert!(
         inside.get("policy").starts_with("ambit-system/"),
