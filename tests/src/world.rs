@@ -4,6 +4,7 @@
 //! that started them. Namespaces have no names. So nothing is left, whatever ends a test.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     net::{IpAddr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
@@ -204,6 +205,11 @@ impl World {
         talk.say(b"hello").map(|()| talk)
     }
 
+    /// Waits until a pod's connections to another one's echo port are not carried any more.
+    pub fn refuses(&self, from: &str, to: IpAddr) {
+        self.until("no connection is carried", || self.open(from, to).is_err());
+    }
+
     /// One request on a connection of its own.
     pub fn get(&self, from: &str, to: SocketAddr) -> io::Result<Answer> {
         let stream = self.connect(from, to)?;
@@ -233,6 +239,33 @@ impl World {
             Connection::over(stream, "localhost").send("GET", "/healthz/ready", b"")
         });
         answer.is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// The files that a process has open, by kind (`socket`, `net`, a path), with how many there are of each.
+    pub fn open_files(&self, process: u32) -> BTreeMap<String, usize> {
+        let list = fs::read_dir(format!("/proc/{process}/fd")).expect("it runs");
+        let mut all = BTreeMap::new();
+        // What is closed in between is not open.
+        for link in list
+            .flatten()
+            .filter_map(|file| fs::read_link(file.path()).ok())
+        {
+            let kind = link.to_string_lossy();
+            let kind = kind.split(":[").next().unwrap_or_default();
+            *all.entry(kind.to_owned()).or_default() += 1;
+        }
+        all
+    }
+
+    /// How many connections a ztunnel says that it carries.
+    pub fn flows(&self, node: Node) -> usize {
+        let dump = self.dump(node).expect("it answers");
+        let pods = dump["workloadState"].as_object().into_iter().flatten();
+        let count = |list: &Value| list.as_array().map_or(0, Vec::len);
+        pods.map(|(_, pod)| {
+            count(&pod["connections"]["inbound"]) + count(&pod["connections"]["outbound"])
+        })
+        .sum()
     }
 
     /// The serial number of the certificate that a ztunnel holds for a pod, if it holds one that is valid.

@@ -1,4 +1,5 @@
 //! A connection that leads back to the proxy that carries it ends, and is told.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     io::Write as _,

@@ -1,4 +1,5 @@
 //! A node agent that talks nonsense is told so, and nothing else happens.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     fs::File,
