@@ -344,7 +344,10 @@ fn node(config: &Config) -> proto::core::Node {
         .map(|(key, value)| (key.to_owned(), text(value)))
         .collect();
     proto::core::Node {
-        id: format!("ztunnel~{ip}~{name}.{namespace}~{namespace}.svc.cluster.local"),
+        id: format!(
+            "ztunnel~{ip}~{name}.{namespace}~{namespace}.svc.{}",
+            config.domain
+        ),
         cluster: "ztunnel".to_owned(),
         metadata: Some(prost_types::Struct { fields }),
     }

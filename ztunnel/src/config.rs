@@ -46,6 +46,10 @@ pub struct Config {
     pub authority: Upstream,
     /// `LOCAL_XDS_PATH` or `LOCAL_XDS`: state from a file, or from the variable itself.
     pub local: Option<Local>,
+    /// `CLUSTER_DOMAIN` (`cluster.local`): part of our name on the discovery stream.
+    pub domain: String,
+    /// `ENABLE_RESPONSE_BAGGAGE` (true): tells peers what they have reached.
+    pub response_baggage: bool,
     /// `SECRET_TTL` (24h): life of certificates.
     pub ttl: Duration,
     /// `ZTUNNEL_WORKER_THREADS` (a number, `N%` of the cores, or 0 for all; default the larger of 2 and 25 %).
@@ -116,6 +120,8 @@ pub struct Keepalive {
     pub interval: Duration,
     /// So many times.
     pub retries: u32,
+    /// `USER_TIMEOUT_ENABLED` (false): data that stays unacknowledged as long as all that ends the connection too.
+    pub user_timeout: bool,
 }
 
 /// Why the proxy does not start.
@@ -150,7 +156,7 @@ impl From<BadSetting> for BadConfig {
 }
 
 /// Known settings that ask for what is not served. Starting without it would not be what was asked for.
-const NOT_SERVED: [(&str, &str, &str); 8] = [
+const NOT_SERVED: [(&str, &str, &str); 9] = [
     (
         "FAKE_CA",
         "true",
@@ -183,6 +189,24 @@ const NOT_SERVED: [(&str, &str, &str); 8] = [
         "false",
         "applications always see their client's own address",
     ),
+    (
+        "ISTIO_META_DNS_CAPTURE",
+        "true",
+        "DNS capture is not served; leave it to the pods' own resolver",
+    ),
+];
+
+/// And those that ask for it whatever they are set to.
+const NOT_SERVED_AT_ALL: [(&str, &str); 3] = [
+    ("CRL_PATH", "revocation lists are not served yet; unset it"),
+    (
+        "PREFERED_SERVICE_NAMESPACE",
+        "of several services that claim an address, the client's namespace and then the platform's own win; unset it",
+    ),
+    (
+        "PROXY_CONFIG",
+        "is not read; use the variables of their own, such as ZTUNNEL_WORKER_THREADS",
+    ),
 ];
 
 impl Config {
@@ -193,12 +217,10 @@ impl Config {
                 return Err(BadConfig::NotServed { name, reason });
             }
         }
-        if env.text("CRL_PATH").is_some_and(|path| !path.is_empty()) {
-            let reason = "revocation lists are not served yet; unset it";
-            return Err(BadConfig::NotServed {
-                name: "CRL_PATH",
-                reason,
-            });
+        for (name, reason) in NOT_SERVED_AT_ALL {
+            if env.text(name).is_some_and(|value| !value.is_empty()) {
+                return Err(BadConfig::NotServed { name, reason });
+            }
         }
         let ipv6 = env.boolean("IPV6_ENABLED", true)?;
         let name = |variable, default| Name::new(env.text_or(variable, default));
@@ -233,6 +255,8 @@ impl Config {
                 reason: "is empty, and without a certificate authority nothing can be encrypted",
             })?,
             local: local(env),
+            domain: env.text_or("CLUSTER_DOMAIN", "cluster.local").to_owned(),
+            response_baggage: env.boolean("ENABLE_RESPONSE_BAGGAGE", true)?,
             ttl: env.duration("SECRET_TTL", Duration::from_secs(86_400))?,
             workers: workers(env)?,
             tunnel: tunnel(env)?,
@@ -337,28 +361,47 @@ fn tunnel(env: &Environment) -> Result<hbone::Settings, BadSetting> {
     })
 }
 
+/// As told; else the processor limit; else the larger of 2, a quarter of the cores and the processor request.
 fn workers(env: &Environment) -> Result<usize, BadSetting> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let limit = env.number("ZTUNNEL_CPU_LIMIT", 0)?;
+    let limit = env.number("ZTUNNEL_RESOURCE_CPU_LIMIT", limit)?;
+    let request = env.number("ZTUNNEL_RESOURCE_CPU_REQUEST", 0)?;
+    let default = if limit > 0 {
+        limit
+    } else {
+        (cores / 4).max(request).max(2)
+    };
     let want = "a number of threads, or a percentage of the cores such as 50%";
-    env.read("ZTUNNEL_WORKER_THREADS", (cores / 4).max(2), want, |text| {
-        let count = match text.strip_suffix('%') {
-            Some(percent) => (cores * percent.parse::<usize>().ok()?)
-                .div_ceil(100)
-                .max(1),
-            None => text.parse().ok()?,
-        };
-        match count {
-            0 => Some(cores),
-            count => (count <= 1024).then_some(count),
-        }
-    })
+    env.read(
+        "ZTUNNEL_WORKER_THREADS",
+        default.min(MAX_WORKERS),
+        want,
+        |text| {
+            let count = match text.strip_suffix('%') {
+                Some(percent) => cores
+                    .checked_mul(percent.parse().ok()?)?
+                    .div_ceil(100)
+                    .max(1),
+                None => text.parse().ok()?,
+            };
+            match count {
+                0 => Some(cores),
+                count => (count <= MAX_WORKERS).then_some(count),
+            }
+        },
+    )
 }
+
+/// More threads than any machine has processors are a slip.
+const MAX_WORKERS: usize = 1024;
 
 fn keepalive(env: &Environment) -> Result<Option<Keepalive>, BadSetting> {
     let keepalive = Keepalive {
         idle: env.duration("KEEPALIVE_TIME", Duration::from_secs(180))?,
         interval: env.duration("KEEPALIVE_INTERVAL", Duration::from_secs(180))?,
         retries: env.number("KEEPALIVE_RETRIES", 9)?,
+        user_timeout: env.boolean("USER_TIMEOUT_ENABLED", false)?,
     };
     Ok(env.boolean("KEEPALIVE_ENABLED", true)?.then_some(keepalive))
 }

@@ -145,7 +145,7 @@ async fn serve(worker: &Rc<Worker>, pod: &Rc<Pod>, ends: Ends, mut connect: Conn
             connect.refuse(status);
             Err(broken)
         }
-        Ok((app, admission)) => match connect.accept(answer(&admission)) {
+        Ok((app, admission)) => match connect.accept(answer(worker, &admission)) {
             Ok(stream) => {
                 report.opened(&worker.shared.telemetry, &entry);
                 carry(stream, Socket::tcp(app), &entry.counts, stop).await
@@ -193,8 +193,11 @@ async fn enter(
 }
 
 /// What the peer is told with the 200.
-fn answer(admission: &Admission) -> HeaderMap<HeaderValue> {
+fn answer(worker: &Worker, admission: &Admission) -> HeaderMap<HeaderValue> {
     let mut all = HeaderMap::new();
+    if !worker.shared.config.response_baggage {
+        return all;
+    }
     if let Ok(value) = HeaderValue::try_from(headers::baggage(&admission.workload)) {
         all.insert("baggage", value);
     }

@@ -93,13 +93,19 @@ pub(crate) fn accepted(stream: &TcpStream, config: &Config) {
 }
 
 fn keepalive(socket: &impl AsFd, keepalive: Option<Keepalive>) {
-    if let Some(Keepalive {
+    let Some(Keepalive {
         idle,
         interval,
         retries,
+        user_timeout,
     }) = keepalive
-    {
-        sys::socket::keepalive(socket, idle, interval, retries).ok();
+    else {
+        return;
+    };
+    // A socket that takes no such option is as good as one that was never asked.
+    sys::socket::keepalive(socket, idle, interval, retries).ok();
+    if user_timeout {
+        sys::socket::user_timeout(socket, idle + interval * retries).ok();
     }
 }
 

@@ -32,6 +32,8 @@ fn what_is_not_served_and_what_is_not_a_value_stops_the_start() {
     for (name, value) in [
         ("PROXY_MODE", "dedicated"),
         ("CRL_PATH", "/crl.pem"),
+        ("PROXY_CONFIG", "concurrency: 2"),
+        ("PREFERED_SERVICE_NAMESPACE", "shop"),
         ("CA_ADDRESS", ""),
         ("IPV6_ENABLED", "perhaps"),
         ("SECRET_TTL", "soon"),
@@ -78,13 +80,31 @@ fn every_setting_is_in_the_readme() {
         variables.len() > 30,
         "the search finds too little: {variables:?}"
     );
-    let refused: Vec<_> = NOT_SERVED.iter().map(|(name, _, _)| *name).collect();
+    let refused = NOT_SERVED.iter().map(|(name, _, _)| *name);
+    let refused: Vec<_> = refused
+        .chain(NOT_SERVED_AT_ALL.map(|(name, _)| name))
+        .collect();
     for variable in variables {
         let documented = readme.contains(&format!("`{variable}`"));
         // What only stops the start says so itself.
         assert!(
-            documented || refused.contains(&variable) || variable == "CRL_PATH",
+            documented || refused.contains(&variable),
             "{variable} is not in the table of settings in README.md"
         );
     }
+}
+
+#[test]
+fn workers_follow_what_is_told_then_the_limit_then_the_request() {
+    let workers = |set: &[(&str, &str)]| read(set).unwrap().workers;
+    let (limit, request) = (
+        ("ZTUNNEL_CPU_LIMIT", "3"),
+        ("ZTUNNEL_RESOURCE_CPU_REQUEST", "64"),
+    );
+    assert_eq!(
+        workers(&[limit, request, ("ZTUNNEL_WORKER_THREADS", "7")]),
+        7
+    );
+    assert_eq!(workers(&[limit, request]), 3);
+    assert_eq!(workers(&[request]), 64);
 }
