@@ -6,6 +6,8 @@
 //! A connection that the proxy makes carries [`PACKET_MARK`] and is left alone. It may have the address of a far client
 //! as its source, so the pod's replies to it must come back to the proxy instead of leaving the pod: its connection gets
 //! [`CONNECTION_MARK`], replies get that mark again, and marked packets are routed by a table where every address is local.
+//! Of two connections with the same addresses, the client's own and the proxy's, the ports may be the same too: the
+//! proxy's is tracked in a zone apart.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -20,6 +22,8 @@ pub const PACKET_MARK: u32 = 0x539;
 pub const CONNECTION_MARK: u32 = 0x111;
 /// The bits of marks that count.
 pub const MASK: u32 = 0xfff;
+/// The zone where the proxy's connections are tracked, apart from those of the clients whose addresses it uses.
+pub const PROXY_ZONE: u16 = 0x111;
 /// Where the proxy takes what the pod sends.
 pub const OUTBOUND: u16 = 15001;
 /// Where the proxy takes plaintext that is sent to the pod.
@@ -41,6 +45,8 @@ pub const ROUTING_PRIORITY: u32 = 32764;
 /// Who made our routes and routing rules: removal touches no others.
 pub const PROTOCOL: u8 = 77;
 
+/// Before connection tracking.
+const RAW: i32 = -300;
 /// Before address translation, after connection tracking.
 const MANGLE: i32 = -150;
 /// Where address translation of destinations stands.
@@ -58,6 +64,13 @@ pub fn table(v6: bool) -> Table {
     Table {
         name: TABLE.into(),
         chains: vec![
+            chain(
+                "raw-output",
+                Kind::Filter,
+                Hook::Output,
+                RAW,
+                vec![track_apart()],
+            ),
             chain(
                 "mangle-prerouting",
                 Kind::Filter,
@@ -194,6 +207,14 @@ fn mark(mark: u32, is: bool) -> Match {
         mark,
         mask: MASK,
         is,
+    }
+}
+
+/// A client's own connection to the pod, which was redirected, and the proxy's in its name may have the same ports.
+fn track_apart() -> Rule {
+    Rule {
+        when: vec![mark(PACKET_MARK, true)],
+        then: Action::TrackApart(PROXY_ZONE),
     }
 }
 

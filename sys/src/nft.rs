@@ -170,6 +170,10 @@ pub enum Action {
     },
     /// The packet gets its connection's mark.
     RestoreMark,
+    /// What goes the way of the connection's first packet is tracked apart, in this zone: the same addresses and ports
+    /// may be another connection's there. What comes back is tracked with all the rest. Works before connection
+    /// tracking only, which has priority -200.
+    TrackApart(u16),
 }
 
 /// A chain as the kernel tells it, whoever made it.

@@ -38,7 +38,7 @@ fn two_hundred_connections_at_once_leave_nothing_behind() {
 
 /// All connections at once, in tunnels and then as they are, until nothing is left of them.
 fn storm() {
-    for from in ["web"] {
+    for from in ["web", "legacy"] {
         let opening: Vec<_> = (0..CONNECTIONS)
             .map(|_| thread::spawn(move || WORLD.open(from, WORLD.ip("cart")).unwrap()))
             .collect();

@@ -187,6 +187,14 @@ fn the_proxys_connections_are_marked_and_their_replies_too() {
             "{mark:#x}"
         );
     }
+    let apart = Some(Action::TrackApart(PROXY_ZONE));
+    for (mark, expected) in [(0x539, apart), (0, None), (0x111, None)] {
+        let packet = Packet {
+            mark,
+            ..plain.clone()
+        };
+        assert_eq!(run("raw-output", true, &packet), expected, "{mark:#x}");
+    }
     let restored = Some(Action::RestoreMark);
     for (connection_mark, expected) in [
         (0x111, restored),

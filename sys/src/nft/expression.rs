@@ -21,6 +21,7 @@ const META_OIFNAME: u32 = 7;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const CT_MARK: u32 = 3;
+const CT_ZONE: u32 = 17;
 const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
 const ACCEPT: u32 = 1;
@@ -31,6 +32,10 @@ const PORT_GIVEN: u32 = 2;
 
 /// Length of an interface's name, filled up with zeros.
 const NAME_LENGTH: usize = 16;
+
+// The direction of a connection's first packet, as an attribute of ct.
+const CT_DIRECTION: u16 = 3;
+const ORIGINAL: u8 = 0;
 
 // Attributes.
 const ELEMENT: u16 = 1;
@@ -45,6 +50,8 @@ pub enum Expression {
     Load(Field, Register),
     /// Sets a fact about the packet or its connection.
     Store(Field, Register),
+    /// Sets the zone in which the original direction of the packet's connection is tracked.
+    StoreZone(Register),
     /// Loads bytes of the packet.
     Payload {
         /// The header that the offset counts from: 1 network, 2 transport.
@@ -131,6 +138,12 @@ pub(super) fn compile(rule: &Rule) -> Vec<Expression> {
             list.extend([
                 Expression::Load(mark, ONE),
                 Expression::Store(Field::Meta(META_MARK), ONE),
+            ]);
+        }
+        Action::TrackApart(zone) => {
+            list.extend([
+                Expression::Value(zone.to_ne_bytes().to_vec(), ONE),
+                Expression::StoreZone(ONE),
             ]);
         }
     }
@@ -248,9 +261,9 @@ pub(super) fn encode(list: &[Expression], mut message: Message) -> Message {
 fn name(expression: &Expression) -> &str {
     match expression {
         Expression::Load(Field::Meta(_), _) | Expression::Store(Field::Meta(_), _) => "meta",
-        Expression::Load(Field::Connection(_), _) | Expression::Store(Field::Connection(_), _) => {
-            "ct"
-        }
+        Expression::Load(Field::Connection(_), _)
+        | Expression::Store(Field::Connection(_), _)
+        | Expression::StoreZone(_) => "ct",
         Expression::Payload { .. } => "payload",
         Expression::Mask { .. } => "bitwise",
         Expression::Compare { .. } => "cmp",
@@ -272,6 +285,10 @@ fn encode_data(expression: &Expression, data: Message) -> Message {
         Expression::Store(Field::Connection(key), register) => {
             data.be32(4, *register).be32(2, *key)
         }
+        Expression::StoreZone(register) => data
+            .be32(4, *register)
+            .be32(2, CT_ZONE)
+            .attribute(CT_DIRECTION, &[ORIGINAL]),
         Expression::Payload {
             base,
             offset,
@@ -343,6 +360,10 @@ fn decode_field(
 ) -> Result<Option<Expression>, Malformed> {
     let field = field(data.be32(2)?.ok_or(Malformed)?);
     Ok(match (data.be32(1)?, data.be32(source)?) {
+        (None, Some(register)) if field == Field::Connection(CT_ZONE) => {
+            let original = data.find(CT_DIRECTION) == Some(&[ORIGINAL]);
+            original.then_some(Expression::StoreZone(register))
+        }
         (Some(register), None) => Some(Expression::Load(field, register)),
         (None, Some(register)) => Some(Expression::Store(field, register)),
         _ => None,

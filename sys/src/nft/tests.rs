@@ -56,6 +56,7 @@ fn every_kind_of_rule() -> Table {
         Action::Accept,
     ];
     let mangle = mangle.map(|then| rule(vec![], then)).to_vec();
+    let apart = vec![rule(vec![], Action::TrackApart(7))];
     let arrival = vec![rule(
         vec![Match::In {
             name: "eth0".into(),
@@ -80,6 +81,7 @@ fn every_kind_of_rule() -> Table {
                 arrival,
             ),
             chain("nat-output", Kind::Nat, Hook::Output, -100, nat),
+            chain("raw-output", Kind::Filter, Hook::Output, -300, apart),
         ],
     }
 }
