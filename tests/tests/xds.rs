@@ -83,8 +83,15 @@ fn a_policy_that_cannot_be_understood_is_nacked_by_name_and_denies_its_scope() {
     let nonce = script.say(AUTHORIZATION_TYPE, vec![mended], &["bank/no-echo"]);
     script.accepted(&world, &nonce);
     opens(&world, &["cart", "catalog", "ledger"]);
+}
 
-    // One whose scope can be read denies no further than that.
+#[test]
+fn a_policy_whose_scope_can_be_read_denies_no_further_than_that() {
+    if !privileged("a_policy_whose_scope_can_be_read_denies_no_further_than_that") {
+        return;
+    }
+    let world = Driven::new(tests::place!(), "xds-scope", &pods(), &[]);
+    let script = &world.script;
     script.accepted(
         &world,
         &script.addresses(&[guarded(world.pod("cart"), &["shop/odd"])]),
