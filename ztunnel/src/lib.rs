@@ -15,7 +15,7 @@ mod place;
 mod plain;
 mod pod;
 mod pods;
-mod roster;
+pub mod roster;
 mod socket;
 mod telemetry;
 mod worker;

@@ -8,23 +8,23 @@ use proto::workload::zds::{WorkloadRequest, workload_request::Payload};
 
 /// A pod as the agent names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Named {
+pub struct Named {
     /// The agent's uid.
-    pub(crate) uid: String,
+    pub uid: String,
     /// Pod.
-    pub(crate) name: String,
+    pub name: String,
     /// Its namespace.
-    pub(crate) namespace: String,
+    pub namespace: String,
     /// Its service account.
-    pub(crate) service_account: String,
+    pub service_account: String,
 }
 
 /// The network namespace of a pod: device and inode.
-pub(crate) type NetnsId = (u64, u64);
+pub type NetnsId = (u64, u64);
 
 /// What has to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
+pub enum Action {
     /// Nothing.
     Nothing,
     /// Serve this pod, instead of what had its uid.
@@ -35,7 +35,7 @@ pub(crate) enum Action {
 
 /// The pods that are served.
 #[derive(Debug, Default)]
-pub(crate) struct Roster {
+pub struct Roster {
     pods: BTreeMap<String, (Named, NetnsId)>,
     /// Those that the agent has named since it connected; `None` once its snapshot is complete.
     named: Option<BTreeSet<String>>,
@@ -44,18 +44,18 @@ pub(crate) struct Roster {
 
 impl Roster {
     /// The agent has connected: what it does not name in its snapshot is gone.
-    pub(crate) fn connected(&mut self) {
+    pub fn connected(&mut self) {
         self.named = Some(BTreeSet::new());
     }
 
     /// Whether a first snapshot is complete.
-    pub(crate) fn is_complete(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.snapshots > 0
     }
 
     /// Decides what a message changes. `netns` is the namespace that came with it. `Err`: the message makes no sense,
     /// for this reason; nothing changes.
-    pub(crate) fn on(
+    pub fn on(
         &mut self,
         request: WorkloadRequest,
         netns: Option<NetnsId>,
