@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod driven;
 pub mod mesh;
+pub mod parsers;
 pub mod peer;
 pub mod pod;
 pub mod record;

@@ -1,0 +1,116 @@
+//! What nodes send to the control plane.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+    time::{Duration, SystemTime},
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use control::{
+    ca::Authority,
+    compile::{Settings, compile},
+    publish::{Snapshot, Stream},
+    state::{SECRET, StateDir},
+    tokens::Tokens,
+};
+use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+use mesh::identity::Identity;
+use prost::Message as _;
+use proto::discovery::DeltaDiscoveryRequest;
+
+use super::scratch;
+
+/// The token of node `n1`, of no value anywhere else.
+const TOKEN: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+
+static TOKENS: LazyLock<Tokens> = LazyLock::new(|| {
+    let state = StateDir::open(&scratch("tokens")).expect("a new state directory");
+    state
+        .write("tokens/n1", TOKEN.as_bytes(), SECRET)
+        .expect("it can be written");
+    Tokens::open(Arc::new(state)).expect("a token as they are")
+});
+
+/// An authority of this process.
+pub(super) static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| {
+    let state = StateDir::open(&scratch("authority")).expect("a new state directory");
+    Authority::open(&state, "cluster.local", SystemTime::now()).expect("a new root")
+});
+
+/// `authorization` headers, one a line. Nobody is let in without the token, and the whole of it.
+pub fn token(data: &[u8]) {
+    let mut headers = HeaderMap::new();
+    for line in data.split(|byte| *byte == b'\n') {
+        if let Ok(value) = HeaderValue::from_bytes(line) {
+            headers.append(AUTHORIZATION, value);
+        }
+    }
+    match TOKENS.caller(&headers) {
+        Ok(node) => {
+            assert_eq!((node.as_str(), headers.len()), ("n1", 1));
+            assert_eq!(&headers[AUTHORIZATION].as_bytes()[7..], TOKEN.as_bytes());
+        }
+        Err(why) => drop(why.to_string()),
+    }
+}
+
+/// A certificate signing request: as PEM, and as what PEM holds. What is signed is for who it is to be for, and no
+/// request says for how long.
+pub fn request(data: &[u8]) {
+    let who = Identity::new("cluster.local", "shop", "cart");
+    let pem = String::from_utf8_lossy(data).into_owned();
+    for text in [pem, armoured("CERTIFICATE REQUEST", data)] {
+        let now = SystemTime::now();
+        match AUTHORITY.sign(&text, who, Duration::from_secs(60), now) {
+            Ok(issued) => {
+                assert!(issued.leaf.starts_with("-----BEGIN CERTIFICATE-----"));
+                assert_eq!(issued.expires, now + Duration::from_secs(60));
+            }
+            Err(error) => assert!(error.is_callers_fault(), "{error}"),
+        }
+    }
+}
+
+/// DER as PEM.
+pub(super) fn armoured(label: &str, der: &[u8]) -> String {
+    let body = BASE64_STANDARD.encode(der);
+    format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
+}
+
+/// Length-delimited `DeltaDiscoveryRequest`s of a proxy. After each it is brought to one of two states in turn, and
+/// then there is nothing left to tell.
+pub fn publish(mut data: &[u8]) {
+    static STATES: LazyLock<[Arc<Snapshot>; 2]> = LazyLock::new(states);
+    let mut stream = Stream::default();
+    for state in STATES.iter().cycle() {
+        let Ok(request) = DeltaDiscoveryRequest::decode_length_delimited(&mut data) else {
+            return;
+        };
+        if let Err(malformed) = stream.request(request) {
+            return drop(malformed.to_string());
+        }
+        for response in stream.push(state) {
+            assert!(!response.nonce.is_empty() && response.encoded_len() < 4 << 20);
+        }
+        assert_eq!(stream.push(state), [], "told once");
+    }
+}
+
+fn states() -> [Arc<Snapshot>; 2] {
+    const POD: &str = "{apiVersion: v1, kind: Pod, metadata: {name: cart, namespace: shop}, spec: {nodeName: n1}, status: {podIP: 10.0.0.1, phase: Running}}";
+    const POLICY: &str = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: shop}, spec: {selector: {matchLabels: {}}, rules: [{}]}}";
+    let state = |text: String, previous: &Snapshot| {
+        let files = BTreeMap::from([("a.yaml".into(), text)]);
+        let loaded = control::source::load(&files, None);
+        let compiled = compile(&loaded.world, &Settings::default());
+        Arc::new(Snapshot::new(
+            &compiled.addresses,
+            &compiled.authorizations,
+            previous,
+        ))
+    };
+    let first = state(format!("{POD}\n---\n{POLICY}\n"), &Snapshot::default());
+    let second = state(POD.replace("cart", "bank"), &first);
+    [first, second]
+}
