@@ -13,7 +13,10 @@ use bytes::Bytes;
 use http::{Method, Request, Uri};
 use net::tls::{self, Credential, Issued};
 use sys::netns::Netns;
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::Instant,
+};
 
 use crate::world::PATIENCE;
 
@@ -59,6 +62,21 @@ impl Peer {
                 statuses.push(response.map_err(text)?.status().as_u16());
             }
             Ok(statuses)
+        })
+    }
+
+    /// Opens TLS, says these bytes instead of HTTP/2, and waits until the other end closes.
+    pub fn blurt(&self, to: SocketAddr, expected: Identity, bytes: &[u8]) -> Result<(), String> {
+        run(async {
+            let stream = self.connect(to)?;
+            let deadline = Instant::now() + PATIENCE;
+            let (mut stream, _) = tls::connect(stream, &self.credential, &[expected], deadline)
+                .await
+                .map_err(text)?;
+            stream.write_all(bytes).await.map_err(text)?;
+            // However it closes, it closes.
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+            Ok(())
         })
     }
 

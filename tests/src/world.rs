@@ -231,6 +231,21 @@ impl World {
         zc::dump(stream, "localhost")
     }
 
+    /// The sum of a metric of a node's ztunnel over all its labels.
+    pub fn metric(&self, node: Node, name: &str) -> f64 {
+        let to = SocketAddr::from(([127, 0, 0, 1], 15020));
+        let stream = self.lab.connect(self.lab.node(node), to, PATIENCE);
+        let answer = stream
+            .and_then(|stream| Connection::over(stream, "localhost").send("GET", "/metrics", b""));
+        let text = String::from_utf8(answer.expect("it answers").body).expect("text");
+        let value = |line: &str| {
+            let rest = line.strip_prefix(name)?;
+            rest.starts_with(['{', ' ']).then_some(())?;
+            rest.rsplit(' ').next()?.parse::<f64>().ok()
+        };
+        text.lines().filter_map(value).sum()
+    }
+
     /// Whether the ztunnel of a node says that it is ready.
     pub fn ready(&self, node: Node) -> bool {
         let to = SocketAddr::from(([127, 0, 0, 1], 15021));

@@ -170,6 +170,36 @@ fn a_peer_that_does_not_connect_gets_400() {
 }
 
 #[test]
+fn a_peer_that_speaks_no_http2_is_closed_and_others_go_on() {
+    if !privileged("a_peer_that_speaks_no_http2_is_closed_and_others_go_on") {
+        return;
+    }
+    let mut open = WORLD.open("web", WORLD.ip("cart")).unwrap();
+    let web = WORLD.pod("web").identity();
+    let peer = WORLD.script.peer(&WORLD, "attacker", web);
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let frame = |bytes: &[u8]| [&preface, bytes].concat();
+    for (what, bytes) in [
+        ("HTTP/1.1", b"GET / HTTP/1.1\r\nhost: cart\r\n\r\n".to_vec()),
+        ("zeros", vec![0; 1024]),
+        // RFC 9113: SETTINGS of a wrong length (6.5), a frame that is too long (4.2),
+        // HEADERS that cannot be decompressed (4.3).
+        ("short SETTINGS", frame(&[0, 0, 1, 4, 0, 0, 0, 0, 0, 0])),
+        ("a long frame", frame(&[0xff, 0xff, 0xff, 4, 0, 0, 0, 0, 0])),
+        (
+            "HEADERS of nonsense",
+            frame(&[
+                0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 2, 1, 4, 0, 0, 0, 1, 0xff, 0xff,
+            ]),
+        ),
+    ] {
+        let closed = peer.blurt(at("cart", 15008), WORLD.pod("cart").identity(), &bytes);
+        assert_eq!(closed, Ok(()), "{what}");
+        open.say(b"still there").unwrap();
+    }
+}
+
+#[test]
 fn who_is_of_another_trust_domain_or_authority_gets_no_tunnel() {
     if !privileged("who_is_of_another_trust_domain_or_authority_gets_no_tunnel") {
         return;

@@ -34,6 +34,13 @@ fn two_hundred_connections_at_once_leave_nothing_behind() {
     let before = files(&WORLD);
     storm();
     assert_eq!(files(&WORLD), before);
+    // What was counted as begun was counted as ended.
+    for (node, expected) in [(Node::One, 2 * CONNECTIONS), (Node::Two, 4 * CONNECTIONS)] {
+        for name in ["opened", "closed"] {
+            let counted = WORLD.metric(node, &format!("istio_tcp_connections_{name}_total"));
+            assert_eq!(counted, expected as f64, "{name} on {}", node.name());
+        }
+    }
 }
 
 /// All connections at once, in tunnels and then as they are, until nothing is left of them.
