@@ -293,6 +293,8 @@ impl Loading<'_> {
             self.loaded
                 .origins
                 .insert(reference.clone(), file.to_owned());
+            // Of the faults that were kept this is the newest wording, and not one more.
+            self.loaded.world.faults.remove(&reference);
             self.stand_in(reference, None, vec![fault.clone()]);
         }
     }

@@ -332,6 +332,8 @@ fn a_stored_file_that_was_never_good_denies_where_its_policies_were() {
     let denials = loaded.world.denials.keys();
     let namespaces: Vec<_> = denials.map(|denial| denial.namespace.as_str()).collect();
     assert_eq!(namespaces, ["bank", "shop"]);
+    let reread = load(&files(&[("stored.yaml", &text)]), Some(&loaded));
+    assert_eq!(reread.world, loaded.world, "however often it is read");
     let good = text.replace("Forbid", "Deny");
     let good = load(&files(&[("stored.yaml", &good)]), Some(&loaded));
     assert_eq!(good.world.denials.len(), 0);
