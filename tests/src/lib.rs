@@ -14,6 +14,7 @@ pub mod pod;
 pub mod record;
 pub mod script;
 pub mod talk;
+pub mod traffic;
 pub mod world;
 
 /// Where the calling test finds what Cargo built for it.
