@@ -125,7 +125,7 @@ impl Connection {
             let digits = size.split(';').next().unwrap_or_default().trim();
             let size = u64::from_str_radix(digits, 16)
                 .map_err(|_| malformed(format!("not a chunk's size: {size:?}")))?;
-            if body.len() as u64 + size > LARGEST_BODY {
+            if size > LARGEST_BODY - body.len() as u64 {
                 return Err(malformed("a body that is too large".to_owned()));
             }
             self.exactly(size, body)?;
@@ -214,6 +214,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhell",
             "HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\nffffffffffffffff\r\n",
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello",
         ] {
             assert!(answered(answer).is_err(), "{answer:?}");
