@@ -186,7 +186,7 @@ impl Loading<'_> {
     }
 
     /// What a nameless document held is among the objects of its file that are missing now: all of those stay. It denies
-    /// if it seems to be a policy and none of that kind was missing.
+    /// if it seems to be a policy and no policy of that kind was missing: a denial that stays is some other document's.
     fn nameless(&mut self, file: &Path, all: Vec<Nameless>) {
         let kept = self.keep(file);
         for Nameless {
@@ -211,7 +211,9 @@ impl Loading<'_> {
             });
             let stays = match named {
                 Some(reference) => self.loaded.origins.contains_key(&reference),
-                None => kept.iter().any(|reference| reference.kind == kind),
+                None => kept.iter().any(|reference| {
+                    reference.kind == kind && self.previous.world.object(reference).is_some()
+                }),
             };
             if !stays {
                 // It has to be called something; no object can be called what is made up here.
@@ -224,6 +226,7 @@ impl Loading<'_> {
                 self.loaded
                     .origins
                     .insert(reference.clone(), file.to_owned());
+                self.loaded.world.faults.remove(&reference);
                 self.stand_in(reference, selector, faults);
             }
         }

@@ -343,6 +343,21 @@ fn a_stored_file_that_was_never_good_denies_where_its_policies_were() {
 }
 
 #[test]
+fn a_second_nameless_policy_denies_beside_the_first_and_each_is_told_of_once() {
+    let nameless = |namespace: &str| {
+        format!("---\nkind: AuthorizationPolicy\nmetadata: {{namespace: {namespace}\n")
+    };
+    let stored = "---\npolicies: [{namespace: till}]\n";
+    let first = one(&(stored.to_owned() + &nameless("shop")), None);
+    let both = stored.to_owned() + &nameless("shop") + &nameless("bank");
+    let second = one(&both, Some(&first));
+    let denials = second.world.denials.keys();
+    let namespaces: Vec<_> = denials.map(|denial| denial.namespace.as_str()).collect();
+    assert_eq!(namespaces, ["bank", "shop", "till"]);
+    assert_eq!(one(&both, Some(&second)).world, second.world);
+}
+
+#[test]
 fn a_directory_is_read_without_hidden_and_other_files() {
     let dir = std::env::temp_dir().join(format!("ambit-read-dir-{}", std::process::id()));
     fs::create_dir_all(dir.join("below.yaml")).unwrap();
