@@ -3,7 +3,13 @@
 //! `proto/*.proto` is written by hand, `src/gen` is made from it and committed, so that a build needs no protobuf
 //! compiler. `cargo test -p proto` compares the two; `UPDATE=1 cargo test -p proto` writes them anew, together with the
 //! gRPC clients and servers that live in the crates that use them.
-#![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic
+)]
 
 /// Workloads and services (`istio.workload`).
 pub mod workload {

@@ -6,9 +6,21 @@ use std::{fs, path::Path};
 const MESSAGES: &str = "proto/src/gen";
 /// Crates that hold gRPC stubs: directory, whether a client or a server, and the packages.
 const STUBS: [(&str, bool, &[&str]); 3] = [
-    ("net/src/gen", false, &["envoy.service.discovery.v3", "istio.v1.auth"]),
+    (
+        "net/src/gen",
+        false,
+        &["envoy.service.discovery.v3", "istio.v1.auth"],
+    ),
     ("node/src/gen", false, &["ambit.node.v1"]),
-    ("control/src/gen", true, &["envoy.service.discovery.v3", "istio.v1.auth", "ambit.node.v1"]),
+    (
+        "control/src/gen",
+        true,
+        &[
+            "envoy.service.discovery.v3",
+            "istio.v1.auth",
+            "ambit.node.v1",
+        ],
+    ),
 ];
 const FILES: [&str; 6] = [
     "workload.proto",
@@ -44,7 +56,10 @@ fn generate(out: &Path) {
         config.extern_path(package, path);
     }
     config.compile_fds(set.clone()).expect("messages");
-    for (package, file) in [("envoy.config.core.v3", "node.proto"), ("google.rpc", "status.proto")] {
+    for (package, file) in [
+        ("envoy.config.core.v3", "node.proto"),
+        ("google.rpc", "status.proto"),
+    ] {
         let set = protox::compile([file], [root.join("proto")]).expect("the .proto files compile");
         let mut config = prost_build::Config::new();
         config.out_dir(&messages).btree_map(["."]);
@@ -64,7 +79,11 @@ fn generate(out: &Path) {
         builder.compile_fds(set.clone()).expect("stubs");
         for entry in fs::read_dir(&dir).expect("just written") {
             let entry = entry.expect("just written").path();
-            let package = entry.file_stem().expect("a file").to_string_lossy().into_owned();
+            let package = entry
+                .file_stem()
+                .expect("a file")
+                .to_string_lossy()
+                .into_owned();
             if !packages.contains(&package.as_str()) {
                 fs::remove_file(&entry).expect("just written");
             }
@@ -77,17 +96,29 @@ fn files(dir: &Path) -> Vec<(String, String)> {
         .map(|entries| entries.map(|e| e.expect("readable").path()).collect())
         .unwrap_or_else(|_| Vec::new());
     files.sort();
-    let name = |p: &Path| p.file_name().expect("a file").to_string_lossy().into_owned();
-    files.iter().map(|p| (name(p), fs::read_to_string(p).expect("readable"))).collect()
+    let name = |p: &Path| {
+        p.file_name()
+            .expect("a file")
+            .to_string_lossy()
+            .into_owned()
+    };
+    files
+        .iter()
+        .map(|p| (name(p), fs::read_to_string(p).expect("readable")))
+        .collect()
 }
 
 #[test]
 fn committed_code_is_current() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("a workspace");
     let out = std::env::temp_dir().join(format!("ambit-proto-{}", std::process::id()));
     generate(&out);
     let dirs = [MESSAGES].into_iter().chain(STUBS.iter().map(|s| s.0));
-    let mut stale: Vec<&str> = dirs.filter(|dir| files(&out.join(dir)) != files(&root.join(dir))).collect();
+    let mut stale: Vec<&str> = dirs
+        .filter(|dir| files(&out.join(dir)) != files(&root.join(dir)))
+        .collect();
     if std::env::var_os("UPDATE").is_some() {
         for dir in &stale {
             fs::remove_dir_all(root.join(dir)).ok();
@@ -99,5 +130,8 @@ fn committed_code_is_current() {
         stale.clear();
     }
     fs::remove_dir_all(&out).expect("a directory of our own");
-    assert!(stale.is_empty(), "{stale:?} differ from the .proto files: run `UPDATE=1 cargo test -p proto` and commit");
+    assert!(
+        stale.is_empty(),
+        "{stale:?} differ from the .proto files: run `UPDATE=1 cargo test -p proto` and commit"
+    );
 }

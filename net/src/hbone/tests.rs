@@ -394,10 +394,7 @@ impl Raw {
 const CONNECT: &[u8] = b"\x02\x07CONNECT\x01\x03a:1";
 
 /// Serves a raw client; how it ended, and how many streams were asked for.
-async fn attacked<F: Future>(attack: impl FnOnce(Raw) -> F + 'static) -> (String, usize)
-where
-    F: 'static,
-{
+async fn attacked<F: Future + 'static>(attack: impl FnOnce(Raw) -> F + 'static) -> (String, usize) {
     LocalSet::new()
         .run_until(async {
             let (near, far) = duplex(1 << 16);
