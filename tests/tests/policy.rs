@@ -99,7 +99,9 @@ fn a_denied_peer_gets_401_and_the_log_names_the_policy() {
     WORLD.until("web is refused", || ask(web.identity()) == Ok(vec![401]));
     assert_eq!(ask(WORLD.pod("cart").identity()), Ok(vec![200]));
     let record = WORLD.record(Node::Two, mark[1], |it| {
-        it.inbound() && it.is("src.identity", web.identity())
+        it.inbound()
+            && it.is("src.identity", web.identity())
+            && it.is("dst.identity", ledger.identity())
     });
     assert!(record.is("policy", "shop/no-web"), "{record:?}");
 
