@@ -5,10 +5,9 @@
 //! node answered.
 
 use std::{
-    collections::BTreeMap,
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -25,15 +24,13 @@ use control::{
         streams::Streams,
     },
     state::StateDir,
-    stubs::discovery::aggregated_discovery_service_server::{
-        AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
-    },
+    stubs::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
     tokens::Tokens,
 };
 use prost::Message as _;
 use proto::{
     ADDRESS_TYPE, AUTHORIZATION_TYPE,
-    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
+    discovery::DeltaDiscoveryResponse,
     security::Authorization,
     workload::{Address, address::Type},
 };
@@ -41,12 +38,14 @@ use rustls::pki_types::PrivateKeyDer;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
-    task::JoinHandle,
 };
-use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
-use tonic::{Request, Response, Status, Streaming};
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{peer::Peer, pod::address, world::World};
+
+mod stream;
+
+use stream::{Discovery, Told, response};
 
 /// Where discovery is.
 pub const XDS: u16 = 15013;
@@ -59,33 +58,13 @@ pub struct Script {
     hub: Arc<Hub>,
     told: Told,
     runtime: tokio::runtime::Runtime,
-    certificates: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// A response that was sent, by which its answers are found.
 #[derive(Clone, Debug)]
 pub struct Nonce(String);
 
-#[derive(Clone, Debug, Default)]
-struct Told(Arc<Mutex<Inner>>);
-
-#[derive(Debug, Default)]
-struct Inner {
-    resources: BTreeMap<(&'static str, String), Vec<u8>>,
-    streams: Vec<Subscriber>,
-    /// Node and nonce, with the reason if it was no.
-    answers: BTreeMap<(String, String), Option<String>>,
-    sent: u64,
-}
-
 type Connection = accept::Connection<tokio_rustls::server::TlsStream<tokio::net::TcpStream>>;
-type Responses = mpsc::UnboundedSender<Result<DeltaDiscoveryResponse, Status>>;
-
-#[derive(Debug)]
-struct Subscriber {
-    node: String,
-    to: Responses,
-}
 
 impl Script {
     /// For the nodes and pods of a world, about which it says nothing yet. Certificates are issued only after
@@ -101,7 +80,6 @@ impl Script {
             hub,
             told: Told::default(),
             runtime,
-            certificates: Mutex::default(),
         };
         let server = AggregatedDiscoveryServiceServer::new(Discovery(script.told.clone()));
         let connections = script.listen(world, XDS);
@@ -126,11 +104,10 @@ impl Script {
     pub fn issue(&self, world: &World) {
         let connections = self.listen(world, CA);
         let hub = Arc::clone(&self.hub);
-        let serving = self.runtime.spawn(async move {
+        self.runtime.spawn(async move {
             let served = serve::serve(hub, ReceiverStream::new(connections));
             served.await.expect("it serves");
         });
-        *lock(&self.certificates) = Some(serving);
     }
 
     /// Says these things of the pods of a world, and nothing of policies.
@@ -330,126 +307,5 @@ fn issue(authority: &Authority, identity: Identity) -> net::tls::Issued {
     net::tls::Issued {
         chain: vec![issued.leaf, authority.roots().to_owned()],
         key: PrivateKeyDer::try_from(key.serialize_der()).expect("PKCS#8"),
-    }
-}
-
-fn response(type_url: &str, changed: Vec<(String, Vec<u8>)>) -> DeltaDiscoveryResponse {
-    let resources = changed.into_iter().map(|(name, value)| Resource {
-        name,
-        resource: Some(prost_types::Any {
-            type_url: type_url.to_owned(),
-            value,
-        }),
-        ..Resource::default()
-    });
-    DeltaDiscoveryResponse {
-        type_url: type_url.to_owned(),
-        resources: resources.collect(),
-        ..DeltaDiscoveryResponse::default()
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Told {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        lock(&self.0)
-    }
-}
-
-impl Inner {
-    fn broadcast(&mut self, mut response: DeltaDiscoveryResponse) -> Nonce {
-        let nonce = self.next();
-        response.nonce.clone_from(&nonce);
-        self.send(&response);
-        Nonce(nonce)
-    }
-
-    fn send(&mut self, response: &DeltaDiscoveryResponse) {
-        self.streams
-            .retain(|stream| stream.to.send(Ok(response.clone())).is_ok());
-    }
-
-    fn next(&mut self) -> String {
-        self.sent += 1;
-        self.sent.to_string()
-    }
-
-    /// The state of one type, for a stream that begins.
-    fn first(&mut self, type_url: &str) -> DeltaDiscoveryResponse {
-        let all = self
-            .resources
-            .iter()
-            .filter(|((held, _), _)| *held == type_url);
-        let all = all
-            .map(|((_, name), bytes)| (name.clone(), bytes.clone()))
-            .collect();
-        let mut response = response(type_url, all);
-        response.nonce = self.next();
-        response
-    }
-}
-
-struct Discovery(Told);
-
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Discovery {
-    type DeltaAggregatedResourcesStream =
-        UnboundedReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        if let Some(connection) = request.extensions().get::<accept::Caller>() {
-            // Tokens are the real control plane's business; without this the connection would be let go.
-            connection.is_a_node();
-        }
-        let (to, responses) = mpsc::unbounded_channel();
-        tokio::spawn(converse(self.0.clone(), request.into_inner(), to));
-        Ok(Response::new(UnboundedReceiverStream::new(responses)))
-    }
-}
-
-/// A stream is subscribed to what is said once it has asked for both types, and then gets everything so far.
-async fn converse(told: Told, mut requests: Streaming<DeltaDiscoveryRequest>, to: Responses) {
-    let (mut node, mut asked) = (String::new(), 0);
-    // Only the list of streams keeps it open, so that `hang_up` ends it.
-    let mut fresh = Some(to);
-    while let Ok(Some(request)) = requests.message().await {
-        if let Some(name) = request.node.as_ref().and_then(node_name) {
-            node = name;
-        }
-        let mut inner = told.lock();
-        if request.response_nonce.is_empty() {
-            asked += 1;
-            if asked == 2
-                && let Some(to) = fresh.take()
-            {
-                for type_url in [AUTHORIZATION_TYPE, ADDRESS_TYPE] {
-                    // Whoever has gone does not need it.
-                    let _ = to.send(Ok(inner.first(type_url)));
-                }
-                inner.streams.push(Subscriber {
-                    node: node.clone(),
-                    to,
-                });
-            }
-        } else {
-            let reason = request.error_detail.map(|status| status.message);
-            inner
-                .answers
-                .insert((node.clone(), request.response_nonce), reason);
-        }
-    }
-    told.lock().streams.retain(|stream| !stream.to.is_closed());
-}
-
-fn node_name(node: &proto::core::Node) -> Option<String> {
-    match &node.metadata.as_ref()?.fields.get("NODE_NAME")?.kind {
-        Some(prost_types::value::Kind::StringValue(name)) => Some(name.clone()),
-        _ => None,
     }
 }

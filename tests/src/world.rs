@@ -9,7 +9,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
-    sync::{Arc, mpsc},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -26,6 +26,10 @@ use serde_json::Value;
 use sys::netns::Netns;
 
 use crate::{pod::Pod, record::Record, talk::Talk};
+
+mod starter;
+
+use starter::Starter;
 
 /// Longer than anything here may take on a busy machine. No test waits for this long, except to fail.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -372,10 +376,11 @@ fn room(scratch: &Path, name: &str) -> PathBuf {
     let prefix = format!("{name}-");
     for entry in fs::read_dir(scratch).into_iter().flatten().flatten() {
         let left = entry.file_name();
-        let pid = left
+        let pid: Option<u32> = left
             .to_str()
-            .and_then(|left| left.strip_prefix(&prefix)?.split('-').next());
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            .and_then(|left| left.strip_prefix(&prefix)?.split('-').next()?.parse().ok());
+        // Another file's world may begin with the same word.
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
@@ -387,23 +392,4 @@ fn room(scratch: &Path, name: &str) -> PathBuf {
         fs::create_dir_all(room.join(part)).expect("the scratch directory can be written to");
     }
     room
-}
-
-/// A thread that starts processes and lives on.
-#[derive(Debug)]
-struct Starter(mpsc::Sender<Box<dyn FnOnce() + Send>>);
-
-impl Starter {
-    fn new() -> Self {
-        let (jobs, todo) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
-        thread::spawn(move || todo.into_iter().for_each(|job| job()));
-        Self(jobs)
-    }
-
-    fn call<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
-        let (done, answer) = mpsc::channel();
-        let job = Box::new(move || done.send(job()).expect("somebody waits"));
-        self.0.send(job).expect("the thread lives");
-        answer.recv().expect("the thread answers")
-    }
 }
