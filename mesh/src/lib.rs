@@ -11,6 +11,7 @@ pub mod enrol;
 #[cfg(test)]
 mod fixture;
 pub mod headers;
+pub mod http;
 pub mod identity;
 pub mod local;
 pub mod model;

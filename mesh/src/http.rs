@@ -1,0 +1,7 @@
+//! Layer 7: what a request is, which route it takes, what becomes of it on the way, and whether it may.
+//!
+//! Values in, values out. The bytes are read and written elsewhere; here nobody knows a connection.
+
+pub mod head;
+pub mod host;
+pub mod path;

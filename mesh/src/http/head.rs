@@ -1,0 +1,353 @@
+//! The head of a request, as values: what is decided on and routed by is read here, once, and refused where it has two
+//! readings that a rule could not be asked about. How a head is framed, and what its headers must look like, is settled
+//! before, by whoever reads the bytes.
+
+use std::fmt;
+
+use crate::http::{
+    host::{self, Host, Scheme},
+    path::{self, Judged},
+};
+
+/// Name and value of a header field, as they came.
+pub type Field<'a> = (&'a [u8], &'a [u8]);
+
+/// The head of a request as its framing gives it.
+#[derive(Clone, Copy, Debug)]
+pub struct Raw<'a> {
+    /// As it came; case matters (RFC 9110 §9.1).
+    pub method: &'a [u8],
+    /// Of the connection, not what the request says of itself.
+    pub scheme: Scheme,
+    /// `:authority`, or that of an absolute target.
+    pub authority: Option<&'a [u8]>,
+    /// Path and query; without scheme and authority.
+    pub target: &'a [u8],
+    /// In order; repeated ones stay apart.
+    pub headers: &'a [Field<'a>],
+}
+
+/// A request that can be decided and routed.
+#[derive(Clone, Debug)]
+pub struct Head<'a> {
+    /// As it came.
+    pub method: &'a [u8],
+    /// Of the connection.
+    pub scheme: Scheme,
+    /// What both authority and `host` name.
+    pub host: Host,
+    /// Without the query.
+    pub path: Judged<'a>,
+    /// Behind the `?`, untouched.
+    pub query: Option<&'a [u8]>,
+    /// In order; repeated ones stay apart.
+    pub headers: &'a [Field<'a>],
+}
+
+/// What is not a request that we take: the answer is 400.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// The method is empty, or a known one in another case: some servers would take it for that.
+    Method,
+    /// There is no host.
+    NoHost,
+    /// `host` stands there twice.
+    Hosts,
+    /// Authority and `host` name different hosts.
+    OtherHost,
+    /// The host is none.
+    Host(host::Malformed),
+    /// The path is none.
+    Path(path::Malformed),
+    /// The query holds a byte that none may hold.
+    Query(u8),
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Method => f.write_str("the method is empty or a known one in another case"),
+            Self::NoHost => f.write_str("the request names no host"),
+            Self::Hosts => f.write_str("the request has more than one host header"),
+            Self::OtherHost => f.write_str("authority and host header differ"),
+            Self::Host(malformed) => malformed.fmt(f),
+            Self::Path(malformed) => malformed.fmt(f),
+            Self::Query(byte) => write!(f, "the query holds the byte {byte:#04x}"),
+        }
+    }
+}
+
+/// How large a head may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of path and query.
+    pub target: usize,
+    /// Header fields.
+    pub fields: usize,
+    /// Bytes of all fields, each counted as its name, its value and 32 (RFC 9113 §6.5.2), decoded.
+    pub bytes: usize,
+}
+
+/// Which limit a head exceeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TooLarge {
+    /// [`Limits::target`].
+    Target,
+    /// [`Limits::fields`].
+    Fields,
+    /// [`Limits::bytes`].
+    Bytes,
+}
+
+impl TooLarge {
+    /// The status that says so (RFC 9110 §15.5.15, RFC 6585 §5).
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Target => 414,
+            Self::Fields | Self::Bytes => 431,
+        }
+    }
+}
+
+/// Methods that servers know, which somebody might compare without case.
+const METHODS: [&[u8]; 9] = [
+    b"CONNECT", b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PATCH", b"POST", b"PUT", b"TRACE",
+];
+
+impl Raw<'_> {
+    /// Whether the head keeps the limits.
+    pub fn within(&self, limits: &Limits) -> Result<(), TooLarge> {
+        if self.target.len() > limits.target {
+            return Err(TooLarge::Target);
+        }
+        if self.headers.len() > limits.fields {
+            return Err(TooLarge::Fields);
+        }
+        let size = |(name, value): &Field<'_>| name.len() + value.len() + 32;
+        if self.headers.iter().map(size).sum::<usize>() > limits.bytes {
+            return Err(TooLarge::Bytes);
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Head<'a> {
+    /// Reads a head. The target `*` has no path to be decided by and is refused.
+    pub fn read(raw: &Raw<'a>) -> Result<Self, Malformed> {
+        let in_other_case =
+            |known: &&[u8]| raw.method != *known && raw.method.eq_ignore_ascii_case(known);
+        if raw.method.is_empty() || METHODS.iter().any(in_other_case) {
+            return Err(Malformed::Method);
+        }
+        let mark = raw.target.iter().position(|byte| *byte == b'?');
+        let (path, query) = raw.target.split_at(mark.unwrap_or(raw.target.len()));
+        // An absolute target may lack its path (RFC 3986 §6.2.3).
+        let path = match (path, raw.authority) {
+            (b"", Some(_)) => b"/",
+            (path, _) => path,
+        };
+        let query = query.strip_prefix(b"?");
+        let forbidden = |byte: &u8| *byte <= b' ' || matches!(byte, b'#' | 0x7f);
+        if let Some(byte) = query.and_then(|query| query.iter().copied().find(forbidden)) {
+            return Err(Malformed::Query(byte));
+        }
+        Ok(Self {
+            method: raw.method,
+            scheme: raw.scheme,
+            host: host_of(raw)?,
+            path: path::judge(path).map_err(Malformed::Path)?,
+            query,
+            headers: raw.headers,
+        })
+    }
+
+    /// All values of a header, whose name is compared without case.
+    pub fn values(&self, name: &[u8]) -> impl Iterator<Item = &'a [u8]> {
+        let named = |field: &&Field<'a>| field.0.eq_ignore_ascii_case(name);
+        self.headers.iter().filter(named).map(|field| field.1)
+    }
+
+    /// Path and query as they are forwarded.
+    pub fn target(&self) -> Vec<u8> {
+        with_query(&self.path.normal, self.query)
+    }
+}
+
+/// A path with the query that came with the request.
+pub(crate) fn with_query(path: &str, query: Option<&[u8]>) -> Vec<u8> {
+    let mut target = path.as_bytes().to_vec();
+    if let Some(query) = query {
+        target.push(b'?');
+        target.extend_from_slice(query);
+    }
+    target
+}
+
+fn host_of(raw: &Raw<'_>) -> Result<Host, Malformed> {
+    let read = |text: &[u8]| Host::read(text, raw.scheme).map_err(Malformed::Host);
+    let is_host = |field: &&Field<'_>| field.0.eq_ignore_ascii_case(b"host");
+    let mut headers = raw.headers.iter().filter(is_host).map(|field| field.1);
+    let header = headers.next();
+    if headers.next().is_some() {
+        return Err(Malformed::Hosts);
+    }
+    match (raw.authority, header) {
+        (None, None) => Err(Malformed::NoHost),
+        (Some(one), None) | (None, Some(one)) => read(one),
+        (Some(authority), Some(header)) => {
+            let host = read(authority)?;
+            if read(header)? == host {
+                Ok(host)
+            } else {
+                Err(Malformed::OtherHost)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw<'a>(target: &'a str, headers: &'a [Field<'a>]) -> Raw<'a> {
+        Raw {
+            method: b"GET",
+            scheme: Scheme::Http,
+            authority: None,
+            target: target.as_bytes(),
+            headers,
+        }
+    }
+
+    #[test]
+    fn path_and_query_part_at_the_first_mark() {
+        for (target, path, query) in [
+            ("/a", "/a", None),
+            ("/a?", "/a", Some("")),
+            ("/./a?b=/../c?%zz", "/a", Some("b=/../c?%zz")),
+        ] {
+            let head = Head::read(&raw(target, &[(b"host", b"a")])).unwrap();
+            assert_eq!(head.path.normal, path);
+            assert_eq!(head.query, query.map(str::as_bytes), "{target}");
+        }
+    }
+
+    #[test]
+    fn what_is_forwarded_is_normal_but_for_the_query() {
+        let head = Head::read(&raw("/x/../%61?%61=%2e", &[(b"host", b"a")])).unwrap();
+        assert_eq!(head.target(), b"/a?%61=%2e");
+    }
+
+    #[test]
+    fn authority_and_host_name_one_host() {
+        let read = |authority: Option<&str>, hosts: &[&str]| {
+            let headers: Vec<Field<'_>> = hosts
+                .iter()
+                .map(|host| (&b"Host"[..], host.as_bytes()))
+                .collect();
+            let raw = Raw {
+                authority: authority.map(str::as_bytes),
+                ..raw("/", &headers)
+            };
+            Head::read(&raw).map(|head| head.host.to_string())
+        };
+        assert_eq!(read(None, &["Shop:80"]), Ok("shop".to_owned()));
+        assert_eq!(read(Some("shop:8080"), &[]), Ok("shop:8080".to_owned()));
+        assert_eq!(read(Some("shop"), &["SHOP.:80"]), Ok("shop".to_owned()));
+        assert_eq!(read(None, &[]), Err(Malformed::NoHost));
+        assert_eq!(read(Some("shop"), &["bank"]), Err(Malformed::OtherHost));
+        assert_eq!(read(Some("shop"), &["shop:81"]), Err(Malformed::OtherHost));
+        assert_eq!(read(None, &["shop", "shop"]), Err(Malformed::Hosts));
+        assert_eq!(
+            read(Some("shop"), &[""]),
+            Err(Malformed::Host(host::Malformed::Empty))
+        );
+    }
+
+    #[test]
+    fn a_known_method_in_another_case_is_refused() {
+        for (method, known) in [
+            ("GET", true),
+            ("get", false),
+            ("Get", false),
+            ("pOST", false),
+            ("", false),
+            ("PURGE", true),
+            ("purge", true),
+        ] {
+            let raw = Raw {
+                method: method.as_bytes(),
+                ..raw("/", &[(b"host", b"a")])
+            };
+            assert_eq!(Head::read(&raw).is_ok(), known, "{method}");
+        }
+    }
+
+    #[test]
+    fn targets_that_cannot_be_decided_are_refused() {
+        for (target, expected) in [
+            ("", Malformed::Path(path::Malformed::Relative)),
+            ("*", Malformed::Path(path::Malformed::Relative)),
+            ("/a#b", Malformed::Path(path::Malformed::Byte(b'#'))),
+            ("/a?b#c", Malformed::Query(b'#')),
+            ("/a?b c", Malformed::Query(b' ')),
+            ("/a?b\r", Malformed::Query(b'\r')),
+        ] {
+            let read = Head::read(&raw(target, &[(b"host", b"a")]));
+            assert_eq!(read.map(|_| ()), Err(expected), "{target}");
+        }
+        let absolute = Raw {
+            authority: Some(b"a"),
+            ..raw("?b", &[])
+        };
+        assert_eq!(Head::read(&absolute).unwrap().path.normal, "/");
+    }
+
+    #[test]
+    fn a_head_keeps_its_limits() {
+        let headers: [Field<'_>; 2] = [(b"host", b"a"), (b"x", b"yz")];
+        let raw = raw("/abc", &headers);
+        let limits = Limits {
+            target: 4,
+            fields: 2,
+            bytes: 72,
+        };
+        assert_eq!(raw.within(&limits), Ok(()));
+        for (limits, exceeded, status) in [
+            (
+                Limits {
+                    target: 3,
+                    ..limits
+                },
+                TooLarge::Target,
+                414,
+            ),
+            (
+                Limits {
+                    fields: 1,
+                    ..limits
+                },
+                TooLarge::Fields,
+                431,
+            ),
+            (
+                Limits {
+                    bytes: 71,
+                    ..limits
+                },
+                TooLarge::Bytes,
+                431,
+            ),
+        ] {
+            assert_eq!(raw.within(&limits), Err(exceeded));
+            assert_eq!(exceeded.status(), status);
+        }
+    }
+
+    #[test]
+    fn repeated_headers_stay_apart() {
+        let headers: [Field<'_>; 3] = [(b"host", b"a"), (b"X-a", b"1"), (b"x-A", b"2")];
+        let head = Head::read(&raw("/", &headers)).unwrap();
+        assert_eq!(head.values(b"x-a").collect::<Vec<_>>(), [b"1", b"2"]);
+    }
+}
