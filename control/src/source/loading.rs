@@ -39,21 +39,29 @@ impl Loading<'_> {
                 return;
             }
         };
-        let mut nameless = Vec::new();
+        let (mut nameless, mut torn) = (Vec::new(), Vec::new());
         for document in &documents {
             if looks_stored(document.text) {
-                self.stored(file, document);
+                torn.extend(self.stored(file, document));
                 continue;
             }
             match manifest::tree(document) {
-                Ok(tree) if is_stored(&tree) => self.stored(file, document),
+                Ok(tree) if is_stored(&tree) => torn.extend(self.stored(file, document)),
                 Ok(tree) => self.tree(file, document, &tree, &mut nameless),
                 Err(fault) => nameless.push(self.broken(file, document, fault)),
             }
         }
-        if !nameless.is_empty() {
-            self.nameless(file, nameless);
+        if nameless.is_empty() && torn.is_empty() {
+            return;
         }
+        // Only now is it known what is missing.
+        let kept = self.keep(file);
+        for (document, fault) in torn {
+            if !self.previous.stored.contains_key(file) {
+                self.deny_stored(file, document, &fault);
+            }
+        }
+        self.nameless(file, nameless, &kept);
     }
 
     fn tree(
@@ -187,8 +195,7 @@ impl Loading<'_> {
 
     /// What a nameless document held is among the objects of its file that are missing now: all of those stay. It denies
     /// if it seems to be a policy and no policy of that kind was missing: a denial that stays is some other document's.
-    fn nameless(&mut self, file: &Path, all: Vec<Nameless>) {
-        let kept = self.keep(file);
+    fn nameless(&mut self, file: &Path, all: Vec<Nameless>, kept: &[ObjectRef]) {
         for Nameless {
             document,
             policy,
@@ -258,21 +265,30 @@ impl Loading<'_> {
                 .insert(reference.clone(), file.to_owned());
             kept.push(reference.clone());
         }
-        if let Some(stored) = self.previous.stored.get(file) {
-            self.loaded
-                .stored
-                .entry(file.to_owned())
-                .or_insert_with(|| stored.clone());
+        if let Some(was) = self.previous.stored.get(file).cloned() {
+            let now = self.loaded.stored.entry(file.to_owned()).or_default();
+            for (name, address) in was.addresses {
+                now.addresses.entry(name).or_insert(address);
+            }
+            for (name, policy) in was.authorizations {
+                now.authorizations.entry(name).or_insert(policy);
+            }
         }
         kept
     }
 
-    fn stored(&mut self, file: &Path, document: &Document<'_>) {
+    /// What is wrong with the document, if it cannot be read.
+    fn stored<'d>(
+        &mut self,
+        file: &Path,
+        document: &'d Document<'d>,
+    ) -> Option<(&'d Document<'d>, Fault)> {
         match local::parse(document.text) {
             Ok(stored) => {
                 let all = self.loaded.stored.entry(file.to_owned()).or_default();
                 all.addresses.extend(stored.addresses);
                 all.authorizations.extend(stored.authorizations);
+                None
             }
             Err(error) => {
                 let fault = Fault {
@@ -280,10 +296,7 @@ impl Loading<'_> {
                     reason: error.reason,
                 };
                 self.problem(file, Some(document.number), None, fault.clone());
-                self.keep(file);
-                if !self.previous.stored.contains_key(file) {
-                    self.deny_stored(file, document, &fault);
-                }
+                Some((document, fault))
             }
         }
     }

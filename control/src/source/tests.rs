@@ -343,18 +343,49 @@ fn a_stored_file_that_was_never_good_denies_where_its_policies_were() {
 }
 
 #[test]
+fn an_unreadable_stored_document_holds_up_no_other_of_its_file() {
+    let stored = |name: &str, action: &str| {
+        let policy = format!("{{name: {name}, namespace: shop, scope: Global, action: {action}}}");
+        format!("---\npolicies: [{policy}]\n")
+    };
+    let first = [stored("a", "Deny"), stored("b", "Deny"), policy("p", "{}")].concat();
+    let first = one(&first, None);
+    assert_eq!(first.problems, []);
+    // Whichever of the two is torn.
+    for stored in [
+        stored("a", "Forbid") + &stored("b", "Allow"),
+        stored("b", "Allow") + &stored("a", "Forbid"),
+    ] {
+        let second = one(&(stored + &policy("p", DENY_BANK)), Some(&first));
+        assert_eq!(second.problems.len(), 1, "{:?}", second.problems);
+        let expected = one(&policy("p", DENY_BANK), None).world;
+        assert_eq!(
+            second.world.authorization_policies,
+            expected.authorization_policies
+        );
+        let names: Vec<_> = second.world.stored.authorizations.keys().collect();
+        assert_eq!(names, ["shop/a", "shop/b"], "the last good version stays");
+    }
+}
+
+#[test]
 fn a_second_nameless_policy_denies_beside_the_first_and_each_is_told_of_once() {
     let nameless = |namespace: &str| {
         format!("---\nkind: AuthorizationPolicy\nmetadata: {{namespace: {namespace}\n")
     };
     let stored = "---\npolicies: [{namespace: till}]\n";
-    let first = one(&(stored.to_owned() + &nameless("shop")), None);
-    let both = stored.to_owned() + &nameless("shop") + &nameless("bank");
-    let second = one(&both, Some(&first));
-    let denials = second.world.denials.keys();
-    let namespaces: Vec<_> = denials.map(|denial| denial.namespace.as_str()).collect();
-    assert_eq!(namespaces, ["bank", "shop", "till"]);
-    assert_eq!(one(&both, Some(&second)).world, second.world);
+    for (before, expected) in [
+        ("", &["bank", "shop"][..]),
+        (stored, &["bank", "shop", "till"]),
+    ] {
+        let first = one(&(before.to_owned() + &nameless("shop")), None);
+        let both = before.to_owned() + &nameless("shop") + &nameless("bank");
+        let second = one(&both, Some(&first));
+        let denials = second.world.denials.keys();
+        let namespaces: Vec<_> = denials.map(|denial| denial.namespace.as_str()).collect();
+        assert_eq!(namespaces, expected);
+        assert_eq!(one(&both, Some(&second)).world, second.world);
+    }
 }
 
 #[test]
