@@ -1,8 +1,10 @@
 //! A node agent that a test drives: it captures pods for real, and tells the ztunnel what it is told to tell.
 
 use std::{
-    fs, io,
-    os::fd::{AsFd as _, BorrowedFd},
+    fs::File,
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -30,12 +32,10 @@ pub struct Agent {
 impl Agent {
     /// Listens for the ztunnel of a node, which need not run yet.
     pub fn new(world: &World, node: Node) -> Self {
-        let path = world.path("zds").join(node.name());
-        // A path of a socket is short, that of a target directory may not be.
-        let short =
-            std::env::temp_dir().join(format!("ambit-zds-{}-{}", std::process::id(), node.name()));
-        let listener = Listener::bind(&short, 0o600).expect("a socket");
-        fs::rename(&short, &path).expect("the same file system");
+        // The path of a socket is short, that of a target directory may not be: by its descriptor it is.
+        let directory = File::open(world.path("zds")).expect("the world made it");
+        let short = format!("/proc/self/fd/{}/{}", directory.as_raw_fd(), node.name());
+        let listener = Listener::bind(Path::new(&short), 0o600).expect("a socket");
         Self {
             listener,
             proxy: None,
