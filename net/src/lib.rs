@@ -16,4 +16,5 @@ pub mod hbone;
 pub mod http;
 pub mod log;
 pub mod metrics;
+pub mod task;
 pub mod tls;

@@ -31,9 +31,10 @@ fn two_hundred_connections_at_once_leave_nothing_behind() {
     }
     // What a worker opens once for good is open then.
     storm();
-    let before = files(&WORLD);
+    let (before, tasks) = (files(&WORLD), tasks(&WORLD));
     storm();
     assert_eq!(files(&WORLD), before);
+    assert_eq!(self::tasks(&WORLD), tasks);
     // What was counted as begun was counted as ended.
     for (node, expected) in [(Node::One, 2 * CONNECTIONS), (Node::Two, 4 * CONNECTIONS)] {
         for name in ["opened", "closed"] {
@@ -79,6 +80,11 @@ fn quiet() {
 /// Files of both ztunnels.
 fn files(world: &World) -> [BTreeMap<String, usize>; 2] {
     Node::ALL.map(|node| world.open_files(world.processes.id(&ztunnel(node)).unwrap()))
+}
+
+/// Tasks of both ztunnels' data paths.
+fn tasks(world: &Driven) -> [f64; 2] {
+    Node::ALL.map(|node| world.metric(node, "ambit_tasks"))
 }
 
 /// Connections with this port at one end in a namespace, as long as a process has them.

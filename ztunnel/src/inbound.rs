@@ -73,7 +73,7 @@ pub(crate) async fn run(worker: Rc<Worker>, pod: Rc<Pod>, stream: TcpStream, fro
     let on_stream = |connect| {
         let (worker, pod) = (Rc::clone(&worker), Rc::clone(&pod));
         let load = worker.load();
-        tokio::task::spawn_local(async move {
+        net::task::spawn(async move {
             serve(&worker, &pod, ends, connect).await;
             drop(load);
         });

@@ -48,7 +48,7 @@ impl Pod {
 
     /// Runs a listener, which ends with the pod or before.
     pub(crate) fn listen(&self, accept: impl Future<Output = ()> + 'static) {
-        let listener = tokio::task::spawn_local(accept).abort_handle();
+        let listener = net::task::spawn(accept).abort_handle();
         self.listeners.borrow_mut().push(listener);
     }
 
@@ -59,7 +59,7 @@ impl Pod {
         if tunnels.len() >= 64 && tunnels.len().is_power_of_two() {
             tunnels.retain(|tunnel| !tunnel.is_finished());
         }
-        tunnels.push(tokio::task::spawn_local(tunnel).abort_handle());
+        tunnels.push(net::task::spawn(tunnel).abort_handle());
     }
 
     /// The pod is gone: everything of it ends.

@@ -287,11 +287,11 @@ impl Worker {
         let (worker, pod) = (Rc::clone(self), Rc::clone(pod));
         let load = self.load();
         match kind {
-            Kind::Outbound => drop(tokio::task::spawn_local(async move {
+            Kind::Outbound => drop(net::task::spawn(async move {
                 outbound::run(worker, pod, stream, from).await;
                 drop(load);
             })),
-            Kind::Plain => drop(tokio::task::spawn_local(async move {
+            Kind::Plain => drop(net::task::spawn(async move {
                 plain::run(worker, pod, stream, from).await;
                 drop(load);
             })),

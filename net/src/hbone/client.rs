@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use super::{Settings, Stream, watch};
+use crate::task;
 
 /// An open tunnel to a peer. Clones are the same tunnel; it closes when the last clone and stream are gone.
 #[derive(Clone, Debug)]
@@ -99,7 +100,7 @@ where
         send,
         state: Rc::clone(&state),
     };
-    tokio::task::spawn_local(async move {
+    task::spawn(async move {
         let pings = connection.ping_pong();
         let watch = async {
             match pings {

@@ -13,6 +13,7 @@ use mesh::{identity::Identity, refusal::Refusal};
 use tokio::sync::watch;
 
 use super::{Tunnel, client::Place};
+use crate::task;
 
 /// What makes two flows fit for one tunnel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -136,7 +137,7 @@ impl Pool {
         let (tell, outcome) = watch::channel(None);
         entry.dial = Some(outcome.clone());
         let (pool, key, dial) = (self.clone(), key.clone(), dial());
-        tokio::task::spawn_local(async move {
+        task::spawn(async move {
             let dialled = dial.await;
             let result = dialled.as_ref().map(drop).map_err(Clone::clone);
             pool.dialled(key, dialled.ok());
@@ -157,7 +158,7 @@ impl Pool {
             Some(tunnel) => {
                 entry.tunnels.push(tunnel.clone());
                 drop(entries);
-                tokio::task::spawn_local(self.clone().keep(key, tunnel));
+                task::spawn(self.clone().keep(key, tunnel));
             }
             None if entry.tunnels.is_empty() => drop(entries.remove(&key)),
             None => {}

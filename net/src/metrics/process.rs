@@ -1,4 +1,4 @@
-//! The process's file descriptors, read at scrape.
+//! What the process holds: file descriptors and tasks, read at scrape.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use prometheus_client::{
     metrics::gauge::ConstGauge,
 };
 
-/// `process_open_fds` and `process_max_fds`; left out where `/proc` is not there.
+/// `ambit_tasks`, `process_open_fds` and `process_max_fds`; the latter are left out where `/proc` is not there.
 #[derive(Debug)]
 pub(super) struct Descriptors;
 
@@ -19,6 +19,11 @@ impl Collector for Descriptors {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
         };
+        gauge(
+            "ambit_tasks",
+            "Tasks of the data path that are alive",
+            Some(crate::task::live()),
+        )?;
         gauge("process_open_fds", "File descriptors that are open", open())?;
         gauge(
             "process_max_fds",
