@@ -2,6 +2,11 @@
 //!
 //! Values in, values out. The bytes are read and written elsewhere; here nobody knows a connection.
 
+pub mod edit;
 pub mod head;
 pub mod host;
 pub mod path;
+pub mod pattern;
+pub mod route;
+pub mod select;
+pub mod weight;

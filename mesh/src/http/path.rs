@@ -102,7 +102,7 @@ fn push(text: &mut String, byte: u8, as_it_is: bool) {
     }
 }
 
-fn decoded(digits: [u8; 2]) -> Option<u8> {
+pub(crate) fn decoded(digits: [u8; 2]) -> Option<u8> {
     let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
     u8::try_from(high? << 4 | low?).ok()
 }
