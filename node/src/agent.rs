@@ -6,9 +6,9 @@
 //!  └── rules removed ── Leaving ◀── out of the mesh, gone, or another namespace or uid ┘
 //! ```
 //!
-//! Captured outlives the proxy's connection: while a proxy restarts, the rules hold the pod's traffic back, and peers must
-//! not fall back to plaintext. An agent that starts and finds the rules standing takes the pod for captured already, for
-//! the same reason.
+//! Captured outlives the proxy's connection, and damage to the rules: peers must not fall back to plaintext. What is wrong is
+//! reported beside it. An agent that starts and finds rules of ours takes the pod for captured already, for the same
+//! reason.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -287,6 +287,7 @@ impl Agent {
         if tracked.stage == Stage::Told {
             info!(namespace = key.0, pod = key.1, "is captured");
             tracked.stage = Stage::Captured;
+            tracked.acknowledged = true;
             tracked.reason.clear();
         }
     }

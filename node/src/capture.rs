@@ -22,8 +22,13 @@ pub enum State {
 /// Why a pod cannot be captured.
 #[derive(Debug)]
 pub enum Error {
-    /// Another tool's rules are in the way. Says which.
-    Obstacle(String),
+    /// Another tool's rules are in the way.
+    Obstacle {
+        /// Which.
+        what: String,
+        /// How much of our rules is there beside them.
+        ours: State,
+    },
     /// The kernel refused.
     Os(io::Error),
 }
@@ -33,14 +38,14 @@ pub enum Error {
 /// # Errors
 /// Before anything is changed, if another tool's rules are in the way.
 pub fn install(netns: &Netns) -> Result<(), Error> {
-    let obstacle = netns.within(|| {
-        let found = obstacle()?;
-        if found.is_none() {
-            put()?;
-        }
-        Ok(found)
+    let obstacle = netns.within(|| match obstacle()? {
+        Some(what) => Ok(Some((what, state()?))),
+        None => put().map(|()| None),
     });
-    obstacle?.map_or(Ok(()), |obstacle| Err(Error::Obstacle(obstacle)))
+    match obstacle? {
+        Some((what, ours)) => Err(Error::Obstacle { what, ours }),
+        None => Ok(()),
+    }
 }
 
 /// Looks how much of the rules stands in a namespace.
@@ -48,8 +53,10 @@ pub fn install(netns: &Netns) -> Result<(), Error> {
 /// # Errors
 /// Also if another tool's rules have come to be in the way.
 pub fn verify(netns: &Netns) -> Result<State, Error> {
-    let (obstacle, state) = netns.within(|| Ok((obstacle()?, state()?)))?;
-    obstacle.map_or(Ok(state), |obstacle| Err(Error::Obstacle(obstacle)))
+    match netns.within(|| Ok((obstacle()?, state()?)))? {
+        (Some(what), ours) => Err(Error::Obstacle { what, ours }),
+        (None, state) => Ok(state),
+    }
 }
 
 /// Takes out of a namespace what [`install`] put there, and nothing else. It may be gone already.
@@ -159,8 +166,8 @@ impl From<io::Error> for Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Obstacle(obstacle) => {
-                write!(f, "{obstacle}; remove them to let the pod into the mesh")
+            Self::Obstacle { what, .. } => {
+                write!(f, "{what}; remove them to let the pod into the mesh")
             }
             Self::Os(error) => write!(f, "the kernel does not take the capture rules: {error}"),
         }

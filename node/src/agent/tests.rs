@@ -271,27 +271,53 @@ async fn a_pod_that_is_gone_is_let_go_and_forgotten() {
 }
 
 #[tokio::test]
-async fn rules_that_were_taken_away_are_put_back_and_the_pod_not_reported_meanwhile() {
-    if !privileged("rules_that_were_taken_away_are_put_back_and_the_pod_not_reported_meanwhile") {
+async fn rules_that_were_taken_away_are_put_back_and_the_report_says_so() {
+    if !privileged("rules_that_were_taken_away_are_put_back_and_the_report_says_so") {
         return;
     }
     let (mut node, netns, _proxy) = captured("stolen").await;
     netns.within(|| nft::remove(rules::TABLE)).unwrap();
     let now = Instant::now() + VERIFY;
     node.agent.tick(now);
-    assert!(!node.report().captured);
+    let report = node.report();
+    assert!(report.captured, "peers must not fall back to plaintext");
+    assert!(report.reason.contains("put back"), "{}", report.reason);
     assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
-    node.agent.tick(now);
-    assert!(node.report().captured);
+    node.agent.tick(now + VERIFY);
+    let report = node.report();
+    assert_eq!((report.captured, report.reason), (true, String::new()));
 }
 
 #[tokio::test]
-async fn another_tools_rules_keep_a_pod_out_and_are_named() {
-    if !privileged("another_tools_rules_keep_a_pod_out_and_are_named") {
+async fn another_tools_rules_in_a_captured_pod_do_not_make_peers_send_plaintext() {
+    if !privileged("another_tools_rules_in_a_captured_pod_do_not_make_peers_send_plaintext") {
         return;
     }
-    let mut node = Node::new("obstacle");
-    let netns = node.namespace();
+    let (mut node, netns, _proxy) = captured("intruder").await;
+    netns.within(|| nft::replace(&theirs())).unwrap();
+    node.agent.tick(Instant::now() + VERIFY);
+    let report = node.report();
+    assert!(
+        report.captured && report.reason.contains("theirs"),
+        "{}",
+        report.reason
+    );
+    // An agent that starts now knows by our rules beside theirs.
+    node.restart();
+    let report = node.report();
+    assert!(
+        report.captured && report.reason.contains("theirs"),
+        "{}",
+        report.reason
+    );
+    netns.within(|| nft::remove("theirs")).unwrap();
+    node.agent.tick(Instant::now() + 2 * VERIFY);
+    let report = node.report();
+    assert_eq!((report.captured, report.reason), (true, String::new()));
+}
+
+/// A table of another tool, in the way of ours.
+fn theirs() -> nft::Table {
     let redirect = nft::Rule {
         when: vec![nft::Match::Tcp],
         then: nft::Action::Redirect(9),
@@ -304,14 +330,20 @@ async fn another_tools_rules_keep_a_pod_out_and_are_named() {
         priority: -100,
         rules: vec![redirect],
     };
-    netns
-        .within(|| {
-            nft::replace(&nft::Table {
-                name: "theirs".into(),
-                chains: vec![chain],
-            })
-        })
-        .unwrap();
+    nft::Table {
+        name: "theirs".into(),
+        chains: vec![chain],
+    }
+}
+
+#[tokio::test]
+async fn another_tools_rules_keep_a_pod_out_and_are_named() {
+    if !privileged("another_tools_rules_keep_a_pod_out_and_are_named") {
+        return;
+    }
+    let mut node = Node::new("obstacle");
+    let netns = node.namespace();
+    netns.within(|| nft::replace(&theirs())).unwrap();
     node.agent.look(Instant::now());
     let report = node.report();
     assert!(

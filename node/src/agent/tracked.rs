@@ -22,7 +22,9 @@ pub(super) struct Tracked {
     at_hand: bool,
     /// The rules stood when last looked at.
     standing: bool,
-    /// Why it is not captured, if it should be.
+    /// The proxy has it: it is reached through tunnels, and never again in plaintext before it has left the mesh.
+    pub(super) acknowledged: bool,
+    /// Why it is not captured, or what is wrong with its capture.
     pub(super) reason: String,
     addresses: Vec<IpAddr>,
 }
@@ -58,6 +60,7 @@ impl Tracked {
             netns: None,
             at_hand: false,
             standing: false,
+            acknowledged: false,
             reason: String::new(),
             addresses: Vec::new(),
         }
@@ -91,6 +94,7 @@ impl Tracked {
                 if !(another && matches!(self.stage, Stage::Told | Stage::Captured)) {
                     self.netns = Some(Arc::new(netns));
                     self.stage = Stage::New;
+                    self.acknowledged = false;
                     self.read_addresses();
                 }
                 if another { Found::Another } else { Found::Fine }
@@ -138,10 +142,11 @@ impl Tracked {
             self.read_addresses();
         }
         if verify || !self.standing {
-            let taken_over = self.stand(key, &netns);
-            if taken_over && self.stage == Stage::New {
+            let found = self.stand(key, &netns);
+            // Rules of ours that are there already: an earlier run of the agent had captured it.
+            if found && self.stage == Stage::New {
                 self.stage = Stage::Captured;
-                self.reason.clear();
+                self.acknowledged = true;
                 return zds.add(&self.pod.uid, info, Some(netns), now);
             }
         }
@@ -153,45 +158,36 @@ impl Tracked {
         Vec::new()
     }
 
-    /// Has the rules stand. True if they stood already.
+    /// Has the rules stand. True if any of them was there already.
     fn stand(&mut self, key: &Key, netns: &Netns) -> bool {
-        let stood = capture::verify(netns);
-        let known = matches!(self.stage, Stage::Told | Stage::Captured);
-        if known && self.standing && matches!(stood, Ok(State::Partly | State::Absent)) {
+        let found = capture::verify(netns);
+        let (ours, outcome) = match found {
+            Ok(State::Whole) => (State::Whole, Ok(())),
+            Ok(state) => (state, capture::install(netns)),
+            Err(capture::Error::Obstacle { what, ours }) => {
+                (ours.clone(), Err(capture::Error::Obstacle { what, ours }))
+            }
+            // What is there cannot be told: nothing is taken over.
+            Err(error) => (State::Absent, Err(error)),
+        };
+        let changed = self.stage == Stage::Captured && self.standing && ours != State::Whole;
+        self.standing = outcome.is_ok();
+        let reason = match outcome {
+            // The proxy's answer is waited for.
+            Ok(()) if self.stage == Stage::Told => return ours != State::Absent,
+            Ok(()) if changed => "the capture rules were changed and are put back".to_owned(),
+            Ok(()) => String::new(),
+            Err(error) => error.to_string(),
+        };
+        if !reason.is_empty() && self.reason != reason {
+            let (namespace, pod) = (&key.0, &key.1);
             warn!(
-                namespace = key.0,
-                pod = key.1,
-                "the capture rules were changed; they are put back"
+                namespace,
+                pod, reason, "the pod's capture is not as it should be"
             );
         }
-        let whole = matches!(stood, Ok(State::Whole));
-        let outcome = match stood {
-            Ok(State::Whole) => Ok(()),
-            Ok(State::Partly | State::Absent) => capture::install(netns),
-            Err(error) => Err(error),
-        };
-        // Rules that were missing let traffic pass: a captured pod is not reported as captured until they are seen again.
-        self.standing = outcome.is_ok() && (whole || self.stage != Stage::Captured);
-        match outcome {
-            Ok(()) if self.stage == Stage::Captured && whole => self.reason.clear(),
-            Ok(()) if self.stage == Stage::Captured => {
-                self.reason = "the capture rules were changed".into()
-            }
-            Ok(()) => {}
-            Err(error) => {
-                let reason = error.to_string();
-                if self.reason != reason {
-                    warn!(
-                        namespace = key.0,
-                        pod = key.1,
-                        reason,
-                        "the pod is not captured"
-                    );
-                    self.reason = reason;
-                }
-            }
-        }
-        whole
+        self.reason = reason;
+        ours != State::Absent
     }
 
     fn read_addresses(&mut self) {
@@ -218,17 +214,14 @@ impl Tracked {
         if self.stage != Stage::Leaving && self.pod.out().is_some() && self.pod.netns.is_none() {
             return None;
         }
-        let captured = match self.stage {
-            Stage::Captured => self.standing,
-            // Until its rules are out, its traffic still goes through the proxy or nowhere.
-            Stage::Leaving => self.standing && self.reason.is_empty(),
-            _ => false,
-        };
+        // Also while its rules are damaged: peers that took it for an ordinary pod would send it plaintext, which nobody
+        // judges then. While it leaves, its traffic goes through the proxy or nowhere.
+        let captured = self.acknowledged && matches!(self.stage, Stage::Captured | Stage::Leaving);
         let bytes = |ip: &IpAddr| match ip {
             IpAddr::V4(ip) => ip.octets().to_vec(),
             IpAddr::V6(ip) => ip.octets().to_vec(),
         };
-        let silent = captured || self.pod.out().is_some();
+        let silent = self.pod.out().is_some();
         Some(PodReport {
             namespace: self.pod.namespace.clone(),
             name: self.pod.name.clone(),

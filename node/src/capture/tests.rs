@@ -166,7 +166,7 @@ fn another_tools_rules_are_named_and_nothing_is_changed() {
     };
     lab.pod.within(|| nft::replace(&foreign)).unwrap();
     let before = everything(&lab.pod);
-    let Err(Error::Obstacle(text)) = install(&lab.pod) else {
+    let Err(Error::Obstacle { what: text, .. }) = install(&lab.pod) else {
         panic!("installed")
     };
     assert!(text.contains("redirect of table inet theirs"), "{text}");
@@ -175,7 +175,7 @@ fn another_tools_rules_are_named_and_nothing_is_changed() {
     lab.pod.within(|| nft::remove("theirs")).unwrap();
     install(&lab.pod).unwrap();
     lab.pod.within(|| nft::replace(&foreign)).unwrap();
-    assert!(matches!(verify(&lab.pod), Err(Error::Obstacle(_))));
+    assert!(matches!(verify(&lab.pod), Err(Error::Obstacle { .. })));
 }
 
 #[test]

@@ -16,10 +16,12 @@ pub struct PodReport {
     pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
     #[prost(bool, tag = "4")]
     pub ready: bool,
-    /// Capture rules are in place and the node proxy has acknowledged the pod. Only then is it published as HBONE.
+    /// Capture rules were put in place and the node proxy has acknowledged the pod. Only then is it published as HBONE. It stays
+    /// so until the pod leaves the mesh, also while the rules are damaged: peers must not fall back to plaintext.
     #[prost(bool, tag = "5")]
     pub captured: bool,
-    /// Why it is not captured, in words for a person. Empty if it is, or is not enrolled.
+    /// Why it is not captured, or what is wrong with its capture, in words for a person. Empty if all is well, or if it is
+    /// not enrolled.
     #[prost(string, tag = "6")]
     pub reason: ::prost::alloc::string::String,
 }
