@@ -86,7 +86,7 @@ fn rate(text: &str) -> Result<f64, String> {
 /// Runs a component until it is told to end.
 pub(crate) fn main(component: Component) -> Result<ExitCode, Failure> {
     let log = match component {
-        Component::Ztunnel => return Ok(ztunnel::main()),
+        Component::Ztunnel => return Ok(ztunnel::serve()),
         Component::Control(_) | Component::Node(_) => log()?,
     };
     let outcome = match component {

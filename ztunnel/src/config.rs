@@ -4,6 +4,7 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
+    str::FromStr,
     time::Duration,
 };
 
@@ -155,49 +156,43 @@ impl From<BadSetting> for BadConfig {
     }
 }
 
-/// Known settings that ask for what is not served. Starting without it would not be what was asked for.
-const NOT_SERVED: [(&str, &str, &str); 9] = [
+/// Switches that can only stand one way, and why.
+const FIXED: [(&str, bool, &str); 7] = [
     (
         "FAKE_CA",
-        "true",
+        false,
         "there is no fake certificate authority here; give CA_ADDRESS a real one",
     ),
     (
-        "PROXY_MODE",
-        "dedicated",
-        "only `shared` is served: one proxy for the pods of a node",
-    ),
-    (
         "ENABLE_PROXY",
-        "false",
+        true,
         "a proxy that does not proxy is not served",
     ),
-    ("TLS12_ENABLED", "true", "only TLS 1.3 is spoken"),
-    (
-        "COMPLIANCE_POLICY",
-        "pqc",
-        "key exchange is X25519, P-256 or P-384",
-    ),
+    ("TLS12_ENABLED", false, "only TLS 1.3 is spoken"),
     (
         "XDS_ON_DEMAND",
-        "true",
+        false,
         "the whole state is fetched; on demand is not served",
     ),
-    ("UNSTABLE_ENABLE_SOCKS5", "true", "SOCKS5 is not served"),
+    ("UNSTABLE_ENABLE_SOCKS5", false, "SOCKS5 is not served"),
     (
         "ENABLE_ORIG_SRC",
-        "false",
+        true,
         "applications always see their client's own address",
     ),
     (
         "ISTIO_META_DNS_CAPTURE",
-        "true",
+        false,
         "DNS capture is not served; leave it to the pods' own resolver",
     ),
 ];
 
-/// And those that ask for it whatever they are set to.
-const NOT_SERVED_AT_ALL: [(&str, &str); 3] = [
+/// Settings that ask for what is not served, whatever they are set to.
+const NOT_SERVED: [(&str, &str); 4] = [
+    (
+        "COMPLIANCE_POLICY",
+        "key exchange is X25519, P-256 or P-384; unset it",
+    ),
     ("CRL_PATH", "revocation lists are not served yet; unset it"),
     (
         "PREFERED_SERVICE_NAMESPACE",
@@ -212,16 +207,7 @@ const NOT_SERVED_AT_ALL: [(&str, &str); 3] = [
 impl Config {
     /// Reads the settings.
     pub fn read(env: &Environment) -> Result<Self, BadConfig> {
-        for (name, value, reason) in NOT_SERVED {
-            if env.text(name) == Some(value) {
-                return Err(BadConfig::NotServed { name, reason });
-            }
-        }
-        for (name, reason) in NOT_SERVED_AT_ALL {
-            if env.text(name).is_some_and(|value| !value.is_empty()) {
-                return Err(BadConfig::NotServed { name, reason });
-            }
-        }
+        served(env)?;
         let ipv6 = env.boolean("IPV6_ENABLED", true)?;
         let name = |variable, default| Name::new(env.text_or(variable, default));
         let cluster = name(
@@ -247,7 +233,7 @@ impl Config {
                 .text_or("INPOD_UDS", "/var/run/ztunnel/ztunnel.sock")
                 .into(),
             port_reuse: env.boolean("INPOD_PORT_REUSE", true)?,
-            mark: env.number("PACKET_MARK", 1337)?,
+            mark: positive(env, "PACKET_MARK", 1337)?,
             ipv6,
             discovery: upstream(env, "XDS", cluster),
             authority: authority.ok_or(BadConfig::NotServed {
@@ -257,14 +243,19 @@ impl Config {
             local: local(env),
             domain: env.text_or("CLUSTER_DOMAIN", "cluster.local").to_owned(),
             response_baggage: env.boolean("ENABLE_RESPONSE_BAGGAGE", true)?,
-            ttl: env.duration("SECRET_TTL", Duration::from_secs(86_400))?,
+            ttl: env.read(
+                "SECRET_TTL",
+                DAY,
+                "a length of time from 10s, such as 24h",
+                |text| net::config::duration(text).filter(|ttl| *ttl >= SHORTEST_TTL),
+            )?,
             workers: workers(env)?,
             tunnel: tunnel(env)?,
-            max_streams: env.number("POOL_MAX_STREAMS_PER_CONNECTION", 100)?,
+            max_streams: positive(env, "POOL_MAX_STREAMS_PER_CONNECTION", 100)?,
             tunnel_idle: env.duration("POOL_UNUSED_RELEASE_TIMEOUT", Duration::from_secs(300))?,
             keepalive: keepalive(env)?,
             drain: drain(env)?,
-            max_flows: env.number("MAX_CONNECTIONS_PER_WORKLOAD", 20_000)?,
+            max_flows: positive(env, "MAX_CONNECTIONS_PER_WORKLOAD", 20_000)?,
             admin: address(
                 env,
                 "ADMIN_ADDRESS",
@@ -283,8 +274,45 @@ impl Config {
     }
 }
 
+/// That nothing is asked for that is not served.
+fn served(env: &Environment) -> Result<(), BadConfig> {
+    for (name, only, reason) in FIXED {
+        if env.boolean(name, only)? != only {
+            return Err(BadConfig::NotServed { name, reason });
+        }
+    }
+    for (name, reason) in NOT_SERVED {
+        if env.text(name).is_some_and(|value| !value.is_empty()) {
+            return Err(BadConfig::NotServed { name, reason });
+        }
+    }
+    if env.text_or("PROXY_MODE", "shared") != "shared" {
+        let reason = "only `shared` is served: one proxy for the pods of a node";
+        return Err(BadConfig::NotServed {
+            name: "PROXY_MODE",
+            reason,
+        });
+    }
+    Ok(())
+}
+
 /// What is said of this proxy's own address when nothing is known of it.
 const UNKNOWN_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1));
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// Renewal at half of it has to leave time to ask.
+const SHORTEST_TTL: Duration = Duration::from_secs(10);
+
+/// A number that is not 0.
+fn positive<T: FromStr + PartialEq + From<u8>>(
+    env: &Environment,
+    name: &str,
+    default: T,
+) -> Result<T, BadSetting> {
+    env.read(name, default, "a number above 0", |text| {
+        text.parse().ok().filter(|number| *number != T::from(0))
+    })
+}
 
 fn any(ipv6: bool, port: u16) -> SocketAddr {
     if ipv6 {

@@ -28,9 +28,52 @@ use tokio::signal::unix::{SignalKind, signal};
 pub use app::run;
 pub use config::Config;
 
+/// What `--help` says.
+const HELP: &str = "\
+The node proxy of Ambit: carries the TCP of this node's enrolled pods inside mutual TLS tunnels.
+
+Usage: ztunnel
+
+It takes no arguments: settings are environment variables. Those that a node must have:
+  NODE_NAME          this node
+  INPOD_UDS          socket of the node agent          [/var/run/ztunnel/ztunnel.sock]
+  XDS_ADDRESS        discovery, https://host:port; empty for none
+  CA_ADDRESS         certificate authority, https://host:port
+  XDS_ROOT_CA        who vouches for discovery         [./var/run/secrets/istio/root-cert.pem]
+  CA_ROOT_CA         who vouches for the authority     [./var/run/secrets/istio/root-cert.pem]
+  AUTH_TOKEN         bearer token for both             [./var/run/secrets/tokens/istio-token]
+All of them are in README.md.
+
+Options:
+  -h, --help     this
+  -V, --version  the version
+";
+
 /// The executable: settings from the environment, until SIGTERM or SIGINT. 1: it could not begin or go on; 2: a setting
-/// makes no sense.
+/// or an argument makes no sense.
 pub fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    match arguments.next().as_deref() {
+        None => serve(),
+        Some("-h" | "--help") => {
+            print!("{HELP}");
+            ExitCode::SUCCESS
+        }
+        Some("-V" | "--version") => {
+            println!("ztunnel {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Some(other) => {
+            eprintln!(
+                "ztunnel: {other:?} is not an argument; settings are environment variables, see --help"
+            );
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// As [`main`], for an executable that has looked at its arguments itself.
+pub fn serve() -> ExitCode {
     let config = match Config::read(&Environment::process()) {
         Ok(config) => config,
         Err(error) => {
