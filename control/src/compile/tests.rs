@@ -1,3 +1,5 @@
+//! Facts about the resources that manifests become, and about the conditions that say so.
+
 use std::path::PathBuf;
 
 use serde_json::{Value, json};

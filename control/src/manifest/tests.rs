@@ -1,3 +1,5 @@
+//! Facts about single manifests: what is read of them, and what is refused, with which field.
+
 use super::{
     core::{Families, Target},
     peer::Mode,

@@ -1,3 +1,5 @@
+//! Facts about files together: what a fault in one costs, and what stays in force when it comes later.
+
 use super::*;
 use crate::{
     compile::{Settings, compile},

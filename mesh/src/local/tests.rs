@@ -1,3 +1,5 @@
+//! Facts about local workload files: read, written and read again, and refused with the field that is wrong.
+
 use proto::{
     security::{Action, Scope, string_match::MatchType},
     workload::{TunnelProtocol, address::Type, gateway_address::Destination},
