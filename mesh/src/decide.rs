@@ -182,8 +182,8 @@ fn rule_matches(rule: &Rule, request: &Request, principal: Option<&str>) -> bool
             .any(|one| match_matches(one, request, principal))
 }
 
-/// All attributes that are present have to match; an entirely empty match matches nothing.
-fn match_matches(m: &Match, request: &Request, principal: Option<&str>) -> bool {
+/// All attributes that are present have to match; an entirely empty match matches nothing. Layer 7 asks it, too.
+pub(crate) fn match_matches(m: &Match, request: &Request, principal: Option<&str>) -> bool {
     let namespace = request.peer.map(|peer| peer.namespace.as_str());
     let port = |ports: &[u16]| ports.contains(&request.port);
     let checks = [

@@ -2,6 +2,7 @@
 //!
 //! Values in, values out. The bytes are read and written elsewhere; here nobody knows a connection.
 
+pub mod authorize;
 pub mod edit;
 pub mod head;
 pub mod host;

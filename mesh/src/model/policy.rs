@@ -140,11 +140,16 @@ impl IpRange {
 impl StringMatch {
     /// Whether it matches a text.
     pub fn matches(&self, text: &str) -> bool {
+        self.matches_bytes(text.as_bytes())
+    }
+
+    /// Whether it matches a value of any bytes.
+    pub fn matches_bytes(&self, value: &[u8]) -> bool {
         match self {
-            Self::Exact(value) => **value == *text,
-            Self::Prefix(value) => text.starts_with(&**value),
-            Self::Presence => !text.is_empty(),
-            Self::Suffix(value) => text.ends_with(&**value),
+            Self::Exact(text) => text.as_bytes() == value,
+            Self::Prefix(text) => value.starts_with(text.as_bytes()),
+            Self::Presence => !value.is_empty(),
+            Self::Suffix(text) => value.ends_with(text.as_bytes()),
         }
     }
 }
