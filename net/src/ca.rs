@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tonic::{Code, transport::Channel};
 
 use crate::{
-    channel::{Caller, ChannelError, causes},
+    channel::{Caller, ChannelError, cause},
     tls::{BadCredential, Credential, Issued},
 };
 
@@ -106,7 +106,7 @@ fn request(identity: Identity) -> Result<(String, PrivateKeyDer<'static>), rcgen
 /// A status that our own transport made up says that nobody answered.
 fn refused(status: tonic::Status) -> NotIssued {
     match std::error::Error::source(&status) {
-        Some(_) => NotIssued::Unreachable(causes(&status)),
+        Some(_) => NotIssued::Unreachable(cause(&status)),
         None => NotIssued::Refused(status.code(), status.message().to_owned()),
     }
 }

@@ -23,6 +23,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::{
+    Status,
     metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap},
     transport::{Channel, Endpoint},
 };
@@ -129,13 +130,16 @@ impl Server {
         let connected = endpoint(&self.address)
             .connect_with_connector(connector)
             .await;
-        connected.map_err(|error| ChannelError::Unreachable(causes(&error)))
+        connected.map_err(|error| ChannelError::Unreachable(cause(&error)))
     }
 
     async fn open(&self) -> Result<TlsStream<TcpStream>, ChannelError> {
-        let unreachable = |error: io::Error| ChannelError::Unreachable(error.to_string());
         let host = host(&self.address).unwrap_or_default();
-        let tcp = TcpStream::connect((host, self.address.port_u16().unwrap_or(443)))
+        let port = self.address.port_u16().unwrap_or(443);
+        let unreachable = |error: io::Error| {
+            ChannelError::Unreachable(format!("{} ({host}:{port})", in_words(&error)))
+        };
+        let tcp = TcpStream::connect((host, port))
             .await
             .map_err(unreachable)?;
         tcp.set_nodelay(true).map_err(unreachable)?;
@@ -272,18 +276,35 @@ fn read(path: &PathBuf) -> Result<String, ChannelError> {
     fs::read_to_string(path).map_err(|error| ChannelError::File(path.clone(), error.kind()))
 }
 
-/// An error and what it says are its causes, each once.
-pub(crate) fn causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        next = cause.source();
+/// Why something failed, in plain words: what the innermost cause says. The errors around it are the libraries', which
+/// put debug text into theirs.
+pub(crate) fn cause(error: &(dyn Error + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(next) = innermost.source() {
+        innermost = next;
     }
-    text
+    if let Some(ChannelError::Unreachable(why)) = innermost.downcast_ref() {
+        // Whoever asks says by itself that nobody was reached.
+        why.clone()
+    } else if let Some(error) = innermost.downcast_ref() {
+        in_words(error)
+    } else if let Some(status) = innermost.downcast_ref::<Status>() {
+        format!("{} ({:?})", status.message(), status.code())
+    } else {
+        innermost.to_string()
+    }
+}
+
+/// The system's words without its number; the library's own word for a time that is over is of no use to a reader.
+fn in_words(error: &io::Error) -> String {
+    match (error.kind(), error.raw_os_error()) {
+        (io::ErrorKind::TimedOut, _) => "timed out".to_owned(),
+        (_, Some(number)) => {
+            let text = error.to_string().to_lowercase();
+            text.replace(&format!(" (os error {number})"), "")
+        }
+        (_, None) => error.to_string(),
+    }
 }
 
 impl fmt::Debug for Token {

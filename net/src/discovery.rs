@@ -23,7 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming, transport::Channel};
 
 use crate::{
-    channel::{Caller, ChannelError, causes},
+    channel::{Caller, ChannelError, cause},
     clock::chance,
 };
 
@@ -242,16 +242,16 @@ impl<C: Counters> Discovery<C> {
 /// A status that says how the stream ended. A server that closes a connection of age says so by GOAWAY, which arrives
 /// as an unavailable or internal status of our own transport's making.
 fn ended(status: &Status) -> (Ended, String) {
-    let why = causes(status);
     let aged = status.code() == Code::Unavailable && status.message().contains("max_age");
-    let closed = why.contains("NO_ERROR");
+    // The library's debug text of all that is behind it.
+    let closed = status.to_string().contains("NO_ERROR");
     (
         if aged || closed {
             Ended::Complete
         } else {
             Ended::GrpcError
         },
-        why,
+        cause(status),
     )
 }
 

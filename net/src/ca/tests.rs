@@ -9,7 +9,7 @@ use x509_parser::{certification_request::X509CertificationRequest, prelude::*};
 
 use super::*;
 use crate::{
-    channel::{Token, memory},
+    channel::{Roots, Server, Token, memory},
     clock::wall,
     tls::authority::{Authority as Root, Leaf},
 };
@@ -220,8 +220,51 @@ async fn an_authority_that_is_silent_or_away_is_told_apart() {
         ..authority
     };
     let outcome = authority.issue(CART.parse().unwrap()).await;
-    assert!(
-        matches!(&outcome, Err(NotIssued::Unreachable(why)) if why.contains("refused")),
-        "{outcome:?}"
+    assert_eq!(
+        outcome.err(),
+        Some(NotIssued::Unreachable("connection refused".into()))
     );
+}
+
+#[tokio::test]
+async fn an_authority_out_of_reach_is_told_in_plain_words() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let address = format!("https://{closed}");
+    let why = async |roots: Roots| {
+        let server = Server::new(&address, roots, None).unwrap();
+        let caller = Caller {
+            token: None,
+            cluster: "Kubernetes".into(),
+            headers: vec![],
+        };
+        let authority = Authority {
+            channel: server.lazy(),
+            caller,
+            life: Duration::from_secs(60),
+            aliases: vec![],
+            now: wall,
+        };
+        let outcome = authority.issue(CART.parse().unwrap()).await;
+        let connected = server.connect().await.unwrap_err().to_string();
+        (outcome.unwrap_err().to_string(), connected)
+    };
+    let refused = format!("connection refused ({closed})");
+    assert_eq!(
+        why(Roots::Pem(Root::new("mesh").root())).await,
+        (
+            format!("the certificate authority cannot be reached: {refused}"),
+            format!("the control plane cannot be reached: {refused}")
+        )
+    );
+    // The server is there, and its roots are not.
+    let listener = tokio::net::TcpListener::bind(closed).await.unwrap();
+    let (asked, _) = why(Roots::File("/nowhere/root.pem".into())).await;
+    assert_eq!(
+        asked,
+        "the certificate authority cannot be reached: /nowhere/root.pem cannot be read: entity not found"
+    );
+    drop(listener);
 }
