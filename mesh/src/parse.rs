@@ -36,7 +36,7 @@ fn ip(bytes: &[u8]) -> Result<IpAddr, String> {
 }
 
 /// A range given as bytes and prefix length. IPv4 written as IPv6 becomes IPv4 where it fits.
-fn range(bytes: &[u8], length: u32) -> Result<(IpAddr, u8), String> {
+pub(crate) fn range(bytes: &[u8], length: u32) -> Result<(IpAddr, u8), String> {
     let canonical = ip(bytes)?;
     let width = if bytes.len() == 4 { 32 } else { 128 };
     let length = u8::try_from(length).ok().filter(|length| *length <= width);

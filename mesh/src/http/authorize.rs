@@ -6,9 +6,11 @@
 //!
 //! Who asks is matched by the evaluator of layer 4; only what a request has beside a connection is matched here.
 
+mod condition;
 mod policy;
 mod template;
 
+pub use condition::Rejected;
 pub use policy::{
     Action, Condition, Effect, Operation, PathPattern, Policy, Rule, Source, host, text,
 };
