@@ -38,6 +38,9 @@ mod tests {
         let check = check::check_files(&files, &Settings::default());
         assert_eq!(check.problems, []);
         assert_eq!(check.notes, <[String; 0]>::default());
+        // As in the mesh that runs, where the nodes say that the pods are ready.
+        let printed = check.print(check::Format::Json);
+        assert!(!printed.contains("UNHEALTHY"), "{printed}");
     }
 
     #[test]
