@@ -23,6 +23,10 @@ const LOCK: &str = "lock";
 /// The directories of a demo.
 const PARTS: [&str; 5] = [MANIFESTS, STATE, NETNS, LOG, ZDS];
 
+/// The most bytes of its path: what unix(7) leaves of a socket's path (108 with the NUL) after the directory [`ZDS`], a
+/// node's name and, until the socket is complete, the process id of its maker, of 7 digits at most.
+const LONGEST: usize = 107 - "/zds/n1.4194304".len();
+
 /// A directory that this process has for itself.
 #[derive(Debug)]
 pub(crate) struct Room {
@@ -63,6 +67,14 @@ impl Room {
                 path.display()
             ))
         };
+        let length = path.as_os_str().len();
+        if length > LONGEST {
+            return Err(Failure::Failed(format!(
+                "{} is too long: with sockets in it, it may have {LONGEST} bytes, and has {length}\n\
+                 Choose a shorter directory with {VARIABLE}.",
+                path.display()
+            )));
+        }
         fs::create_dir_all(path).map_err(failed)?;
         let lock = lock(path).map_err(failed)?;
         let lock = lock.ok_or_else(|| {
@@ -217,6 +229,26 @@ mod tests {
         drop(room);
         assert!(!path.exists());
         assert_eq!(holder(&path).unwrap(), None);
+    }
+
+    #[test]
+    fn a_directory_too_long_for_a_socket_is_refused_and_not_made() {
+        let start = place("");
+        let of = |length: usize| {
+            let more = "x".repeat(length - start.as_os_str().len());
+            PathBuf::from(format!("{}{more}", start.display()))
+        };
+        let refused = Room::take(&of(93)).unwrap_err().to_string();
+        assert!(
+            refused.contains("may have 92 bytes, and has 93"),
+            "{refused}"
+        );
+        assert!(!of(93).exists());
+        drop(Room::take(&of(92)).unwrap());
+        let socket = of(92).join(ZDS).join("n1.4194304");
+        assert!(std::os::unix::net::SocketAddr::from_pathname(socket).is_ok());
+        let socket = of(93).join(ZDS).join("n1.4194304");
+        assert!(std::os::unix::net::SocketAddr::from_pathname(socket).is_err());
     }
 
     #[test]
