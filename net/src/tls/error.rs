@@ -112,7 +112,7 @@ impl From<&CertificateError> for TlsError {
                 .downcast_ref::<Self>()
                 .cloned()
                 .unwrap_or_else(|| Self::Other(other.to_string())),
-            _ => Self::Other(format!("{reason:?}")),
+            _ => Self::Other(reason.to_string()),
         }
     }
 }
