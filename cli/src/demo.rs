@@ -4,16 +4,18 @@
 //! Only what a kubelet and a CNI plugin would do is done here: pods' namespaces are made from the manifests, and their
 //! programs started.
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{fs, io, sync::Arc, thread, time::Duration};
 
 use clap::{Subcommand, ValueEnum, builder::PossibleValuesParser};
 use sys::netns::Netns;
 
-use self::{check::Check, ending::Ending, fault::Fault, report::Report, room::Room};
+use self::{
+    check::Check, ending::Ending, fault::Fault, problems::Problems, report::Report, room::Room,
+};
 use crate::{
     Failure,
     lab::process::Processes,
-    mesh::{LOG, MANIFESTS, Mesh, Settings},
+    mesh::{LOG, MANIFESTS, Mesh, STATE, Settings},
 };
 
 mod check;
@@ -21,6 +23,7 @@ mod ending;
 mod exec;
 mod fault;
 mod manifests;
+mod problems;
 mod report;
 mod room;
 
@@ -120,12 +123,24 @@ fn run(
         &mesh.path(MANIFESTS).join(manifests::POLICIES),
         &mesh.path(LOG),
     );
+    stay(&mesh, &report, ending)
+}
+
+/// Until a signal, or until a child ends by itself.
+fn stay(mesh: &Mesh, report: &Report, ending: &Ending) -> Result<(), Failure> {
+    let statuses = mesh.path(STATE).join(control::follow::STATUSES);
+    let mut problems = Problems::default();
     loop {
         thread::sleep(Duration::from_millis(200));
         if ending.begun() {
             return Ok(());
         }
         mesh.alive()?;
+        // It is replaced whole; if it is not there, a child has ended.
+        let text = fs::read_to_string(&statuses).unwrap_or_default();
+        if let Some(change) = problems.change(&text) {
+            report.edited(&change);
+        }
     }
 }
 

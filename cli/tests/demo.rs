@@ -9,6 +9,7 @@ use std::{
     os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -306,6 +307,36 @@ fn programs_run_in_pods_and_a_second_demo_is_refused() {
 
     kill("TERM", demo.id());
     demo.wait().unwrap();
+    place.nothing_is_left();
+}
+
+#[test]
+fn an_edit_that_is_wrong_is_told_and_so_is_its_correction() {
+    let Some(place) = Place::new("an_edit_that_is_wrong_is_told_and_so_is_its_correction") else {
+        return;
+    };
+    let mut demo = place.stays_up();
+    let (sender, lines) = mpsc::channel();
+    let output = BufReader::new(demo.stdout.take().unwrap());
+    let reader = thread::spawn(move || {
+        for line in output.lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    let told = |what: &str| {
+        let wait = Duration::from_secs(15);
+        while !lines.recv_timeout(wait).unwrap().contains(what) {}
+    };
+    let policies = place.0.join("manifests/policies.yaml");
+    let good = fs::read_to_string(&policies).unwrap();
+    fs::write(&policies, good.replace("action: DENY", "actoin: DENY")).unwrap();
+    told("AuthorizationPolicy/shop/no-batch, spec.actoin");
+    told("is not in force");
+    fs::write(&policies, good).unwrap();
+    told("nothing is wrong");
+    kill("TERM", demo.id());
+    demo.wait().unwrap();
+    reader.join().unwrap();
     place.nothing_is_left();
 }
 

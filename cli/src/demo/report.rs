@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{check::Outcome, room};
+use super::{check::Outcome, problems::Change, room};
 use crate::{Failure, mesh::Mesh, paint::Paint};
 
 /// A line for whoever reads; that nobody does any more is no reason to stop.
@@ -177,6 +177,23 @@ impl Report {
             policies.display()
         );
         say!("Logs, access logs among them, are in {}.", logs.display());
+    }
+
+    /// The manifests were edited, for worse or for better.
+    pub(crate) fn edited(&self, change: &Change) {
+        for problem in &change.new {
+            self.progress(&format!("{} {problem}", self.paint.mark(false)));
+        }
+        match (change.left, change.new.as_slice()) {
+            (0, _) => self.progress(&format!(
+                "{} nothing is wrong with the manifests any more: they are in force",
+                self.paint.mark(true)
+            )),
+            (left, []) => self.progress(&format!("  still wrong with the manifests: {left}")),
+            _ => self.progress(
+                "  What is wrong is not in force: its last good version is, and a policy that never had one denies.",
+            ),
+        }
     }
 
     fn progress(&self, text: &str) {
