@@ -129,7 +129,7 @@ fn show(arguments: &ZcArguments) -> Result<(), Failure> {
         &dump,
         arguments.part,
         arguments.output == Output::Json,
-    ))
+    )?)
 }
 
 #[cfg(test)]

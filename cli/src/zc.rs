@@ -1,6 +1,7 @@
 //! What one ztunnel believes, as tables: `ambit zc`.
 //!
-//! It reads `/config_dump`, from the admin port or from a file, and decides nothing. Missing fields print as `-`.
+//! It reads `/config_dump`, from the admin port or from a file, and decides nothing. Missing fields of an entry print as
+//! `-`; a part that is missing, or is no list, is a failure.
 
 use std::{
     io,
@@ -86,16 +87,31 @@ impl std::fmt::Display for Table {
 }
 
 /// One of the tables of a dump.
-pub(crate) fn print(dump: &Value, what: crate::args::Part, json: bool) -> String {
+pub(crate) fn print(dump: &Value, what: crate::args::Part, json: bool) -> Result<String, Failure> {
     use crate::args::Part;
     let (key, table): (_, fn(&Value, OffsetDateTime) -> Table) = match what {
         Part::Workloads => ("workloads", |dump, _| workloads(dump)),
         Part::Services => ("services", |dump, _| services(dump)),
         Part::Certificates => ("certificates", certificates),
     };
-    if json {
-        format!("{:#}\n", dump.get(key).unwrap_or(&Value::Null))
+    let part = part(dump, key)
+        .map_err(|what| Failure::Failed(format!("this is no dump of a ztunnel: {what}")))?;
+    Ok(if json {
+        format!("{part:#}\n")
     } else {
         table(dump, OffsetDateTime::now_utc()).to_string()
+    })
+}
+
+/// A list of objects, which is what every part of a dump is.
+fn part<'a>(dump: &'a Value, key: &str) -> Result<&'a Value, String> {
+    let fields = dump.as_object().ok_or("it is not an object")?;
+    let part = fields.get(key).ok_or_else(|| format!("{key} is missing"))?;
+    let list = part
+        .as_array()
+        .ok_or_else(|| format!("{key} is not a list"))?;
+    match list.iter().position(|it| !it.is_object()) {
+        Some(at) => Err(format!("{key}[{at}] is not an object")),
+        None => Ok(part),
     }
 }

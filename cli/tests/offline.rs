@@ -109,8 +109,21 @@ fn zc_reads_a_saved_dump() {
     let json: Value =
         serde_json::from_slice(&ambit(&["zc", "w", "-f", &file, "-o", "json"]).stdout).unwrap();
     assert_eq!(json, dump["workloads"]);
-    fs::write(&scratch.0, "no json").unwrap();
-    assert_eq!(ambit(&["zc", "w", "-f", &file]).status.code(), Some(1));
+    for (wrong, named) in [
+        ("no json", "expected"),
+        ("[]", "an object"),
+        ("{}", "workloads is missing"),
+        (r#"{"workloads":5}"#, "workloads is not a list"),
+        (r#"{"workloads":[{},5]}"#, "workloads[1] is not an object"),
+    ] {
+        fs::write(&scratch.0, wrong).unwrap();
+        for form in ["table", "json"] {
+            let output = ambit(&["zc", "w", "-f", &file, "-o", form]);
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{wrong}");
+            assert!(output.stdout.is_empty() && error.contains(named), "{error}");
+        }
+    }
 }
 
 #[test]
