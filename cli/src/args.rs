@@ -155,4 +155,44 @@ mod tests {
             );
         }
     }
+
+    /// The lines of the shell blocks of a text that run `ambit`, without their comments.
+    #[cfg(feature = "local")]
+    fn commands(text: &str) -> Vec<String> {
+        let mut commands = Vec::new();
+        let mut blocks = text.split("```sh\n").skip(1);
+        for block in &mut blocks {
+            let block = block.split("```").next().unwrap().replace("\\\n", " ");
+            let lines = block
+                .lines()
+                .map(|line| line.split(" #").next().unwrap().trim());
+            commands.extend(lines.filter_map(|line| {
+                let arguments = line
+                    .strip_prefix("cargo run --release -- ")
+                    .or_else(|| line.strip_prefix("ambit "))?;
+                Some(format!("ambit {arguments}"))
+            }));
+        }
+        commands
+    }
+
+    #[test]
+    #[cfg(feature = "local")]
+    fn every_command_in_the_documents_is_one() {
+        let readme = commands(include_str!("../../README.md"));
+        let contributing = commands(include_str!("../../CONTRIBUTING.md"));
+        assert!(readme.iter().any(|command| command == "ambit demo"));
+        for command in readme.iter().chain(&contributing) {
+            // Placeholders are words like others.
+            let words = command
+                .split_whitespace()
+                .map(|word| word.trim_matches('\''));
+            if let Err(error) = Arguments::try_parse_from(words) {
+                panic!("{command}: {error}");
+            }
+        }
+        let wrong = commands("```sh\nambit zc nothing  # no part\n```\n");
+        assert_eq!(wrong, ["ambit zc nothing"]);
+        assert!(Arguments::try_parse_from(wrong[0].split(' ')).is_err());
+    }
 }
