@@ -49,7 +49,10 @@ pub(crate) fn main(arguments: &Arguments) -> Result<(), Failure> {
     };
     crate::print(&compiled.print(format))?;
     let Check {
-        problems, notes, ..
+        problems,
+        refusal,
+        notes,
+        ..
     } = compiled;
     for note in notes {
         eprintln!("note: {note}");
@@ -57,12 +60,13 @@ pub(crate) fn main(arguments: &Arguments) -> Result<(), Failure> {
     for problem in &problems {
         eprintln!("error: {problem}");
     }
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(Failure::Failed(format!(
-            "{} problems; a control plane does not start with an invalid policy",
-            problems.len()
-        )))
-    }
+    let count = match problems.len() {
+        0 => return Ok(()),
+        1 => "1 problem".to_owned(),
+        many => format!("{many} problems"),
+    };
+    Err(Failure::Failed(match refusal {
+        Some(refusal) => format!("{count}; {refusal}"),
+        None => format!("{count}; a control plane starts, without what is faulty, and logs this"),
+    }))
 }

@@ -96,6 +96,36 @@ fn a_bad_manifest_is_one_and_names_file_and_field() {
 }
 
 #[test]
+fn compile_says_what_a_control_plane_would_do() {
+    let scratch = Scratch::new("start");
+    fs::create_dir_all(&scratch.0).unwrap();
+    let (directory, file) = (scratch.0.clone(), scratch.0.join("a.yaml"));
+    let last = |path: &std::path::Path| {
+        let output = ambit(&["compile", "-f", &path.display().to_string()]);
+        assert_eq!(output.status.code(), Some(1));
+        let error = String::from_utf8(output.stderr).unwrap();
+        error.lines().last().unwrap().to_owned()
+    };
+    let service =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: x, namespace: y}\nspec: {ports: 5}\n";
+    fs::write(&file, service).unwrap();
+    assert_eq!(
+        last(&directory),
+        "ambit: 1 problem; a control plane starts, without what is faulty, and logs this"
+    );
+    assert_eq!(
+        last(&file),
+        "ambit: 1 problem; a control plane does not start with this: one file as its source has to be all good"
+    );
+    let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: x, namespace: y}\nspec: {rulez: []}\n";
+    fs::write(&file, format!("{service}---\n{policy}")).unwrap();
+    assert_eq!(
+        last(&directory),
+        "ambit: 2 problems; a control plane does not start with this: AuthorizationPolicy/y/x cannot be understood, and denies for its scope"
+    );
+}
+
+#[test]
 fn zc_reads_a_saved_dump() {
     let scratch = Scratch::new("dump");
     let dump = json!({ "workloads": [{ "namespace": "shop", "name": "web", "workloadIps": ["10.0.0.1"], "node": "n1", "protocol": "HBONE" }] });

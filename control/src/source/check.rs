@@ -1,21 +1,35 @@
 //! Compiles a directory once and says what came of it, without a server.
 
-use std::{collections::BTreeMap, io, path::Path, path::PathBuf};
+use std::{collections::BTreeMap, fmt, io, path::Path, path::PathBuf};
 
 use mesh::local;
 
 use super::{Loaded, Problem, load, read_dir};
-use crate::compile::{Compiled, Settings, compile, json};
+use crate::{
+    compile::{Compiled, Settings, compile, json},
+    manifest::ObjectRef,
+};
 
 /// The outcome of compiling a directory.
 #[derive(Clone, Debug)]
 pub struct Check {
     /// The resources and statuses.
     pub compiled: Compiled,
-    /// What is wrong; none means that a control plane would start with this.
+    /// What is wrong.
     pub problems: Vec<Problem>,
+    /// Why a control plane would not start with this. Other problems it logs, and starts without what is faulty.
+    pub refusal: Option<Refusal>,
     /// What is worth knowing but not wrong: kinds that are not used, conditions that do not simply say yes.
     pub notes: Vec<String>,
+}
+
+/// Why a control plane does not start; the rule is that of [`crate::follow::Source::open`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A policy cannot be understood, and no earlier version of it can stand in.
+    Policy(ObjectRef),
+    /// The source is one file, and something is wrong with it.
+    File,
 }
 
 /// How to print resources.
@@ -29,10 +43,14 @@ pub enum Format {
 
 /// Compiles the manifests of a directory, or of one file.
 pub fn check(path: &Path, settings: &Settings) -> io::Result<Check> {
-    Ok(check_files(&read_dir(path)?, settings))
+    let mut check = check_files(&read_dir(path)?, settings);
+    if path.is_file() && !check.problems.is_empty() {
+        check.refusal.get_or_insert(Refusal::File);
+    }
+    Ok(check)
 }
 
-/// Compiles manifests by file name.
+/// Compiles manifests by file name, as those of a directory.
 pub fn check_files(files: &BTreeMap<PathBuf, String>, settings: &Settings) -> Check {
     let Loaded {
         world,
@@ -64,6 +82,7 @@ pub fn check_files(files: &BTreeMap<PathBuf, String>, settings: &Settings) -> Ch
     Check {
         compiled,
         problems,
+        refusal: world.denials.into_keys().next().map(Refusal::Policy),
         notes,
     }
 }
@@ -85,6 +104,20 @@ impl Check {
                 } = &self.compiled;
                 local::write(addresses, authorizations)
             }
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Policy(policy) => write!(
+                f,
+                "a control plane does not start with this: {policy} cannot be understood, and denies for its scope"
+            ),
+            Self::File => f.write_str(
+                "a control plane does not start with this: one file as its source has to be all good",
+            ),
         }
     }
 }
