@@ -5,17 +5,18 @@
 //! of the files is.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fmt, io,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use proto::workload::address::Type;
 use serde_json::{Value, json};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::{
     compile::{Compiled, Settings, compile},
@@ -24,7 +25,10 @@ use crate::{
     publish::Snapshot,
     reports::{self, ByNode},
     serve::{Hub, Mesh},
-    source::{self, Loaded, Problem},
+    source::{
+        self, Loaded, Problem,
+        files::{Files, PATIENCE},
+    },
     state::{PUBLIC, StateDir},
     watch::Watch,
     world,
@@ -39,13 +43,18 @@ pub const STATUSES: &str = "statuses.json";
 /// The source is read this often although nothing told of a change: symbolic links and remote file systems do not.
 const RESCAN: Duration = Duration::from_secs(10);
 
+/// How often a start looks at files that are being written.
+const START: Duration = Duration::from_millis(10);
+
 /// The source as last read, and what became of it.
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
     settings: Settings,
     /// As read last; empty until then.
-    files: BTreeMap<PathBuf, String>,
+    files: Files,
+    /// Files that are being written for too long.
+    late: Vec<Problem>,
     /// What is in force.
     loaded: Loaded,
     /// Of the files as read last, even if another state of them is in force.
@@ -66,35 +75,41 @@ pub enum Refused {
 }
 
 impl Source {
-    /// Reads the source for the first time. What it denies for want of an earlier version refuses the start.
+    /// Reads the source for the first time; waits a little while for files that are being written, and goes on without
+    /// those that do not settle. What it denies for want of an earlier version refuses the start.
     pub fn open(path: &Path, settings: Settings) -> Result<Self, Refused> {
-        let files =
-            source::read_dir(path).map_err(|error| Refused::Unreadable(path.to_owned(), error))?;
-        let loaded = source::load(&files, None);
+        let files = settled(path).map_err(|error| Refused::Unreadable(path.to_owned(), error))?;
+        let loaded = source::load(files.texts(), None);
         let alone_and_broken = path.is_file() && !loaded.problems.is_empty();
         if !loaded.world.denials.is_empty() || alone_and_broken {
             return Err(Refused::Invalid(loaded.problems));
         }
         let problems = loaded.problems.clone();
-        let source = Self {
+        let mut source = Self {
             path: path.to_owned(),
             settings,
             files,
+            late: Vec::new(),
             loaded,
             problems,
             held_back: None,
             unreadable: None,
         };
         source.log(&[]);
+        source.tell_late();
         Ok(source)
     }
 
     /// Reads the source again.
     pub fn reread(&mut self) {
-        let unreadable = match source::read_dir(&self.path) {
-            Ok(files) if files == self.files => None,
+        let unreadable = match self.files.look(&self.path, Instant::now()) {
             Ok(files) => {
-                self.take(files);
+                let same = files.texts() == self.files.texts();
+                self.files = files;
+                if !same {
+                    self.take();
+                }
+                self.tell_late();
                 None
             }
             Err(error) => Some(format!("{} cannot be read: {error}", self.path.display())),
@@ -108,10 +123,22 @@ impl Source {
         self.unreadable = unreadable;
     }
 
-    fn take(&mut self, files: BTreeMap<PathBuf, String>) {
-        let loaded = source::load(&files, Some(&self.loaded));
+    /// When to read again although nothing tells of a change, if so.
+    pub fn look_again(&self) -> Option<Duration> {
+        self.files.look_again(Instant::now())
+    }
+
+    fn tell_late(&mut self) {
+        let late = self.files.problems(Instant::now());
+        for problem in late.iter().filter(|problem| !self.late.contains(problem)) {
+            tracing::error!("{problem}");
+        }
+        self.late = late;
+    }
+
+    fn take(&mut self) {
+        let loaded = source::load(self.files.texts(), Some(&self.loaded));
         let before = std::mem::replace(&mut self.problems, loaded.problems.clone());
-        self.files = files;
         self.log(&before);
         let policy = denies_the_mesh(&loaded, &self.settings.root_namespace);
         self.held_back = policy.map(|policy| {
@@ -144,6 +171,7 @@ impl Source {
     /// Problems now, as far as they are counted.
     pub fn problems(&self) -> usize {
         self.problems.len()
+            + self.late.len()
             + usize::from(self.held_back.is_some())
             + usize::from(self.unreadable.is_some())
     }
@@ -164,7 +192,7 @@ impl Source {
     }
 
     fn statuses(&self, compiled: &Compiled) -> String {
-        let problems = self.problems.iter().map(|problem| {
+        let problems = self.problems.iter().chain(&self.late).map(|problem| {
             json!({
                 "file": problem.file.display().to_string(),
                 "document": problem.document,
@@ -188,6 +216,20 @@ impl Source {
             "objects": serde_json::Map::from_iter(objects),
         });
         format!("{page:#}\n")
+    }
+}
+
+/// The files of a source, as soon as nobody writes them; or as they are when that takes too long.
+fn settled(path: &Path) -> io::Result<Files> {
+    let begun = Instant::now();
+    let (mut files, mut now) = (Files::default(), begun);
+    loop {
+        files = files.look(path, now)?;
+        if files.look_again(now).is_none() || now.duration_since(begun) >= PATIENCE {
+            return Ok(files);
+        }
+        thread::sleep(START);
+        now = Instant::now();
     }
 }
 
@@ -294,6 +336,7 @@ pub fn publish(hub: &Hub, state: &StateDir, source: &Source) {
 
 /// Publishes every change of the source and of the nodes' reports, until the task ends.
 pub async fn follow(hub: Arc<Hub>, state: Arc<StateDir>, source: Source, watch: Watch) {
+    let mut look_again = source.look_again();
     let source = Arc::new(Mutex::new(source));
     let mut reports = hub.reports.watch();
     let mut rescan = interval(RESCAN);
@@ -308,17 +351,22 @@ pub async fn follow(hub: Arc<Hub>, state: Arc<StateDir>, source: Source, watch: 
                 return;
             },
             _ = rescan.tick() => {}
+            () = sleep(look_again.unwrap_or_default()), if look_again.is_some() => {}
         }
+        // Whatever woke this may have cut short the wait for a change.
+        watch.renew();
         reports.mark_unchanged();
         let (hub, state, source) = (Arc::clone(&hub), Arc::clone(&state), Arc::clone(&source));
         let done = tokio::task::spawn_blocking(move || {
             let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
             source.reread();
             publish(&hub, &state, &source);
+            source.look_again()
         });
-        if let Err(error) = done.await {
+        look_again = done.await.unwrap_or_else(|error| {
             tracing::error!(%error, "the source was not compiled: what was published stays in force");
-        }
+            None
+        });
     }
 }
 

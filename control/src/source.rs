@@ -20,6 +20,7 @@ use crate::{
 };
 
 pub mod check;
+pub mod files;
 mod guess;
 mod loading;
 
@@ -69,10 +70,33 @@ impl fmt::Display for Problem {
     }
 }
 
+impl Problem {
+    fn of_file(file: &Path, reason: String) -> Self {
+        Self {
+            file: file.to_owned(),
+            document: None,
+            object: None,
+            field: String::new(),
+            reason,
+        }
+    }
+}
+
 /// Reads the files of a directory that end in `.yaml`, `.yml` or `.json`, not those of directories below it; or a
 /// single file. Names that begin with a dot are left out, because editors put half-written files there. A file that
-/// goes away meanwhile counts as not there.
+/// goes away meanwhile counts as not there. Each is read as it is now, even if somebody is writing it: whoever reads
+/// more than once uses [`Files`](files::Files).
 pub fn read_dir(path: &Path) -> io::Result<BTreeMap<PathBuf, String>> {
+    each(path, |path| {
+        let mut bytes = Vec::new();
+        let file = fs::File::open(path)?;
+        file.take(LIMITS.file as u64 + 1).read_to_end(&mut bytes)?;
+        Ok(text(&bytes))
+    })
+}
+
+/// What `read` makes of each file. It reads at most one byte more than is allowed, which [`load`] then sees.
+fn each<T>(path: &Path, read: impl Fn(&Path) -> io::Result<T>) -> io::Result<BTreeMap<PathBuf, T>> {
     let mut files = BTreeMap::new();
     if !fs::metadata(path)?.is_dir() {
         files.insert(path.to_owned(), read(path)?);
@@ -90,7 +114,7 @@ pub fn read_dir(path: &Path) -> io::Result<BTreeMap<PathBuf, String>> {
             continue;
         }
         match read(&path) {
-            Ok(text) => drop(files.insert(path, text)),
+            Ok(found) => drop(files.insert(path, found)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 return Err(io::Error::new(
@@ -103,14 +127,9 @@ pub fn read_dir(path: &Path) -> io::Result<BTreeMap<PathBuf, String>> {
     Ok(files)
 }
 
-/// At most one byte more than is allowed, which [`load`] then sees; bytes that are not UTF-8 become U+FFFD, which it
-/// sees too.
-fn read(path: &Path) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)?
-        .take(LIMITS.file as u64 + 1)
-        .read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+/// Bytes that are not UTF-8 become U+FFFD, which [`load`] sees.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Makes a world of all files. `previous` is what the last call returned: the source of last good versions.
@@ -120,10 +139,17 @@ pub fn load(files: &BTreeMap<PathBuf, String>, previous: Option<&Loaded>) -> Loa
         previous: previous.unwrap_or(&nothing),
         loaded: Loaded::default(),
     };
-    for (file, text) in files {
+    let (empty, full): (Vec<_>, Vec<_>) =
+        files.iter().partition(|(_, text)| text.trim().is_empty());
+    for (file, text) in full {
         loading.file(file, text);
     }
+    // Last, so that what another file holds now is known.
+    for (file, _) in empty {
+        loading.empty(file);
+    }
     let Loading { mut loaded, .. } = loading;
+    loaded.problems.sort_by(|a, b| a.file.cmp(&b.file));
     for stored in loaded.stored.values().cloned() {
         loaded.world.stored.addresses.extend(stored.addresses);
         loaded

@@ -56,7 +56,6 @@ impl Watch {
                 break;
             }
         }
-        // Before the caller reads: what comes after this is an event again.
         self.renew();
         Ok(())
     }
@@ -78,8 +77,9 @@ impl Watch {
         }
     }
 
-    /// Watches all that is there now. What cannot be watched is missed until the source is read for another reason.
-    fn renew(&self) {
+    /// Watches all that is there now. To be called before each reading, so that what comes after it is an event. What
+    /// cannot be watched is missed until the source is read for another reason.
+    pub fn renew(&self) {
         let above = match self.source.parent() {
             Some(above) if above.as_os_str().is_empty() => Path::new("."),
             Some(above) => above,

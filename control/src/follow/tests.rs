@@ -1,6 +1,6 @@
 //! Facts about files that come, change and break, and about reports that make pods reachable.
 
-use std::fs;
+use std::{fs, io::Write as _, time::SystemTime};
 
 use proto::{
     node::{PodReport, ReportRequest},
@@ -48,12 +48,38 @@ impl Files {
         all
     }
 
+    /// Saves a file a minute ago.
     fn write(&self, name: &str, text: &str) {
-        fs::write(self.0.path().join(name), text).unwrap();
+        let (new, path) = (self.0.path().join("new"), self.0.path().join(name));
+        fs::write(&new, text).unwrap();
+        age(&fs::File::open(&new).unwrap());
+        // What somebody may still have open is left behind.
+        fs::rename(new, path).unwrap();
+    }
+
+    /// Opens a file to save it in place.
+    fn truncate(&self, name: &str) -> fs::File {
+        fs::File::create(self.0.path().join(name)).unwrap()
     }
 
     fn open(&self) -> Result<Source, Refused> {
         Source::open(self.0.path(), Settings::default())
+    }
+}
+
+fn age(file: &fs::File) {
+    let before = SystemTime::now() - Duration::from_secs(60);
+    file.set_modified(before).unwrap();
+}
+
+/// Reads again until nothing is being written.
+fn reread(source: &mut Source) {
+    let begun = Instant::now();
+    source.reread();
+    while source.look_again().is_some() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{source:?}");
+        thread::yield_now();
+        source.reread();
     }
 }
 
@@ -166,7 +192,7 @@ fn a_broken_edit_keeps_the_last_good_version_and_is_shown() {
         (vec!["shop/closed".to_owned()], 0)
     );
     files.write("p.yaml", &in_namespace(BROKEN, "shop"));
-    source.reread();
+    reread(&mut source);
     let after = mesh(&source);
     assert!(after.snapshot.same(&before.snapshot));
     assert_eq!(source.problems(), 1);
@@ -176,7 +202,7 @@ fn a_broken_edit_keeps_the_last_good_version_and_is_shown() {
         after.statuses
     );
     files.write("p.yaml", &in_namespace(GOOD, "shop"));
-    source.reread();
+    reread(&mut source);
     assert_eq!(source.problems(), 0);
 }
 
@@ -185,7 +211,7 @@ fn a_new_policy_that_cannot_be_understood_denies_for_its_namespace() {
     let files = Files::new(&[("pods.yaml", PODS)]);
     let mut source = files.open().unwrap();
     files.write("bad.yaml", &in_namespace(BROKEN, "shop"));
-    source.reread();
+    reread(&mut source);
     assert_eq!(policies(&source).len(), 1);
 }
 
@@ -195,7 +221,7 @@ fn one_that_would_deny_the_whole_mesh_holds_back_the_files_until_it_is_corrected
     let mut source = files.open().unwrap();
     files.write("bad.yaml", &in_namespace(BROKEN, "ambit-system"));
     files.write("p.yaml", &in_namespace(GOOD, "shop"));
-    source.reread();
+    reread(&mut source);
     assert!(policies(&source).is_empty());
     assert!(
         mesh(&source)
@@ -203,18 +229,80 @@ fn one_that_would_deny_the_whole_mesh_holds_back_the_files_until_it_is_corrected
             .contains("would deny everything in the mesh")
     );
     // Reports count all the while, and the reason stays while nothing changes.
-    source.reread();
+    reread(&mut source);
     assert_eq!(
         by_hbone(&source.mesh(&reporting("n1", &["cart"]), &Snapshot::default())),
         Some(true)
     );
     assert_eq!(source.problems(), 2);
     fs::remove_file(files.0.path().join("bad.yaml")).unwrap();
-    source.reread();
+    reread(&mut source);
     assert_eq!(
         (policies(&source), source.problems()),
         (vec!["shop/closed".to_owned()], 0)
     );
+}
+
+#[test]
+fn a_policy_stays_in_force_while_its_file_is_saved_in_place() {
+    let (one, other) = (
+        in_namespace(GOOD, "shop"),
+        in_namespace(GOOD, "shop").replace("closed", "shut"),
+    );
+    let both = format!("{one}---{other}");
+    let files = Files::new(&[("pods.yaml", PODS), ("p.yaml", &both)]);
+    let mut source = files.open().unwrap();
+    let names = ["shop/closed", "shop/shut"];
+    assert_eq!(policies(&source), names);
+    for first in ["", &one] {
+        let mut writer = files.truncate("p.yaml");
+        writer.write_all(first.as_bytes()).unwrap();
+        age(&writer);
+        source.reread();
+        assert_eq!(policies(&source), names, "{first:?}");
+        assert!(source.look_again().is_some());
+        writer.write_all(&both.as_bytes()[first.len()..]).unwrap();
+        drop(writer);
+        reread(&mut source);
+        assert_eq!((policies(&source).len(), source.problems()), (2, 0));
+    }
+    files.write("p.yaml", "");
+    reread(&mut source);
+    assert_eq!(
+        (policies(&source).len(), source.problems()),
+        (2, 1),
+        "emptied"
+    );
+    files.write("p.yaml", &one);
+    reread(&mut source);
+    assert_eq!(
+        (policies(&source), source.problems()),
+        (vec!["shop/closed".to_owned()], 0)
+    );
+}
+
+#[test]
+fn a_start_waits_for_a_writer_and_goes_on_without_one_that_does_not_end() {
+    let files = Files::new(&[("pods.yaml", PODS), ("p.yaml", "")]);
+    let mut writer = files.truncate("p.yaml");
+    writer
+        .write_all(in_namespace(GOOD, "shop").as_bytes())
+        .unwrap();
+    let mut source = files.open().unwrap();
+    assert!(policies(&source).is_empty());
+    assert_eq!(source.problems(), 1);
+    assert!(mesh(&source).statuses.contains("p.yaml"));
+    drop(writer);
+    reread(&mut source);
+    assert_eq!(
+        (policies(&source).len(), source.problems()),
+        (1, 0),
+        "seen later"
+    );
+    files.truncate("p.yaml");
+    let path = files.0.path().join("p.yaml");
+    fs::write(path, in_namespace(GOOD, "shop")).unwrap();
+    assert_eq!(policies(&files.open().unwrap()).len(), 1, "only just saved");
 }
 
 #[test]
@@ -226,7 +314,7 @@ fn a_source_that_goes_away_leaves_everything_in_force() {
     let mut source = Source::open(&path, Settings::default()).unwrap();
     let before = mesh(&source);
     fs::remove_dir_all(&path).unwrap();
-    source.reread();
+    reread(&mut source);
     assert!(mesh(&source).snapshot.same(&before.snapshot));
     assert_eq!(source.problems(), 1);
 }

@@ -64,6 +64,17 @@ impl Loading<'_> {
         self.nameless(file, nameless, &kept);
     }
 
+    /// A file without content is most likely one that somebody is about to fill: what it held stays. Who wants that gone
+    /// removes the file.
+    pub(super) fn empty(&mut self, file: &Path) {
+        if self.keep(file).is_empty() && !self.previous.stored.contains_key(file) {
+            return;
+        }
+        let field = String::new();
+        let reason = EMPTY.to_owned();
+        self.problem(file, None, None, Fault { field, reason });
+    }
+
     fn tree(
         &mut self,
         file: &Path,
@@ -359,6 +370,8 @@ fn looks_stored(text: &str) -> bool {
             .any(|key| line.strip_prefix(key).is_some_and(|it| it.starts_with(':')))
     })
 }
+
+const EMPTY: &str = "the file is empty; remove the file to remove its objects";
 
 const STORED: [&str; 3] = ["workloads", "services", "policies"];
 

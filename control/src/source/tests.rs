@@ -76,6 +76,40 @@ fn the_last_good_version_stays_while_the_newest_is_refused() {
 }
 
 #[test]
+fn an_emptied_file_keeps_its_objects_until_it_is_removed() {
+    let first = one(&(NAMESPACE.to_owned() + &policy("p", DENY_BANK)), None);
+    for text in ["", " \n\t\n"] {
+        let emptied = one(text, Some(&first));
+        assert_eq!(emptied.world, first.world, "{text:?}");
+        let [problem] = emptied.problems.as_slice() else {
+            panic!("{:?}", emptied.problems)
+        };
+        assert_eq!(
+            problem.to_string(),
+            "a.yaml: the file is empty; remove the file to remove its objects"
+        );
+        let still = one(text, Some(&emptied));
+        assert_eq!(
+            (still.world, still.problems.len()),
+            (first.world.clone(), 1)
+        );
+        let removed = load(&files(&[]), Some(&emptied));
+        assert_eq!(removed.world, World::default());
+    }
+    assert!(one("", None).problems.is_empty(), "one that held nothing");
+    for (now_empty, now_full) in [("a.yaml", "b.yaml"), ("b.yaml", "a.yaml")] {
+        let before = load(&files(&[(now_empty, &policy("p", DENY_BANK))]), None);
+        let moved = files(&[(now_empty, ""), (now_full, &policy("p", "{}"))]);
+        let moved = load(&moved, Some(&before));
+        assert!(moved.problems.is_empty(), "{:?}", moved.problems);
+        assert_ne!(
+            moved.world, before.world,
+            "the object of the other file counts"
+        );
+    }
+}
+
+#[test]
 fn a_policy_that_was_never_good_denies() {
     for (spec, selects) in [
         ("{action: NO}", false),

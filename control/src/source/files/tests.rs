@@ -1,0 +1,159 @@
+//! What is kept, taken and told, as a table; and a directory whose files are saved in place.
+
+use std::io::Write as _;
+
+use super::*;
+use crate::state::scratch::Scratch;
+
+/// The stamp of a file of its own: no two are the same.
+fn stamp(scratch: &Scratch, name: &str) -> Stamp {
+    let path = scratch.path().join(name);
+    fs::write(&path, name).unwrap();
+    Stamp::of(&fs::metadata(path).unwrap()).unwrap()
+}
+
+#[test]
+fn a_text_stays_until_the_file_is_whole_again() {
+    let scratch = Scratch::new();
+    let [first, second] = ["first", "second"].map(|name| stamp(&scratch, name));
+    let whole = |stamp, text: &str| Some(Content::Whole(stamp, text.into()));
+    let cases = [
+        ("new", whole(first, "1"), Some("1"), false),
+        ("the same", whole(first, "1"), Some("1"), false),
+        (
+            "truncated",
+            Some(Content::Unsettled(second)),
+            Some("1"),
+            true,
+        ),
+        (
+            "still so",
+            Some(Content::Unsettled(second)),
+            Some("1"),
+            true,
+        ),
+        ("written", whole(second, "2"), Some("2"), false),
+        (
+            "open, not written",
+            Some(Content::Unsettled(second)),
+            Some("2"),
+            false,
+        ),
+        ("emptied", whole(first, ""), Some(""), false),
+        ("removed", None, None, false),
+        (
+            "new, being written",
+            Some(Content::Unsettled(first)),
+            None,
+            true,
+        ),
+        ("removed again", None, None, false),
+    ];
+    let (path, now) = (PathBuf::from("a.yaml"), Instant::now());
+    let mut files = Files::default();
+    for (what, content, text, unsettled) in cases {
+        let found = content.map(|content| (path.clone(), content));
+        files = files.with(found.into_iter().collect(), now);
+        assert_eq!(files.texts().get(&path).map(String::as_str), text, "{what}");
+        assert_eq!(files.look_again(now).is_some(), unsettled, "{what}");
+    }
+}
+
+#[test]
+fn one_that_is_written_for_too_long_is_told_and_looked_at_less_often() {
+    let scratch = Scratch::new();
+    let stamps = ["a", "b", "c"].map(|name| stamp(&scratch, name));
+    let (old, new) = (PathBuf::from("a.yaml"), PathBuf::from("b.yaml"));
+    let begun = Instant::now();
+    let files = Files::default().with(
+        [(old.clone(), Content::Whole(stamps[0], vec![]))].into(),
+        begun,
+    );
+    let found = BTreeMap::from([
+        (old.clone(), Content::Unsettled(stamps[1])),
+        (new.clone(), Content::Unsettled(stamps[2])),
+    ]);
+    let files = files
+        .with(found.clone(), begun)
+        .with(found, begun + PATIENCE);
+    assert_eq!(files.look_again(begun), Some(SOON));
+    assert_eq!(files.problems(begun), []);
+    assert_eq!(files.look_again(begun + PATIENCE), Some(LATER));
+    let problems = files.problems(begun + PATIENCE);
+    let told: Vec<_> = problems
+        .iter()
+        .map(|it| (&it.file, it.reason.as_str()))
+        .collect();
+    assert!(
+        matches!(&told[..], [(first, stays), (second, unread)] if *first == &old && *second == &new
+            && stays.ends_with("stays in force") && unread.ends_with("is not read")),
+        "{told:?}"
+    );
+}
+
+/// A file that nobody has touched for long.
+fn age(file: &fs::File) {
+    file.set_modified(SystemTime::now() - Duration::from_secs(60))
+        .unwrap();
+}
+
+/// Looks until nothing is being written: a child that another test starts has all files of this process until it is its
+/// own.
+fn until_settled(mut files: Files, directory: &Path) -> Files {
+    let begun = Instant::now();
+    loop {
+        files = files.look(directory, Instant::now()).unwrap();
+        if files.look_again(begun).is_none() {
+            return files;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "{files:?}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_file_that_is_saved_in_place_keeps_its_text_until_it_is_closed_and_old_enough() {
+    let scratch = Scratch::new();
+    let path = scratch.path().join("a.yaml");
+    fs::write(&path, "one\ntwo\n").unwrap();
+    let mut files = until_settled(Files::default(), scratch.path());
+    let look = |files: &mut Files| {
+        *files = files.look(scratch.path(), Instant::now()).unwrap();
+        (
+            files.texts()[&path].clone(),
+            files.look_again(Instant::now()).is_some(),
+        )
+    };
+    let kept = ("one\ntwo\n".to_owned(), true);
+    let mut writer = fs::File::create(&path).unwrap();
+    age(&writer);
+    assert_eq!(look(&mut files), kept, "truncated");
+    writer.write_all(b"one\n").unwrap();
+    age(&writer);
+    assert_eq!(look(&mut files), kept, "the first half");
+    writer.write_all(b"three\n").unwrap();
+    drop(writer);
+    files = until_settled(files, scratch.path());
+    assert_eq!(files.texts()[&path], "one\nthree\n");
+    // Closed, but only just changed, as in a loop of open, write and close.
+    fs::File::create(&path)
+        .unwrap()
+        .set_modified(SystemTime::now() + Duration::from_secs(1))
+        .unwrap();
+    assert_eq!(look(&mut files), ("one\nthree\n".to_owned(), true), "young");
+}
+
+#[test]
+fn a_file_that_is_renamed_into_its_place_is_taken_at_once() {
+    let scratch = Scratch::new();
+    let path = scratch.path().join("a.yaml");
+    fs::write(&path, "1").unwrap();
+    let files = until_settled(Files::default(), scratch.path());
+    let new = scratch.path().join("new");
+    fs::write(&new, "2").unwrap();
+    age(&fs::File::open(&new).unwrap());
+    fs::rename(new, &path).unwrap();
+    // The old one, which somebody may still write, is another file.
+    let files = until_settled(files, scratch.path());
+    assert_eq!(files.texts()[&path], "2");
+}
