@@ -152,7 +152,10 @@ impl Agent {
             let (file, document) = (file.display(), document.unwrap_or_default());
             error!(%file, document, reason, "a manifest cannot be read; its last good version stays");
         }
-        self.wanted = Some(self.manifests.pods(&self.node));
+        // An agent that has just started lets no pod go because a manifest is being written.
+        if !(looked.incomplete && self.wanted.is_none()) {
+            self.wanted = Some(self.manifests.pods(&self.node));
+        }
         looked.unsettled
     }
 

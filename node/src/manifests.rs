@@ -1,6 +1,7 @@
 //! Pods and namespaces from a directory of Kubernetes manifests (`*.yaml`, `*.yml`, `*.json`; several documents a file).
 //!
-//! Other kinds are passed over. A document that cannot be read keeps its last good version in force, and is told once.
+//! Other kinds are passed over. A document that cannot be read keeps its last good version in force, and is told once. So
+//! does a file that somebody is writing ([`sys::file`]) or has emptied.
 //! Nothing here waits: [`watch`](crate::watch) says when to look again.
 
 use std::{
@@ -12,12 +13,13 @@ use std::{
 
 use mesh::enrol::{self, Enrolment, Reason, enrolled};
 use serde::Deserialize;
+use sys::file::{self, Content, Stamp};
 
 /// The annotation that names a pod's network namespace: a file in the agent's directory of namespaces.
 pub const NETNS_ANNOTATION: &str = "ambit.dev/netns";
 
-/// A file younger than this may still be in the middle of being written.
-const SETTLED: Duration = Duration::from_millis(40);
+/// Whoever writes a file for longer than this is told about.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A file larger than this is not read.
 const LARGEST_FILE: u64 = 16 << 20;
@@ -51,12 +53,14 @@ pub struct Manifests {
 }
 
 /// What a look at the directory found.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Looked {
     /// What cannot be read and was not told before.
     pub faults: Vec<Fault>,
-    /// Some files were too young to be read: look again soon.
+    /// Some files are being written: look again soon.
     pub unsettled: bool,
+    /// Some files are not read yet and may be any moment: what is known is not all.
+    pub incomplete: bool,
 }
 
 /// A document, or a whole file, that cannot be read.
@@ -72,13 +76,13 @@ pub struct Fault {
 
 #[derive(Debug, Default)]
 struct File {
+    /// As read last; none before.
     stamp: Option<Stamp>,
+    /// Since when it is known that it is being written, if it is.
+    unsettled: Option<SystemTime>,
     documents: Vec<Option<Object>>,
     faults: Vec<Fault>,
 }
-
-/// What changes when a file does.
-type Stamp = (SystemTime, u64, u64);
 
 /// A document of a kind that counts, with the fields that count.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,23 +171,33 @@ impl Manifests {
             document: None,
             reason,
         };
-        let faults = match stamp(path) {
-            Err(error) => vec![fault(error.to_string())],
-            Ok((_, length, _)) if length > LARGEST_FILE => {
-                vec![fault(format!("{length} bytes is too large"))]
-            }
-            Ok(stamp) if file.stamp == Some(stamp) => return,
-            Ok((modified, ..)) if now.duration_since(modified).is_ok_and(|age| age < SETTLED) => {
+        let since = file.unsettled.take();
+        let faults = match look(path, file.stamp, now) {
+            Err(reason) => vec![fault(reason)],
+            Ok(Found::Same) => return,
+            Ok(Found::Unsettled) => {
+                // A clock that was set back begins anew.
+                let since = since.map_or(now, |since| since.min(now));
+                file.unsettled = Some(since);
                 looked.unsettled = true;
-                return;
+                if now
+                    .duration_since(since)
+                    .is_ok_and(|so_far| so_far < PATIENCE)
+                {
+                    looked.incomplete |= file.stamp.is_none();
+                    return;
+                }
+                vec![fault(WRITTEN.to_owned())]
             }
-            Ok(stamp) => match fs::read_to_string(path) {
-                Err(error) => vec![fault(error.to_string())],
-                Ok(text) => {
-                    file.stamp = Some(stamp);
+            Ok(Found::Whole(stamp, text)) => {
+                file.stamp = Some(stamp);
+                let held = file.documents.iter().any(Option::is_some);
+                if held && text.trim().is_empty() {
+                    vec![fault(EMPTY.to_owned())]
+                } else {
                     read(path, &text, &mut file.documents)
                 }
-            },
+            }
         };
         looked.faults.extend(
             faults
@@ -280,10 +294,38 @@ impl Pod {
     }
 }
 
-fn stamp(path: &Path) -> io::Result<Stamp> {
-    use std::os::unix::fs::MetadataExt;
-    let found = fs::metadata(path)?;
-    Ok((found.modified()?, found.len(), found.ino()))
+const WRITTEN: &str =
+    "still being written, by a program that has it open or changes it all the time";
+const EMPTY: &str = "the file is empty; remove the file to remove its objects";
+
+/// A file, compared with how it was when it was read last.
+enum Found {
+    Same,
+    Unsettled,
+    Whole(Stamp, String),
+}
+
+fn look(path: &Path, last: Option<Stamp>, now: SystemTime) -> Result<Found, String> {
+    let words = |error: io::Error| error.to_string();
+    let stamp = fs::metadata(path).and_then(|found| Stamp::of(&found));
+    let stamp = stamp.map_err(words)?;
+    if stamp.length() > LARGEST_FILE {
+        return Err(format!("{} bytes is too large", stamp.length()));
+    }
+    // Who has it open for writing and has not written yet keeps nothing waiting.
+    if last == Some(stamp) {
+        return Ok(Found::Same);
+    }
+    let opened = fs::File::open(path).map_err(words)?;
+    Ok(
+        match file::read(&opened, LARGEST_FILE, now).map_err(words)? {
+            Content::Unsettled(_) => Found::Unsettled,
+            Content::Whole(stamp, bytes) => {
+                let text = String::from_utf8(bytes).map_err(|_| "not UTF-8 text".to_owned())?;
+                Found::Whole(stamp, text)
+            }
+        },
+    )
 }
 
 /// Reads a file's documents over those of its last version, and tells those that cannot be read.

@@ -316,6 +316,22 @@ async fn another_tools_rules_in_a_captured_pod_do_not_make_peers_send_plaintext(
     assert_eq!((report.captured, report.reason), (true, String::new()));
 }
 
+#[tokio::test]
+async fn an_agent_that_starts_while_a_manifest_is_being_written_lets_no_pod_go() {
+    if !privileged("an_agent_that_starts_while_a_manifest_is_being_written_lets_no_pod_go") {
+        return;
+    }
+    let (mut node, netns, _) = captured("halfway").await;
+    let writer = fs::File::create(node.root.join("manifests/namespace.yaml")).unwrap();
+    (node.agent, node.reports) = agent_in(&node.root);
+    assert!(node.agent.look(Instant::now()), "to be looked at again");
+    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    drop(writer);
+    node.label("ambient");
+    node.agent.look(Instant::now());
+    assert!(node.report().captured);
+}
+
 /// A table of another tool, in the way of ours.
 fn theirs() -> nft::Table {
     let redirect = nft::Rule {

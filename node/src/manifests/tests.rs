@@ -1,6 +1,8 @@
 //! Directories of manifests and the pods that come of them.
 
 use super::*;
+use std::{io::Write as _, thread, time::Instant};
+use sys::file::SETTLED;
 
 struct Directory(PathBuf);
 
@@ -12,8 +14,24 @@ impl Directory {
         Self(path)
     }
 
+    /// Puts a file there that nobody has open: not even a child that another test starts, which has all files of this
+    /// process until it is its own.
     fn write(&self, name: &str, text: &str) {
         fs::write(self.0.join(name), text).unwrap();
+        self.closed(name);
+    }
+
+    /// Opens a file to save it in place.
+    fn truncate(&self, name: &str) -> fs::File {
+        fs::File::create(self.0.join(name)).unwrap()
+    }
+
+    fn closed(&self, name: &str) {
+        let latest = Instant::now() + Duration::from_secs(10);
+        while file::being_written(&fs::File::open(self.0.join(name)).unwrap()).unwrap() {
+            assert!(Instant::now() < latest, "{name} is still being written");
+            thread::yield_now();
+        }
     }
 }
 
@@ -181,7 +199,7 @@ fn a_file_that_goes_takes_its_pods_along() {
 }
 
 #[test]
-fn a_file_that_is_being_written_is_left_until_it_settles() {
+fn a_file_that_was_just_written_is_left_until_it_settles() {
     let directory = Directory::new("young");
     directory.write("pod.yaml", POD);
     let mut manifests = Manifests::default();
@@ -189,11 +207,100 @@ fn a_file_that_is_being_written_is_left_until_it_settles() {
         .unwrap()
         .modified()
         .unwrap();
-    assert!(manifests.look(&directory.0, written).unwrap().unsettled);
+    let unsettled = Looked {
+        unsettled: true,
+        incomplete: true,
+        ..Looked::default()
+    };
+    assert_eq!(manifests.look(&directory.0, written).unwrap(), unsettled);
     assert!(manifests.pods("n1").is_empty());
     assert_eq!(
         manifests.look(&directory.0, written + SETTLED).unwrap(),
         Looked::default()
     );
     assert_eq!(manifests.pods("n1").len(), 1);
+    // As in a loop of open, write and close.
+    drop(directory.truncate("pod.yaml"));
+    assert!(manifests.look(&directory.0, written).unwrap().unsettled);
+    assert_eq!(manifests.pods("n1").len(), 1, "what was read stays");
+}
+
+#[test]
+fn no_pod_leaves_while_a_file_is_saved_in_place() {
+    let directory = Directory::new("open");
+    let all = format!("{NAMESPACE}---{POD}");
+    directory.write("all.yaml", &all);
+    let mut manifests = Manifests::default();
+    manifests.look(&directory.0, later()).unwrap();
+    let before = manifests.pods("n1");
+    assert_eq!(before[&key("cart")].enrolment, Enrolment::In);
+    let being_written = Looked {
+        unsettled: true,
+        ..Looked::default()
+    };
+    // Nothing yet; a part of the namespace.
+    for first in [0, NAMESPACE.len() - 30] {
+        let mut writer = directory.truncate("all.yaml");
+        writer.write_all(&all.as_bytes()[..first]).unwrap();
+        let looked = manifests.look(&directory.0, later()).unwrap();
+        assert_eq!(
+            (looked, manifests.pods("n1")),
+            (being_written.clone(), before.clone())
+        );
+        writer.write_all(&all.as_bytes()[first..]).unwrap();
+        drop(writer);
+        directory.closed("all.yaml");
+        let looked = manifests.look(&directory.0, later()).unwrap();
+        assert_eq!(
+            (looked, manifests.pods("n1")),
+            (Looked::default(), before.clone())
+        );
+    }
+}
+
+#[test]
+fn a_file_that_is_written_for_too_long_is_told_once_and_waited_for_no_more() {
+    let directory = Directory::new("long");
+    let mut writer = directory.truncate("pod.yaml");
+    let (mut manifests, now) = (Manifests::default(), later());
+    for (at, incomplete, faults) in [
+        (now, true, 0),
+        (now + PATIENCE, false, 1),
+        (now + 2 * PATIENCE, false, 0),
+    ] {
+        let looked = manifests.look(&directory.0, at).unwrap();
+        assert_eq!(
+            (looked.unsettled, looked.incomplete, looked.faults.len()),
+            (true, incomplete, faults)
+        );
+    }
+    writer.write_all(POD.as_bytes()).unwrap();
+    drop(writer);
+    directory.closed("pod.yaml");
+    assert_eq!(
+        manifests.look(&directory.0, now).unwrap(),
+        Looked::default()
+    );
+    assert_eq!(manifests.pods("n1").len(), 1);
+}
+
+#[test]
+fn an_emptied_file_keeps_its_pods_until_it_is_removed() {
+    let directory = Directory::new("empty");
+    directory.write("pod.yaml", POD);
+    directory.write("nothing.yaml", "");
+    let mut manifests = Manifests::default();
+    manifests.look(&directory.0, later()).unwrap();
+    for (text, faults) in [("", 1), (" \n", 0)] {
+        directory.write("pod.yaml", text);
+        let looked = manifests.look(&directory.0, later()).unwrap();
+        assert_eq!(looked.faults.len(), faults, "told once: {looked:?}");
+        assert_eq!(manifests.pods("n1").len(), 1);
+    }
+    fs::remove_file(directory.0.join("pod.yaml")).unwrap();
+    assert_eq!(
+        manifests.look(&directory.0, later()).unwrap(),
+        Looked::default()
+    );
+    assert!(manifests.pods("n1").is_empty());
 }
