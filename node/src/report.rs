@@ -164,7 +164,7 @@ async fn connect(target: &Target) -> Result<NodeServiceClient<Channel>, Error> {
     let channel = Endpoint::from(uri).connect_with_connector(connector).await;
     channel
         .map(NodeServiceClient::new)
-        .map_err(|error| Error::Call(causes(&error)))
+        .map_err(|error| Error::Call(cause(&error)))
 }
 
 async fn dial(
@@ -200,15 +200,13 @@ fn tls(target: &Target) -> Result<ClientConfig, Error> {
     Ok(config)
 }
 
-/// An error and what is behind it: the outermost alone often says only that something failed.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
+/// What the innermost cause says: the errors around it are the libraries', which put debug text into theirs.
+fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(next) = innermost.source() {
+        innermost = next;
     }
-    text
+    innermost.to_string()
 }
 
 impl fmt::Display for Error {
