@@ -72,20 +72,26 @@ pub enum Refused {
     Unreadable(PathBuf, io::Error),
     /// A policy is invalid, and there is no earlier version of it that could stand in.
     Invalid(Vec<Problem>),
+    /// Files are still being written, and nobody knows what they held: there may be policies in them.
+    Unsettled(Vec<Problem>),
 }
 
 impl Source {
-    /// Reads the source for the first time; waits a little while for files that are being written, and goes on without
-    /// those that do not settle. What it denies for want of an earlier version refuses the start.
+    /// Reads the source for the first time; waits a little while for files that are being written. Those that do not settle
+    /// refuse the start, and so does what is denied for want of an earlier version.
     pub fn open(path: &Path, settings: Settings) -> Result<Self, Refused> {
         let files = settled(path).map_err(|error| Refused::Unreadable(path.to_owned(), error))?;
+        let unsettled = files.problems(Instant::now());
+        if !unsettled.is_empty() {
+            return Err(Refused::Unsettled(unsettled));
+        }
         let loaded = source::load(files.texts(), None);
         let alone_and_broken = path.is_file() && !loaded.problems.is_empty();
         if !loaded.world.denials.is_empty() || alone_and_broken {
             return Err(Refused::Invalid(loaded.problems));
         }
         let problems = loaded.problems.clone();
-        let mut source = Self {
+        let source = Self {
             path: path.to_owned(),
             settings,
             files,
@@ -96,7 +102,6 @@ impl Source {
             unreadable: None,
         };
         source.log(&[]);
-        source.tell_late();
         Ok(source)
     }
 
@@ -219,7 +224,7 @@ impl Source {
     }
 }
 
-/// The files of a source, as soon as nobody writes them; or as they are when that takes too long.
+/// The files of a source, as soon as nobody writes them, or with the problem of those that somebody still writes.
 fn settled(path: &Path) -> io::Result<Files> {
     let begun = Instant::now();
     let (mut files, mut now) = (Files::default(), begun);
@@ -375,6 +380,12 @@ impl fmt::Display for Refused {
         match self {
             Self::Unreadable(path, error) => {
                 write!(f, "{} cannot be read: {error}", path.display())
+            }
+            Self::Unsettled(problems) => {
+                f.write_str("nobody knows yet what these files will hold; let them be finished before the start:")?;
+                problems
+                    .iter()
+                    .try_for_each(|problem| write!(f, "\n  {problem}"))
             }
             Self::Invalid(problems) => {
                 f.write_str("a policy that cannot be understood denies for its scope; correct it before the start:")?;
