@@ -246,7 +246,7 @@ impl Config {
             ttl: env.read(
                 "SECRET_TTL",
                 DAY,
-                "a length of time from 10s, such as 24h",
+                "a length of time from 2s, such as 24h",
                 |text| net::config::duration(text).filter(|ttl| *ttl >= SHORTEST_TTL),
             )?,
             workers: workers(env)?,
@@ -301,7 +301,7 @@ const UNKNOWN_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1));
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// Renewal at half of it has to leave time to ask.
-const SHORTEST_TTL: Duration = Duration::from_secs(10);
+const SHORTEST_TTL: Duration = Duration::from_secs(2);
 
 /// A number that is not 0.
 fn positive<T: FromStr + PartialEq + From<u8>>(
