@@ -2,7 +2,9 @@
 
 use std::{
     future::Future,
+    pin::Pin,
     sync::atomic::{AtomicI64, Ordering},
+    task::{Context, Poll},
 };
 
 use tokio::task::JoinHandle;
@@ -11,11 +13,7 @@ static LIVE: AtomicI64 = AtomicI64::new(0);
 
 /// Runs a future on the calling thread's `LocalSet` until it is done or aborted.
 pub fn spawn(future: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
-    let counted = Counted::new();
-    tokio::task::spawn_local(async move {
-        let _counted = counted;
-        future.await;
-    })
+    tokio::task::spawn_local(Counted::new(future))
 }
 
 /// Tasks that are alive in this process.
@@ -23,16 +21,25 @@ pub fn live() -> i64 {
     LIVE.load(Ordering::Relaxed)
 }
 
-struct Counted;
+/// A future that counts while it is there. In a box of its own: an `async` block around it would hold it twice.
+struct Counted<F>(Pin<Box<F>>);
 
-impl Counted {
-    fn new() -> Self {
+impl<F> Counted<F> {
+    fn new(future: F) -> Self {
         LIVE.fetch_add(1, Ordering::Relaxed);
-        Self
+        Self(Box::pin(future))
     }
 }
 
-impl Drop for Counted {
+impl<F: Future<Output = ()>> Future for Counted<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl<F> Drop for Counted<F> {
     fn drop(&mut self) {
         LIVE.fetch_sub(1, Ordering::Relaxed);
     }

@@ -131,7 +131,7 @@ async fn serve(worker: &Rc<Worker>, pod: &Rc<Pod>, ends: Ends, mut connect: Conn
     let opened = tokio::select! {
         biased;
         reason = &mut stop => Err(stopped(reason)),
-        opened = enter(worker, pod, ends, asked, &entry, &mut report) => {
+        opened = Box::pin(enter(worker, pod, ends, asked, &entry, &mut report)) => {
             opened.map_err(Broken::Refused)
         }
         () = connect.given_up() => Err(Broken::TunnelReset("before it was answered".to_owned())),

@@ -52,10 +52,11 @@ pub(crate) async fn run(worker: Rc<Worker>, pod: Rc<Pod>, app: TcpStream, from: 
         inbound: false,
     };
     let (entry, mut stop) = pod.flows.enter(shown);
-    let open = async {
+    // In a box that goes when it is done: an idle flow does not keep what opening it took.
+    let open = Box::pin(async {
         pod.room(&worker)?;
         open(&worker, &pod, (from, to), &entry, &mut report).await
-    };
+    });
     let opened = tokio::select! {
         biased;
         reason = &mut stop => Err(stopped(reason)),

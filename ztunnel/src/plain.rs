@@ -41,7 +41,7 @@ pub(crate) async fn run(worker: Rc<Worker>, pod: Rc<Pod>, client: TcpStream, fro
     let opened = tokio::select! {
         biased;
         reason = &mut stop => Err(stopped(reason)),
-        opened = enter(&worker, &pod, from, to, &entry) => opened.map_err(Broken::Refused),
+        opened = Box::pin(enter(&worker, &pod, from, to, &entry)) => opened.map_err(Broken::Refused),
         () = socket::reset_by_application(&client) => {
             Err(Broken::Socket(std::io::ErrorKind::ConnectionReset))
         }
