@@ -20,11 +20,12 @@ use net::{
     channel::{ChannelError, Server},
     clock,
     discovery::{self, Discovery},
+    drain::{self, Drain},
     metrics::Metrics,
 };
 use prost::Message;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     task::LocalSet,
 };
 
@@ -72,7 +73,7 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
         env!("CARGO_PKG_VERSION"),
         config.workers,
     ));
-    let (drain, draining) = watch::channel(false);
+    let (drainer, drain) = drain::pair();
     let (workers, inboxes): (Vec<_>, Vec<_>) = (0..config.workers)
         .map(|_| mpsc::unbounded_channel())
         .unzip();
@@ -81,12 +82,14 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
         certificates,
         telemetry: Telemetry(Arc::clone(&metrics.traffic)),
         workers,
-        draining,
         config,
     });
     for (id, inbox) in inboxes.into_iter().enumerate() {
-        spawn(id, Arc::clone(&shared), inbox).map_err(|error| Error::Io("worker thread", error))?;
+        spawn(id, Arc::clone(&shared), drain.clone(), inbox)
+            .map_err(|error| Error::Io("worker thread", error))?;
     }
+    // Only the workers have something to finish.
+    drop(drain);
     let authority = authority(&shared.config)?;
     tokio::task::spawn_local(keeper.run(move |identity| {
         let authority = Arc::clone(&authority);
@@ -110,18 +113,7 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
     shutdown.await;
     tracing::info!(deadline = ?shared.config.drain, "ending: new connections are not taken any more");
     drop(discovery);
-    drain.send_replace(true);
-    let drained = async {
-        for worker in &shared.workers {
-            let (done, ended) = oneshot::channel();
-            worker.send(Command::Drain(done)).ok();
-            ended.await.ok();
-        }
-    };
-    if tokio::time::timeout(shared.config.drain, drained)
-        .await
-        .is_err()
-    {
+    if !drainer.drain(shared.config.drain).await {
         tracing::warn!("connections were still open and are cut");
     }
     Ok(())
@@ -131,10 +123,11 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
 fn spawn(
     id: usize,
     shared: Arc<Shared>,
+    drain: Drain,
     inbox: mpsc::UnboundedReceiver<Command>,
 ) -> io::Result<()> {
     let worker = move || {
-        if let Err(error) = worker::run(id, shared, inbox) {
+        if let Err(error) = worker::run(id, shared, drain, inbox) {
             tracing::error!(%error, "a worker could not start");
         }
     };

@@ -20,10 +20,10 @@ use mesh::{
     refusal::Refusal,
     store::{Effect, Generation},
 };
-use net::{carry::Broken, certificates::Certificates, tls::Credential};
+use net::{carry::Broken, certificates::Certificates, drain::Drain, tls::Credential};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Notify, mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot},
     task::LocalSet,
     time::Instant,
 };
@@ -55,16 +55,12 @@ pub(crate) struct Shared {
     /// Open flows and tunnels of each worker.
     pub(crate) loads: Vec<AtomicUsize>,
     pub(crate) workers: Vec<mpsc::UnboundedSender<Command>>,
-    /// True from the moment that the proxy is to end.
-    pub(crate) draining: watch::Receiver<bool>,
 }
 
 /// What a worker is told.
 pub(crate) enum Command {
     /// A pod is here; its home worker gets its listeners.
     Add(Arc<PodFacts>, Option<Listeners>),
-    /// Ends when all flows have ended.
-    Drain(oneshot::Sender<()>),
     /// Tells what is open.
     Inspect(oneshot::Sender<Vec<(Arc<str>, Vec<Shown>)>>),
     /// A pod is gone, and with it its flows.
@@ -97,6 +93,8 @@ pub(crate) struct Worker {
     pods: RefCell<HashMap<Arc<str>, Rc<Pod>>>,
     hasher: RandomState,
     drawn: Cell<u64>,
+    /// Held as long as the worker lives: there is something to finish.
+    drain: Drain,
 }
 
 /// Counts as load as long as it lives.
@@ -108,10 +106,11 @@ impl Drop for Load {
     }
 }
 
-/// Runs worker `id` until it has drained or its inbox closes.
+/// Runs worker `id` until its inbox closes, or it is to drain and all its flows have ended.
 pub(crate) fn run(
     id: usize,
     shared: Arc<Shared>,
+    drain: Drain,
     inbox: mpsc::UnboundedReceiver<Command>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -125,6 +124,7 @@ pub(crate) fn run(
         pods: RefCell::default(),
         hasher: RandomState::new(),
         drawn: Cell::new(0),
+        drain,
     });
     LocalSet::new().block_on(&runtime, worker.serve(inbox));
     Ok(())
@@ -133,6 +133,7 @@ pub(crate) fn run(
 impl Worker {
     async fn serve(self: Rc<Self>, mut inbox: mpsc::UnboundedReceiver<Command>) {
         let mut tell = tokio::time::interval(TELL);
+        let mut drain = self.drain.clone();
         loop {
             let command = tokio::select! {
                 command = inbox.recv() => command,
@@ -140,16 +141,11 @@ impl Worker {
                     self.pods.borrow().values().for_each(|pod| pod.flows.tell());
                     continue;
                 }
+                () = drain.begun() => return self.finish().await,
             };
             let Some(command) = command else { return };
             match command {
                 Command::Add(facts, listeners) => self.add(facts, listeners),
-                Command::Drain(done) => {
-                    self.drain().await;
-                    // The main thread may have lost its patience.
-                    done.send(()).ok();
-                    return;
-                }
                 Command::Inspect(reply) => {
                     reply.send(self.shown()).ok();
                 }
@@ -229,7 +225,7 @@ impl Worker {
     }
 
     /// Takes no new connections and waits until the open flows have ended.
-    async fn drain(&self) {
+    async fn finish(&self) {
         let pods: Vec<_> = self.pods.borrow().values().cloned().collect();
         // The listeners go with their tasks; flows run in tasks of their own.
         pods.iter().for_each(|pod| pod.stop_listening());
@@ -359,12 +355,8 @@ impl Worker {
 
     /// Until the proxy is to end.
     pub(crate) fn draining(&self) -> impl Future<Output = ()> + 'static {
-        let mut draining = self.shared.draining.clone();
-        async move {
-            if draining.wait_for(|draining| *draining).await.is_err() {
-                std::future::pending().await
-            }
-        }
+        let mut drain = self.drain.clone();
+        async move { drain.begun().await }
     }
 
     fn shown(&self) -> Vec<(Arc<str>, Vec<Shown>)> {

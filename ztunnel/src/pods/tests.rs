@@ -31,14 +31,12 @@ impl Agent {
         let (worker, told) = mpsc::unbounded_channel();
         let (certificates, _) = net::certificates::Certificates::new(net::clock::wall);
         let metrics = Metrics::new("ztunnel", "test", 1);
-        let (_, draining) = watch::channel(false);
         let shared = Arc::new(Shared {
             config: Config::read(&Environment::of(&[])).unwrap(),
             certificates,
             telemetry: Telemetry(Arc::clone(&metrics.traffic)),
             loads: vec![AtomicUsize::new(0)],
             workers: vec![worker],
-            draining,
         });
         let (seen, watching) = watch::channel(Seen::default());
         let mut pods = Pods::new(shared, metrics.proxies, seen);
