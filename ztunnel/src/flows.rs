@@ -3,7 +3,9 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    future::Future,
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     rc::Rc,
     sync::Arc,
 };
@@ -77,6 +79,23 @@ impl Entrance {
             }
         }
     }
+}
+
+/// Opens a flow by `open`, unless it is stopped, or whoever asked for it gives up with what `given_up` says. In a box that
+/// goes when it is done: an idle flow does not keep what opening it took.
+pub(crate) fn opening<'a, T>(
+    stop: &'a mut oneshot::Receiver<Broken>,
+    open: impl Future<Output = Result<T, Refusal>> + 'a,
+    given_up: impl Future<Output = Broken> + 'a,
+) -> Pin<Box<dyn Future<Output = Result<T, Broken>> + 'a>> {
+    Box::pin(async move {
+        tokio::select! {
+            biased;
+            reason = stop => Err(reason.unwrap_or(Broken::Ended)),
+            opened = open => opened.map_err(Broken::Refused),
+            broken = given_up => Err(broken),
+        }
+    })
 }
 
 /// A flow as people see it.

@@ -13,11 +13,11 @@ use net::{
 use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
-    flows::{Entrance, Entry, Shown},
+    flows::{Entrance, Entry, Shown, opening},
     pod::Pod,
     socket,
     telemetry::Report,
-    worker::{Worker, stopped},
+    worker::Worker,
 };
 
 /// How long a peer may take to prove who it is.
@@ -109,8 +109,8 @@ impl Drop for Handshake {
 /// Serves one stream.
 async fn serve(worker: &Rc<Worker>, pod: &Rc<Pod>, ends: Ends, mut connect: Connect) {
     let mut report = Report::new(Direction::Inbound, worker.id, ends.from, ends.at);
-    report.destination_is(&pod.facts, &worker.generation());
     let generation = worker.generation();
+    report.destination_is(&pod.facts, &generation);
     let network = worker.shared.config.network;
     report.asked_for(connect.authority(), ends.peer, network, &generation);
     report.told(connect.headers(), &generation);
@@ -128,14 +128,12 @@ async fn serve(worker: &Rc<Worker>, pod: &Rc<Pod>, ends: Ends, mut connect: Conn
         method: connect.method().clone(),
         authority: Arc::from(connect.authority()),
     };
-    let opened = tokio::select! {
-        biased;
-        reason = &mut stop => Err(stopped(reason)),
-        opened = Box::pin(enter(worker, pod, ends, asked, &entry, &mut report)) => {
-            opened.map_err(Broken::Refused)
-        }
-        () = connect.given_up() => Err(Broken::TunnelReset("before it was answered".to_owned())),
+    let given_up = async {
+        connect.given_up().await;
+        Broken::TunnelReset("before it was answered".to_owned())
     };
+    let open = enter(worker, pod, ends, asked, &entry, &mut report);
+    let opened = opening(&mut stop, open, given_up).await;
     let result = match opened {
         Err(broken) => {
             let status = match &broken {

@@ -11,18 +11,18 @@ use mesh::{
 };
 use net::{
     access::Direction,
-    carry::{Broken, Socket, carry},
+    carry::{Socket, carry},
     hbone::{self, ConnectError, Key, Stream, Tunnel},
     tls::{self, Credential},
 };
 use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
-    flows::{Entry, Shown},
+    flows::{Entry, Shown, opening},
     pod::Pod,
     socket,
     telemetry::Report,
-    worker::{Worker, stopped},
+    worker::Worker,
 };
 
 /// How long a tunnel's TLS may take.
@@ -34,12 +34,8 @@ const TRIES: usize = 3;
 
 /// Carries one connection from a pod to wherever it was going.
 pub(crate) async fn run(worker: Rc<Worker>, pod: Rc<Pod>, app: TcpStream, from: SocketAddr) {
-    let to = match sys::socket::original_destination(&app) {
-        Ok(to) => to,
-        Err(error) => {
-            tracing::warn!(pod = pod.facts.name, %from, %error, "where a connection was going is not known");
-            return;
-        }
+    let Some(to) = socket::destination(&app, &pod.facts, from) else {
+        return;
     };
     let mut report = Report::new(Direction::Outbound, worker.id, from, to);
     report.source_is(&pod.facts, &worker.generation());
@@ -52,19 +48,11 @@ pub(crate) async fn run(worker: Rc<Worker>, pod: Rc<Pod>, app: TcpStream, from: 
         inbound: false,
     };
     let (entry, mut stop) = pod.flows.enter(shown);
-    // In a box that goes when it is done: an idle flow does not keep what opening it took.
-    let open = Box::pin(async {
+    let open = async {
         pod.room(&worker)?;
         open(&worker, &pod, (from, to), &entry, &mut report).await
-    });
-    let opened = tokio::select! {
-        biased;
-        reason = &mut stop => Err(stopped(reason)),
-        opened = open => opened.map_err(Broken::Refused),
-        () = socket::reset_by_application(&app) => {
-            Err(Broken::Socket(std::io::ErrorKind::ConnectionReset))
-        }
     };
+    let opened = opening(&mut stop, open, socket::reset_by_application(&app)).await;
     let result = match opened {
         Err(broken) => {
             // The application has been told already that it is connected: a reset is the truth.
@@ -103,21 +91,24 @@ async fn open(
 ) -> Result<Opened, Refusal> {
     let seed = worker.random();
     let mut tried: Vec<Arc<str>> = Vec::new();
+    let mut failed = None;
     loop {
         let planned = worker.decide(|generation| {
             let source = pod.source(worker, generation);
-            plan(
-                generation,
-                &Flow {
-                    source: &source,
-                    from,
-                    to,
-                    seed,
-                    tried: &tried,
-                },
-            )
+            let flow = Flow {
+                source: &source,
+                from,
+                to,
+                seed,
+                tried: &tried,
+            };
+            plan(generation, &flow)
         });
-        let plan = planned.await?;
+        let plan = match planned.await {
+            Ok(plan) => plan,
+            // Where no other endpoint is left, the first reason is the better one.
+            Err(refusal) => return Err(failed.unwrap_or(refusal)),
+        };
         report.planned(&plan);
         let opened = match &plan {
             Plan::Passthrough { to } | Plan::Direct { to, .. } => {
@@ -135,21 +126,7 @@ async fn open(
                 if refusal.retryable() && tried.len() + 1 < TRIES =>
             {
                 tried.push(Arc::clone(&workload.uid));
-                // Where no other endpoint is left, the first reason is the better one.
-                let source = pod.source(worker, &worker.generation());
-                let flow = Flow {
-                    source: &source,
-                    from,
-                    to,
-                    seed,
-                    tried: &tried,
-                };
-                if !matches!(
-                    mesh::plan::plan(&worker.generation(), &flow),
-                    mesh::plan::Outcome::Do(_)
-                ) {
-                    return Err(refusal);
-                }
+                failed = Some(refusal);
             }
             (opened, _, _) => return opened,
         }

@@ -5,26 +5,22 @@ use std::{net::SocketAddr, rc::Rc};
 use mesh::refusal::Refusal;
 use net::{
     access::Direction,
-    carry::{Broken, Socket, carry},
+    carry::{Socket, carry},
 };
 use tokio::net::TcpStream;
 
 use crate::{
-    flows::{Entrance, Entry, Shown},
+    flows::{Entrance, Entry, Shown, opening},
     pod::Pod,
     socket,
     telemetry::Report,
-    worker::{Worker, stopped},
+    worker::Worker,
 };
 
 /// Carries one connection into a pod, if it may enter without an identity.
 pub(crate) async fn run(worker: Rc<Worker>, pod: Rc<Pod>, client: TcpStream, from: SocketAddr) {
-    let to = match sys::socket::original_destination(&client) {
-        Ok(to) => to,
-        Err(error) => {
-            tracing::warn!(pod = pod.facts.name, %from, %error, "where a connection was going is not known");
-            return;
-        }
+    let Some(to) = socket::destination(&client, &pod.facts, from) else {
+        return;
     };
     let mut report = Report::new(Direction::Inbound, worker.id, from, to);
     report.destination_is(&pod.facts, &worker.generation());
@@ -38,14 +34,8 @@ pub(crate) async fn run(worker: Rc<Worker>, pod: Rc<Pod>, client: TcpStream, fro
         inbound: true,
     };
     let (entry, mut stop) = pod.flows.enter(shown);
-    let opened = tokio::select! {
-        biased;
-        reason = &mut stop => Err(stopped(reason)),
-        opened = Box::pin(enter(&worker, &pod, from, to, &entry)) => opened.map_err(Broken::Refused),
-        () = socket::reset_by_application(&client) => {
-            Err(Broken::Socket(std::io::ErrorKind::ConnectionReset))
-        }
-    };
+    let open = enter(&worker, &pod, from, to, &entry);
+    let opened = opening(&mut stop, open, socket::reset_by_application(&client)).await;
     let result = match opened {
         Err(broken) => {
             sys::socket::reset(&client).ok();

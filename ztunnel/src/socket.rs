@@ -8,10 +8,14 @@ use std::{
 };
 
 use mesh::refusal::Refusal;
+use net::carry::Broken;
 use sys::{netns::Netns, socket::Options};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::config::{Config, Keepalive};
+use crate::{
+    config::{Config, Keepalive},
+    pod::PodFacts,
+};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -109,13 +113,25 @@ fn keepalive(socket: &impl AsFd, keepalive: Option<Keepalive>) {
     }
 }
 
+/// Where a redirected connection was going. None, and a warning, if that cannot be told.
+pub(crate) fn destination(
+    stream: &TcpStream,
+    pod: &PodFacts,
+    from: SocketAddr,
+) -> Option<SocketAddr> {
+    let to = sys::socket::original_destination(stream);
+    to.inspect_err(|error| {
+        tracing::warn!(pod = pod.name, %from, %error, "where a connection was going is not known");
+    })
+    .ok()
+}
+
 /// Until the application resets its connection. That it has finished sending is no reason to give up.
-pub(crate) async fn reset_by_application(stream: &TcpStream) {
+pub(crate) async fn reset_by_application(stream: &TcpStream) -> Broken {
     loop {
         match stream.ready(tokio::io::Interest::ERROR).await {
-            Ok(ready) if ready.is_error() => return,
-            Ok(_) => tokio::task::yield_now().await,
-            Err(_) => return,
+            Ok(ready) if !ready.is_error() => tokio::task::yield_now().await,
+            Ok(_) | Err(_) => return Broken::Socket(io::ErrorKind::ConnectionReset),
         }
     }
 }

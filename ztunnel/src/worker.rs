@@ -20,7 +20,7 @@ use mesh::{
     refusal::Refusal,
     store::{Effect, Generation},
 };
-use net::{carry::Broken, certificates::Certificates, drain::Drain, tls::Credential};
+use net::{certificates::Certificates, drain::Drain, tls::Credential};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, mpsc, oneshot},
@@ -365,9 +365,4 @@ impl Worker {
             .map(|(uid, pod)| (Arc::clone(uid), pod.flows.shown()))
             .collect()
     }
-}
-
-/// How a flow that was stopped from outside ended.
-pub(crate) fn stopped(reason: Result<Broken, oneshot::error::RecvError>) -> Broken {
-    reason.unwrap_or(Broken::Ended)
 }
