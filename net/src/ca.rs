@@ -14,19 +14,9 @@ use tonic::{Code, transport::Channel};
 
 use crate::{
     channel::{Caller, ChannelError, cause},
+    stubs::certificate::istio_certificate_service_client::IstioCertificateServiceClient,
     tls::{BadCredential, Credential, Issued},
 };
-
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    unused_qualifications,
-    clippy::all,
-    clippy::pedantic
-)]
-mod stub {
-    include!("gen/istio.v1.auth.rs");
-}
 
 /// Longer than this the authority does not take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -79,9 +69,7 @@ impl Authority {
             }),
         };
         let request = self.caller.request(message).map_err(NotIssued::Channel)?;
-        let mut client = stub::istio_certificate_service_client::IstioCertificateServiceClient::new(
-            self.channel.clone(),
-        );
+        let mut client = IstioCertificateServiceClient::new(self.channel.clone());
         let answer = timeout(DEADLINE, client.create_certificate(request))
             .await
             .map_err(|_| NotIssued::Timeout)?;

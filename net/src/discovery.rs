@@ -25,19 +25,8 @@ use tonic::{Code, Status, Streaming, transport::Channel};
 use crate::{
     channel::{Caller, ChannelError, cause},
     clock::chance,
+    stubs::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
 };
-
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    unused_qualifications,
-    clippy::all,
-    clippy::pedantic
-)]
-mod stub {
-    include!("gen/envoy.service.discovery.v3.rs");
-}
-use stub::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 
 /// The pause after a first failure; each further one doubles it …
 const FIRST_PAUSE: Duration = Duration::from_millis(10);

@@ -16,5 +16,6 @@ pub mod hbone;
 pub mod http;
 pub mod log;
 pub mod metrics;
+mod stubs;
 pub mod task;
 pub mod tls;
