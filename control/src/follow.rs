@@ -86,8 +86,7 @@ impl Source {
             return Err(Refused::Unsettled(unsettled));
         }
         let loaded = source::load(files.texts(), None);
-        let alone_and_broken = path.is_file() && !loaded.problems.is_empty();
-        if !loaded.world.denials.is_empty() || alone_and_broken {
+        if source::check::refusal(&loaded, path.is_file()).is_some() {
             return Err(Refused::Invalid(loaded.problems));
         }
         let problems = loaded.problems.clone();

@@ -23,7 +23,7 @@ pub struct Check {
     pub notes: Vec<String>,
 }
 
-/// Why a control plane does not start; the rule is that of [`crate::follow::Source::open`].
+/// Why a control plane does not start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// A policy cannot be understood, and no earlier version of it can stand in.
@@ -43,21 +43,34 @@ pub enum Format {
 
 /// Compiles the manifests of a directory, or of one file.
 pub fn check(path: &Path, settings: &Settings) -> io::Result<Check> {
-    let mut check = check_files(&read_dir(path)?, settings);
-    if path.is_file() && !check.problems.is_empty() {
-        check.refusal.get_or_insert(Refusal::File);
-    }
-    Ok(check)
+    Ok(checked(
+        load(&read_dir(path)?, None),
+        path.is_file(),
+        settings,
+    ))
 }
 
 /// Compiles manifests by file name, as those of a directory.
 pub fn check_files(files: &BTreeMap<PathBuf, String>, settings: &Settings) -> Check {
+    checked(load(files, None), false, settings)
+}
+
+/// Why a control plane does not start with what it has loaded for the first time: what is denied for want of an earlier
+/// version, or anything that is wrong with a source that is one file `alone`.
+pub(crate) fn refusal(loaded: &Loaded, alone: bool) -> Option<Refusal> {
+    let denied = loaded.world.denials.keys().next();
+    let denied = denied.cloned().map(Refusal::Policy);
+    denied.or_else(|| (alone && !loaded.problems.is_empty()).then_some(Refusal::File))
+}
+
+fn checked(loaded: Loaded, alone: bool, settings: &Settings) -> Check {
+    let refusal = refusal(&loaded, alone);
     let Loaded {
         world,
         problems,
         unused,
         ..
-    } = load(files, None);
+    } = loaded;
     let compiled = compile(&world, settings);
     let mut notes: Vec<_> = unused
         .iter()
@@ -82,7 +95,7 @@ pub fn check_files(files: &BTreeMap<PathBuf, String>, settings: &Settings) -> Ch
     Check {
         compiled,
         problems,
-        refusal: world.denials.into_keys().next().map(Refusal::Policy),
+        refusal,
         notes,
     }
 }
