@@ -51,7 +51,24 @@ pub mod node {
     include!("gen/ambit.node.v1.rs");
 }
 
+/// What a waypoint is told (`ambit.waypoint.v1`).
+pub mod waypoint {
+    include!("gen/ambit.waypoint.v1.rs");
+}
+
 /// Type URL of [`workload::Address`] resources.
 pub const ADDRESS_TYPE: &str = "type.googleapis.com/istio.workload.Address";
 /// Type URL of [`security::Authorization`] resources.
 pub const AUTHORIZATION_TYPE: &str = "type.googleapis.com/istio.security.Authorization";
+/// Type URL of [`waypoint::Table`] resources.
+pub const TABLE_TYPE: &str = "type.googleapis.com/ambit.waypoint.v1.Table";
+/// Type URL of [`waypoint::Route`] resources.
+pub const ROUTE_TYPE: &str = "type.googleapis.com/ambit.waypoint.v1.Route";
+/// Type URL of [`waypoint::Policy`] resources.
+pub const POLICY_TYPE: &str = "type.googleapis.com/ambit.waypoint.v1.Policy";
+/// Type URL of [`waypoint::Backend`] resources.
+pub const BACKEND_TYPE: &str = "type.googleapis.com/ambit.waypoint.v1.Backend";
+/// Name of the extension of a service that holds a [`waypoint::Trust`].
+pub const TRUST_EXTENSION: &str = "ambit.dev/waypoint";
+/// Type URL of [`waypoint::Trust`].
+pub const TRUST_TYPE: &str = "type.googleapis.com/ambit.waypoint.v1.Trust";

@@ -59,10 +59,16 @@ fn generate(out: &Path) {
     for (package, file) in [
         ("envoy.config.core.v3", "node.proto"),
         ("google.rpc", "status.proto"),
+        ("ambit.waypoint.v1", "waypoint.proto"),
     ] {
         let set = protox::compile([file], [root.join("proto")]).expect("the .proto files compile");
         let mut config = prost_build::Config::new();
         config.out_dir(&messages).btree_map(["."]);
+        if package == "ambit.waypoint.v1" {
+            // Made above, with the other files of theirs.
+            config.extern_path(".istio.workload", "crate::workload");
+            config.extern_path(".istio.security", "crate::security");
+        }
         config.compile_fds(set).expect(package);
     }
     for (dir, server, packages) in STUBS {
