@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    decide::{Decision, Request, decide},
+    decide::{Decision, Request, Which, decide},
     identity::Identity,
     model::Workload,
     name::Name,
@@ -101,7 +101,7 @@ pub fn admit(
         destination: to.ip(),
         port: to.port(),
     };
-    let verdict = decide(generation, workload, &request);
+    let verdict = decide(generation, workload, &request, Which::All);
     match verdict.decision {
         Decision::Deny(denial) => Outcome::Refuse(Refusal::Denied(denial)),
         Decision::Allow(allowed_by) => Outcome::Do(Admission {

@@ -1,11 +1,12 @@
 //! Layer 4 authorization: may this peer talk to this port of this workload?
 
-use std::{collections::HashSet, fmt, net::IpAddr};
+use std::{collections::HashSet, fmt, net::IpAddr, sync::Arc};
 
 use crate::{
     identity::Identity,
     model::{
-        Action, Effect, Group, IpRange, Match, Policy, Rule, StringMatch, Workload, WorkloadAccount,
+        Action, Effect, Group, IpRange, Match, Policy, Rule, StringMatch, Workload,
+        WorkloadAccount, is_generated,
     },
     name::Name,
     store::Generation,
@@ -85,11 +86,39 @@ impl fmt::Display for Denial {
     }
 }
 
-/// Decides by all policies that apply to a workload: the mesh's, its namespace's, those it lists.
+/// Which of the policies that apply are decided here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Every one.
+    All,
+    /// Those of the control plane's own making: somebody who is trusted to do so has decided the others.
+    Generated,
+    /// Those that somebody wrote: the workload's own proxy decides the others.
+    Written,
+}
+
+impl Which {
+    /// Whether a policy is among them, known or not.
+    pub fn holds(self, policy: Name) -> bool {
+        match self {
+            Self::All => true,
+            Self::Generated => is_generated(policy),
+            Self::Written => !is_generated(policy),
+        }
+    }
+}
+
+/// Decides by the policies that apply to a workload: the mesh's, its namespace's, those it lists. Of them only `which`;
+/// the others are as if they were not there, so `Generated` and `Written` both have to allow what `All` allows.
 ///
 /// Any DENY that matches denies. Without any ALLOW policy all else passes; with some, one of them
 /// has to match.
-pub fn decide(generation: &Generation, workload: &Workload, request: &Request) -> Verdict {
+pub fn decide(
+    generation: &Generation,
+    workload: &Workload,
+    request: &Request,
+    which: Which,
+) -> Verdict {
     let mut dry_run = Vec::new();
     let (mut allowed_by, mut not_allowed_by) = (None, None);
     let (mut would_allow, mut would_not_allow) = (false, Vec::new());
@@ -99,7 +128,8 @@ pub fn decide(generation: &Generation, workload: &Workload, request: &Request) -
         .policies
         .iter()
         .map(|name| generation.policy(*name).ok_or(*name));
-    for policy in unlisted.chain(listed) {
+    let named = |policy: &Result<&Arc<Policy>, Name>| policy.map_or_else(|name| name, |p| p.name);
+    for policy in unlisted.chain(listed).filter(|p| which.holds(named(p))) {
         let outcome = match policy {
             Ok(policy) => outcome(policy, request, principal.as_deref()),
             Err(name) => Outcome::Deny(Denial::Unknown(name)),

@@ -6,6 +6,7 @@ mod workload;
 
 pub use policy::{
     Action, Effect, Group, IpRange, Match, Policy, Rule, Scope, StringMatch, WorkloadAccount,
+    is_generated,
 };
 pub use service::{Balancing, Families, LocalityScope, Mode, Port, Service, Vip, Visibility};
 pub use workload::{

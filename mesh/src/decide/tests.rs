@@ -31,6 +31,7 @@ fn verdict(policies: &[Authorization], listed: &[&str], request: &Request) -> Ve
         &generation,
         generation.workload(&fixture::uid("server")).unwrap(),
         request,
+        Which::All,
     )
 }
 
@@ -494,7 +495,7 @@ fn a_policy_that_is_not_understood_denies_in_its_scope() {
             let server = generation.workload(&fixture::uid("server")).unwrap();
             let not_understood = Decision::Deny(Denial::NotUnderstood("shop/p".into()));
             let expected = if denies { not_understood } else { NOT_ASKED };
-            let found = decide(&generation, server, &request()).decision;
+            let found = decide(&generation, server, &request(), Which::All).decision;
             assert_eq!(found, expected, "{scope:?} {listed} {action:?}");
         }
     }
@@ -607,7 +608,7 @@ proptest! {
             port: asked.port,
         };
         let server = generation.workload(&fixture::uid("server")).unwrap();
-        let allowed = matches!(decide(&generation, server, &request).decision, Decision::Allow(_));
+        let allowed = matches!(decide(&generation, server, &request, Which::All).decision, Decision::Allow(_));
         prop_assert_eq!(allowed, reference::allowed(&policies, &asked));
     }
 }

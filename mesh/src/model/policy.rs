@@ -15,6 +15,21 @@ pub struct Policy {
     pub effect: Effect,
 }
 
+/// Whether a policy, `<namespace>/<name>`, is the control plane's own. Such a name has a `_`, which no name of a Kubernetes
+/// object can have (RFC 1123 §2.1).
+pub fn is_generated(name: Name) -> bool {
+    name.as_str()
+        .rsplit_once('/')
+        .is_some_and(|(_, name)| name.contains('_'))
+}
+
+impl Policy {
+    /// Whether it is the control plane's own: see [`is_generated`].
+    pub fn is_generated(&self) -> bool {
+        is_generated(self.name)
+    }
+}
+
 /// Which workloads a policy is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -186,6 +201,21 @@ mod tests {
                 inside,
                 "{range:?} {address}"
             );
+        }
+    }
+
+    #[test]
+    fn only_the_name_part_says_who_made_a_policy() {
+        for (name, generated) in [
+            ("ambit-system/istio_converted_static_strict", true),
+            ("shop/ambit_waypoint_8080_0f", true),
+            ("shop/only-web", false),
+            ("sh_op/only-web", false),
+            ("shop/", false),
+            ("only_web", false),
+            ("", false),
+        ] {
+            assert_eq!(is_generated(name.into()), generated, "{name}");
         }
     }
 

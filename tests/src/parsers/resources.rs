@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use mesh::{
-    decide::{Decision, Request, decide},
+    decide::{Decision, Request, Which, decide},
     delta::{Delta, Resource},
     model::{Effect, Scope},
     name::Name,
@@ -95,7 +95,7 @@ fn decided(name: &str, bytes: &[u8]) -> Decision {
         destination: IpAddr::from([10, 0, 0, 1]),
         port: 80,
     };
-    decide(&generation, workload, &request).decision
+    decide(&generation, workload, &request, Which::All).decision
 }
 
 /// An encoded `Address`. One that is taken reads the same encoded anew, is found where it says that it can be reached,
