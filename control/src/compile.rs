@@ -4,17 +4,18 @@
 //! (AuthorizationPolicy), `peer` (PeerAuthentication). The outcome depends on the objects alone, not on their order.
 //! What is not served yet is either harmless to leave out or makes a policy deny more; a status says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
     security::Authorization,
+    waypoint,
     workload::{Address, Service, Workload, address::Type},
 };
 
 use crate::{
     manifest::{Kind, Labels, ObjectRef},
     status::{Condition, Status},
-    world::World,
+    world::{Key, World},
 };
 
 mod authorization;
@@ -38,6 +39,11 @@ pub struct Settings {
     pub domain: String,
     /// Only namespaces that match one of these are looked at, and the root namespace. None: all of them.
     pub discovery: Vec<NamespaceSelector>,
+    /// Waypoints are deployed by what we say: the class `istio-waypoint` is ours too, and a Gateway that has no Service gets
+    /// one.
+    pub deploys: bool,
+    /// Namespaces whose waypoints are trusted by services of other namespaces to have decided their policies.
+    pub waypoint_namespaces: BTreeSet<String>,
 }
 
 impl Default for Settings {
@@ -48,6 +54,8 @@ impl Default for Settings {
             cluster_id: "Kubernetes".to_owned(),
             domain: "cluster.local".to_owned(),
             discovery: Vec::new(),
+            deploys: false,
+            waypoint_namespaces: BTreeSet::new(),
         }
     }
 }
@@ -68,6 +76,31 @@ pub struct Compiled {
     pub authorizations: BTreeMap<String, Authorization>,
     /// By object; only objects that have something said of them.
     pub statuses: BTreeMap<ObjectRef, Status>,
+    /// What the waypoint of each Gateway of ours is told; each such Gateway is here, also if it is told nothing.
+    pub told: BTreeMap<Key, Told>,
+    /// By service: what its binding is to become. It depends on the manifests alone, not on how far bindings have come.
+    pub wanted: BTreeMap<Key, Wanted>,
+}
+
+/// What one waypoint is told, by resource name.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[expect(missing_docs, reason = "they are named after their types")]
+pub struct Told {
+    pub tables: BTreeMap<String, waypoint::Table>,
+    pub routes: BTreeMap<String, waypoint::Route>,
+    pub policies: BTreeMap<String, waypoint::Policy>,
+    pub backends: BTreeMap<String, waypoint::Backend>,
+}
+
+/// What the binding of a service is to become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The Gateway that its label names, whether that is there, ready, or not.
+    pub gateway: Key,
+    /// An enforced layer 7 policy applies: the service is bound even though the waypoint was never ready.
+    pub policed: bool,
+    /// Its workloads are to deny whoever goes around.
+    pub deny: bool,
 }
 
 /// Compiles the whole world.

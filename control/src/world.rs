@@ -2,7 +2,10 @@
 //!
 //! A world is a plain value. [`crate::source`] makes one out of files; node agents add what they see on their nodes.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use mesh::local::Local;
 
@@ -37,6 +40,88 @@ pub struct World {
     pub stored: Local,
     /// What node agents say. `None`: there are no agents, and a pod's manifest speaks for it.
     pub reports: Option<Reports>,
+    /// How far waypoints and bindings have come. `None`: nobody keeps that, and what the manifests say is so at once.
+    pub waypoints: Option<Waypoints>,
+}
+
+/// What has happened to waypoints so far. Not from manifests: kept by the control plane, on disk before it is published.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waypoints {
+    /// Gateways whose waypoint was ready once.
+    pub ready: BTreeSet<Key>,
+    /// By service; a service that is not here is not bound.
+    pub phases: BTreeMap<Key, Phase>,
+}
+
+/// How far the binding of a service to a gateway has come. [`crate::phase`] says how one follows another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The waypoint is told of the service, and nobody is sent to it: not yet, or no longer.
+    Told {
+        /// Whose waypoint.
+        gateway: Key,
+    },
+    /// The service is published with its waypoint, and its workloads deny nobody for going around.
+    Published {
+        /// Whose waypoint.
+        gateway: Key,
+    },
+    /// The service is published with its waypoint, and its workloads deny whoever goes around.
+    Enforced {
+        /// Whose waypoint.
+        gateway: Key,
+    },
+    /// To be unbound: the denial is taken back, the service is still published with its waypoint.
+    Leaving {
+        /// Whose waypoint.
+        gateway: Key,
+    },
+    /// From one waypoint to another. Both are told of the service, and a denial lets both through.
+    Moving {
+        /// The old one.
+        from: Key,
+        /// The new one.
+        to: Key,
+        /// Whether the service is published with the new one already.
+        arrived: bool,
+        /// Whether there is a denial.
+        enforced: bool,
+    },
+}
+
+impl Phase {
+    /// The gateway whose waypoint the service is published with.
+    pub fn published(&self) -> Option<&Key> {
+        match self {
+            Self::Told { .. } => None,
+            Self::Published { gateway }
+            | Self::Enforced { gateway }
+            | Self::Leaving { gateway } => Some(gateway),
+            Self::Moving {
+                from, to, arrived, ..
+            } => Some(if *arrived { to } else { from }),
+        }
+    }
+
+    /// The gateways whose waypoints are told of the service. A denial lets these through, and nobody else.
+    pub fn told(&self) -> impl Iterator<Item = &Key> {
+        let (one, other) = match self {
+            Self::Told { gateway }
+            | Self::Published { gateway }
+            | Self::Enforced { gateway }
+            | Self::Leaving { gateway } => (gateway, None),
+            Self::Moving { from, to, .. } => (from, Some(to)),
+        };
+        std::iter::once(one).chain(other)
+    }
+
+    /// Whether the service's workloads deny whoever goes around.
+    pub fn is_enforced(&self) -> bool {
+        matches!(
+            self,
+            Self::Enforced { .. } | Self::Moving { enforced: true, .. }
+        )
+    }
 }
 
 /// What node agents say of the pods of their nodes.
