@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod authorization;
+mod binding;
 mod endpoints;
 pub mod json;
 mod peer;
