@@ -3,7 +3,7 @@
 //! What to send and what to answer is decided in `mesh::session`; what a change means, by the store behind the
 //! callback. The session outlives streams, so nothing that is held is sent again.
 
-use std::{future::Future, ops::ControlFlow, time::Duration};
+use std::{future::Future, net::IpAddr, ops::ControlFlow, time::Duration};
 
 use mesh::{
     delta::Delta,
@@ -72,6 +72,47 @@ pub struct State {
     pub error: Option<String>,
     /// When something was last received, time since 1970.
     pub received: Option<Duration>,
+}
+
+/// What a proxy says of itself on the stream.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// `POD_NAME`.
+    pub name: String,
+    /// `POD_NAMESPACE`.
+    pub namespace: String,
+    /// `INSTANCE_IP` or `POD_IP`.
+    pub ip: IpAddr,
+}
+
+impl Instance {
+    /// As the stream carries it. `role` is `ztunnel` or `waypoint`; `more` are further metadata.
+    pub fn node(&self, role: &str, domain: &str, more: &[(&str, &str)]) -> Node {
+        let Self {
+            name,
+            namespace,
+            ip,
+        } = self;
+        let ips = ip.to_string();
+        let own = [
+            ("NAME", &**name),
+            ("NAMESPACE", namespace),
+            ("INSTANCE_IPS", &ips),
+        ];
+        let text = |text: &str| prost_types::Value {
+            kind: Some(prost_types::value::Kind::StringValue(text.to_owned())),
+        };
+        let fields = own
+            .iter()
+            .chain(more)
+            .map(|(key, value)| ((*key).to_owned(), text(value)))
+            .collect();
+        Node {
+            id: format!("{role}~{ip}~{name}.{namespace}~{namespace}.svc.{domain}"),
+            cluster: role.to_owned(),
+            metadata: Some(prost_types::Struct { fields }),
+        }
+    }
 }
 
 /// One client of one control plane.

@@ -18,6 +18,16 @@ pub use traffic::{Flag, Labels, Party, Reporter, Security, Service, Table, Traff
 
 use crate::discovery::{Counters, Ended};
 
+/// Types of resources that are told apart.
+const KNOWN: [&str; 6] = [
+    proto::ADDRESS_TYPE,
+    proto::AUTHORIZATION_TYPE,
+    proto::TABLE_TYPE,
+    proto::ROUTE_TYPE,
+    proto::POLICY_TYPE,
+    proto::BACKEND_TYPE,
+];
+
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -29,8 +39,6 @@ pub struct Metrics {
     pub traffic: Arc<Table>,
     /// The stream from the control plane.
     pub discovery: Discovery,
-    /// The pods that are served.
-    pub proxies: Proxies,
 }
 
 /// `istio_xds_*`.
@@ -66,7 +74,7 @@ impl Metrics {
             .get_or_create(&[("component", component), ("tag", version)])
             .set(1);
         registry.register("istio_build", "Which build this is", build);
-        let (discovery, proxies) = (Discovery::default(), Proxies::default());
+        let discovery = Discovery::default();
         let Discovery {
             ended,
             messages,
@@ -87,12 +95,36 @@ impl Metrics {
             "Bytes of responses from the control plane",
             bytes,
         );
-        let Proxies {
+        Self {
+            registry,
+            traffic,
+            discovery,
+        }
+    }
+
+    /// Where further series are registered, before the value is shared.
+    pub fn registry(&mut self) -> &mut Registry {
+        &mut self.registry
+    }
+
+    /// All series as OpenMetrics text.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry)?;
+        Ok(out)
+    }
+}
+
+impl Proxies {
+    /// Series of their own in `registry`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let all = Self::default();
+        let Self {
             active,
             pending,
             started,
             stopped,
-        } = proxies.clone();
+        } = all.clone();
         registry.register(
             "workload_manager_active_proxy_count",
             "Pods that are served",
@@ -113,24 +145,7 @@ impl Metrics {
             "Pods whose service ended",
             stopped,
         );
-        Self {
-            registry,
-            traffic,
-            discovery,
-            proxies,
-        }
-    }
-
-    /// Where further series are registered, before the value is shared.
-    pub fn registry(&mut self) -> &mut Registry {
-        &mut self.registry
-    }
-
-    /// All series as OpenMetrics text.
-    pub fn encode(&self) -> Result<String, fmt::Error> {
-        let mut out = String::new();
-        text::encode(&mut out, &self.registry)?;
-        Ok(out)
+        all
     }
 }
 
@@ -147,7 +162,7 @@ impl Counters for Discovery {
 
     fn received(&self, type_url: &str, bytes: usize) {
         // Types that nobody asked for come from a peer in error, and share a series.
-        let known = [proto::ADDRESS_TYPE, proto::AUTHORIZATION_TYPE].contains(&type_url);
+        let known = KNOWN.contains(&type_url);
         let label = [("url", if known { type_url } else { "other" }.to_owned())];
         self.messages.get_or_create(&label).inc();
         self.bytes

@@ -17,11 +17,11 @@ use mesh::{
 use net::{
     ca::Authority,
     certificates::Certificates,
-    channel::{ChannelError, Server},
+    channel::ChannelError,
     clock,
     discovery::{self, Discovery},
     drain::{self, Drain},
-    metrics::Metrics,
+    metrics::{Metrics, Proxies},
 };
 use prost::Message;
 use tokio::{
@@ -31,7 +31,7 @@ use tokio::{
 
 use crate::{
     admin::{self, Inside},
-    config::{self, Config, Upstream},
+    config::{self, Config},
     pods::{Pods, Seen},
     telemetry::Telemetry,
     worker::{self, Command, Shared},
@@ -68,11 +68,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
     sys::process::raise_file_limit().map_err(|error| Error::Io("open file limit", error))?;
     let (certificates, keeper) = Certificates::new(clock::wall);
-    let metrics = Arc::new(Metrics::new(
-        "ztunnel",
-        env!("CARGO_PKG_VERSION"),
-        config.workers,
-    ));
+    let mut metrics = Metrics::new("ztunnel", env!("CARGO_PKG_VERSION"), config.workers);
+    let proxies = Proxies::register(metrics.registry());
+    let metrics = Arc::new(metrics);
     let (drainer, drain) = drain::pair();
     let (workers, inboxes): (Vec<_>, Vec<_>) = (0..config.workers)
         .map(|_| mpsc::unbounded_channel())
@@ -98,7 +96,6 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
     let state = State::new(&shared);
     let (synced, discovery) = follow(&shared, &metrics, &state)?;
     let (seen, pods) = watch::channel(Seen::default());
-    let proxies = metrics.proxies.clone();
     tokio::task::spawn_local(Pods::new(Arc::clone(&shared), proxies, seen).run());
     let inside = Inside {
         shared: Arc::clone(&shared),
@@ -213,17 +210,11 @@ impl State {
     }
 }
 
-fn server(variable: &'static str, upstream: &Upstream) -> Result<Server, Error> {
-    let made = Server::new(
-        &upstream.address,
-        upstream.roots.clone(),
-        upstream.name.as_deref(),
-    );
-    made.map_err(|error| Error::Channel(variable, error))
-}
-
 fn authority(config: &Config) -> Result<Arc<Authority>, Error> {
-    let server = server("CA_ADDRESS", &config.authority)?;
+    let server = config
+        .authority
+        .server()
+        .map_err(|error| Error::Channel("CA_ADDRESS", error))?;
     Ok(Arc::new(Authority {
         channel: server.lazy(),
         caller: config.authority.caller.clone(),
@@ -254,7 +245,9 @@ fn follow(
         };
         return Ok((watch::channel(synced).1, AbortOnDrop(None)));
     };
-    let server = server("XDS_ADDRESS", upstream)?;
+    let server = upstream
+        .server()
+        .map_err(|error| Error::Channel("XDS_ADDRESS", error))?;
     let (tell, synced) = watch::channel(discovery::State::default());
     let discovery = Discovery {
         node: node(config),
@@ -317,33 +310,11 @@ fn read_local(local: &config::Local) -> Result<[Delta; 2], Error> {
 
 /// Who we say we are on the discovery stream.
 fn node(config: &Config) -> proto::core::Node {
-    let config::Instance {
-        name,
-        namespace,
-        ip,
-    } = &config.instance;
-    let text = |text: String| prost_types::Value {
-        kind: Some(prost_types::value::Kind::StringValue(text)),
-    };
-    let fields = [
-        ("NAME", name.clone()),
-        ("NAMESPACE", namespace.clone()),
-        ("INSTANCE_IPS", ip.to_string()),
-        ("NODE_NAME", config.node.to_string()),
-        ("CLUSTER_ID", config.cluster.to_string()),
+    let more = [
+        ("NODE_NAME", config.node.as_str()),
+        ("CLUSTER_ID", config.cluster.as_str()),
     ];
-    let fields = fields
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), text(value)))
-        .collect();
-    proto::core::Node {
-        id: format!(
-            "ztunnel~{ip}~{name}.{namespace}~{namespace}.svc.{}",
-            config.domain
-        ),
-        cluster: "ztunnel".to_owned(),
-        metadata: Some(prost_types::Struct { fields }),
-    }
+    config.instance.node("ztunnel", &config.domain, &more)
 }
 
 /// How long the admin pages wait for a worker.

@@ -2,18 +2,21 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
-    str::FromStr,
     time::Duration,
 };
 
 use mesh::name::Name;
 use net::{
-    channel::{Caller, Roots, Token},
     config::{BadSetting, Environment},
+    discovery::Instance,
     hbone,
     log::Format,
+    settings::{
+        self, Keepalive, Upstream, address, any, cores, drain, keepalive, list, positive, tunnel,
+        upstream,
+    },
 };
 
 /// All settings of a node proxy.
@@ -79,30 +82,6 @@ pub struct Config {
     pub log_format: Format,
 }
 
-/// This proxy itself.
-#[derive(Clone, Debug)]
-pub struct Instance {
-    /// `POD_NAME`.
-    pub name: String,
-    /// `POD_NAMESPACE`.
-    pub namespace: String,
-    /// `INSTANCE_IP`.
-    pub ip: IpAddr,
-}
-
-/// A server that the proxy asks.
-#[derive(Clone, Debug)]
-pub struct Upstream {
-    /// `https://host:port`.
-    pub address: String,
-    /// Who vouches for it.
-    pub roots: Roots,
-    /// Its name, where that is not the address's host.
-    pub name: Option<String>,
-    /// Who we say we are.
-    pub caller: Caller,
-}
-
 /// Where state comes from without a control plane.
 #[derive(Clone, Debug)]
 pub enum Local {
@@ -110,19 +89,6 @@ pub enum Local {
     Path(PathBuf),
     /// The text itself.
     Text(String),
-}
-
-/// TCP keepalive.
-#[derive(Clone, Copy, Debug)]
-pub struct Keepalive {
-    /// After so much silence.
-    pub idle: Duration,
-    /// And again every.
-    pub interval: Duration,
-    /// So many times.
-    pub retries: u32,
-    /// `USER_TIMEOUT_ENABLED` (false): data that stays unacknowledged as long as all that ends the connection too.
-    pub user_timeout: bool,
 }
 
 /// Why the proxy does not start.
@@ -243,12 +209,7 @@ impl Config {
             local: local(env),
             domain: env.text_or("CLUSTER_DOMAIN", "cluster.local").to_owned(),
             response_baggage: env.boolean("ENABLE_RESPONSE_BAGGAGE", true)?,
-            ttl: env.read(
-                "SECRET_TTL",
-                DAY,
-                "a length of time from 2s, such as 24h",
-                |text| net::config::duration(text).filter(|ttl| *ttl >= SHORTEST_TTL),
-            )?,
+            ttl: settings::ttl(env)?,
             workers: workers(env)?,
             tunnel: tunnel(env)?,
             max_streams: positive(env, "POOL_MAX_STREAMS_PER_CONNECTION", 100)?,
@@ -299,152 +260,23 @@ fn served(env: &Environment) -> Result<(), BadConfig> {
 /// What is said of this proxy's own address when nothing is known of it.
 const UNKNOWN_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1));
 
-const DAY: Duration = Duration::from_secs(86_400);
-/// Renewal at half of it has to leave time to ask.
-const SHORTEST_TTL: Duration = Duration::from_secs(2);
-
-/// A number that is not 0.
-fn positive<T: FromStr + PartialEq + From<u8>>(
-    env: &Environment,
-    name: &str,
-    default: T,
-) -> Result<T, BadSetting> {
-    env.read(name, default, "a number above 0", |text| {
-        text.parse().ok().filter(|number| *number != T::from(0))
-    })
-}
-
-fn any(ipv6: bool, port: u16) -> SocketAddr {
-    if ipv6 {
-        SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
-    } else {
-        SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
-    }
-}
-
-fn address(env: &Environment, name: &str, default: SocketAddr) -> Result<SocketAddr, BadSetting> {
-    env.read(name, default, "an address and a port", |text| {
-        text.parse().ok()
-    })
-}
-
-fn list(text: &str) -> Vec<Name> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty())
-        .map(Name::new)
-        .collect()
-}
-
 fn local(env: &Environment) -> Option<Local> {
     let set = |name| Some(env.text_or(name, "")).filter(|text| !text.is_empty());
     let path = set("LOCAL_XDS_PATH").map(|path| Local::Path(path.into()));
     path.or_else(|| set("LOCAL_XDS").map(|text| Local::Text(text.to_owned())))
 }
 
-/// A server by the variables that begin with `prefix`. Set and empty means none.
-fn upstream(env: &Environment, prefix: &str, cluster: Name) -> Option<Upstream> {
-    let address = env.text(&format!("{prefix}_ADDRESS"));
-    let address = address.unwrap_or("https://ambit-control.ambit-system.svc:15012");
-    let roots = format!("{prefix}_ROOT_CA");
-    let roots = env.text_or(&roots, "./var/run/secrets/istio/root-cert.pem");
-    let token = env.text_or("AUTH_TOKEN", "./var/run/secrets/tokens/istio-token");
-    let headers = format!("{prefix}_HEADER_");
-    let headers = env
-        .prefixed(&headers)
-        .map(|(name, text)| (name.to_owned(), text.to_owned()));
-    (!address.is_empty()).then(|| Upstream {
-        address: address.to_owned(),
-        roots: Roots::from_setting(roots),
-        name: env
-            .text(&format!("ALT_{prefix}_HOSTNAME"))
-            .map(str::to_owned),
-        caller: Caller {
-            token: Some(Token::from_setting(token)),
-            cluster: cluster.to_string(),
-            headers: headers.collect(),
-        },
-    })
-}
-
-fn tunnel(env: &Environment) -> Result<hbone::Settings, BadSetting> {
-    let default = hbone::Settings::default();
-    let size = |name, default| {
-        env.read(
-            name,
-            default,
-            "a size from 16Ki to 2Gi, such as 4Mi",
-            |text| {
-                let bytes = u32::try_from(net::config::size(text)?).ok()?;
-                (16 << 10..1 << 31).contains(&bytes).then_some(bytes)
-            },
-        )
-    };
-    Ok(hbone::Settings {
-        stream_window: size("HTTP2_STREAM_WINDOW_SIZE", default.stream_window)?,
-        connection_window: size("HTTP2_CONNECTION_WINDOW_SIZE", default.connection_window)?,
-        // A frame's length has 24 bits (RFC 9113 §4.2).
-        frame_size: size("HTTP2_FRAME_SIZE", default.frame_size)?.min((1 << 24) - 1),
-        ..default
-    })
-}
-
 /// As told; else the processor limit; else the larger of 2, a quarter of the cores and the processor request.
 fn workers(env: &Environment) -> Result<usize, BadSetting> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let limit = env.number("ZTUNNEL_CPU_LIMIT", 0)?;
     let limit = env.number("ZTUNNEL_RESOURCE_CPU_LIMIT", limit)?;
     let request = env.number("ZTUNNEL_RESOURCE_CPU_REQUEST", 0)?;
     let default = if limit > 0 {
         limit
     } else {
-        (cores / 4).max(request).max(2)
+        (cores() / 4).max(request).max(2)
     };
-    let want = "a number of threads, or a percentage of the cores such as 50%";
-    env.read(
-        "ZTUNNEL_WORKER_THREADS",
-        default.min(MAX_WORKERS),
-        want,
-        |text| {
-            let count = match text.strip_suffix('%') {
-                Some(percent) => cores
-                    .checked_mul(percent.parse().ok()?)?
-                    .div_ceil(100)
-                    .max(1),
-                None => text.parse().ok()?,
-            };
-            match count {
-                0 => Some(cores),
-                count => (count <= MAX_WORKERS).then_some(count),
-            }
-        },
-    )
-}
-
-/// More threads than any machine has processors are a slip.
-const MAX_WORKERS: usize = 1024;
-
-fn keepalive(env: &Environment) -> Result<Option<Keepalive>, BadSetting> {
-    let keepalive = Keepalive {
-        idle: env.duration("KEEPALIVE_TIME", Duration::from_secs(180))?,
-        interval: env.duration("KEEPALIVE_INTERVAL", Duration::from_secs(180))?,
-        retries: env.number("KEEPALIVE_RETRIES", 9)?,
-        user_timeout: env.boolean("USER_TIMEOUT_ENABLED", false)?,
-    };
-    Ok(env.boolean("KEEPALIVE_ENABLED", true)?.then_some(keepalive))
-}
-
-fn drain(env: &Environment) -> Result<Duration, BadSetting> {
-    // Some time has to be left to end in good order before the end comes by force.
-    let derived = match env.number("TERMINATION_GRACE_PERIOD_SECONDS", 0_u64)? {
-        0 => 5,
-        grace @ 1..=10 => grace - 1,
-        grace => grace - 5,
-    };
-    env.duration(
-        "CONNECTION_TERMINATION_DEADLINE",
-        Duration::from_secs(derived),
-    )
+    settings::threads(env, "ZTUNNEL_WORKER_THREADS", default)
 }
 
 #[cfg(test)]

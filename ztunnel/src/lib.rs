@@ -22,8 +22,7 @@ mod worker;
 
 use std::process::ExitCode;
 
-use net::config::Environment;
-use tokio::signal::unix::{SignalKind, signal};
+use net::{config::Environment, executable};
 
 pub use app::run;
 pub use config::Config;
@@ -52,24 +51,7 @@ Options:
 /// The executable: settings from the environment, until SIGTERM or SIGINT. 1: it could not begin or go on; 2: a setting
 /// or an argument makes no sense.
 pub fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
-    match arguments.next().as_deref() {
-        None => serve(),
-        Some("-h" | "--help") => {
-            print!("{HELP}");
-            ExitCode::SUCCESS
-        }
-        Some("-V" | "--version") => {
-            println!("ztunnel {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
-        }
-        Some(other) => {
-            eprintln!(
-                "ztunnel: {other:?} is not an argument; settings are environment variables, see --help"
-            );
-            ExitCode::from(2)
-        }
-    }
+    executable::main("ztunnel", env!("CARGO_PKG_VERSION"), HELP, serve)
 }
 
 /// As [`main`], for an executable that has looked at its arguments itself.
@@ -81,42 +63,11 @@ pub fn serve() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let log = match net::log::start(&config.log_filter, config.log_format) {
-        Ok(log) => log,
-        Err(error) => {
-            eprintln!("ztunnel: RUST_LOG: {error}");
-            return ExitCode::from(2);
-        }
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let result = match runtime {
-        Ok(runtime) => runtime.block_on(run(config, asked_to_end())),
-        Err(error) => Err(app::Error::Io("runtime", error)),
-    };
-    let code = match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::FAILURE
-        }
-    };
-    log.flush(std::time::Duration::from_secs(1));
-    code
-}
-
-/// Until the process is told to end.
-async fn asked_to_end() {
-    let (Ok(mut term), Ok(mut int)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
-        // Without signals there is only the hard way.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
+    let (filter, format) = (config.log_filter.clone(), config.log_format);
+    executable::run(
+        "ztunnel",
+        &filter,
+        format,
+        run(config, executable::asked_to_end()),
+    )
 }

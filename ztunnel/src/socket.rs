@@ -3,7 +3,6 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::AsFd,
     time::Duration,
 };
 
@@ -12,10 +11,7 @@ use net::carry::Broken;
 use sys::{netns::Netns, socket::Options};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::{
-    config::{Config, Keepalive},
-    pod::PodFacts,
-};
+use crate::{config::Config, pod::PodFacts};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -82,7 +78,9 @@ pub(crate) async fn connect(
     };
     let made = netns.within(|| sys::socket::stream(to, from, Some(config.mark)));
     let socket = TcpSocket::from_std_stream(made.map_err(|error| unreachable(&error))?);
-    keepalive(&socket, config.keepalive);
+    if let Some(keepalive) = &config.keepalive {
+        keepalive.apply(&socket);
+    }
     match tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(to)).await {
         Ok(connected) => connected.map_err(|error| unreachable(&error)),
         Err(_) => Err(unreachable(&io::Error::from(io::ErrorKind::TimedOut))),
@@ -93,23 +91,8 @@ pub(crate) async fn connect(
 pub(crate) fn accepted(stream: &TcpStream, config: &Config) {
     // A connection that is gone already fails soon enough where it matters.
     sys::socket::nodelay(stream).ok();
-    keepalive(stream, config.keepalive);
-}
-
-fn keepalive(socket: &impl AsFd, keepalive: Option<Keepalive>) {
-    let Some(Keepalive {
-        idle,
-        interval,
-        retries,
-        user_timeout,
-    }) = keepalive
-    else {
-        return;
-    };
-    // A socket that takes no such option is as good as one that was never asked.
-    sys::socket::keepalive(socket, idle, interval, retries).ok();
-    if user_timeout {
-        sys::socket::user_timeout(socket, idle + interval * retries).ok();
+    if let Some(keepalive) = &config.keepalive {
+        keepalive.apply(stream);
     }
 }
 

@@ -136,8 +136,9 @@ fn the_rest_is_there() {
     metrics.discovery.ended(Ended::Complete);
     metrics.discovery.received(proto::ADDRESS_TYPE, 100);
     metrics.discovery.received("anything", 1);
-    metrics.proxies.active.inc();
-    metrics.proxies.started.inc();
+    let proxies = Proxies::register(metrics.registry());
+    proxies.active.inc();
+    proxies.started.inc();
     let text = metrics.encode().unwrap();
     for line in [
         "istio_build{component=\"ztunnel\",tag=\"0.1.0\"} 1",

@@ -73,6 +73,8 @@ pub enum Reporter {
     Source,
     /// The destination's proxy.
     Destination,
+    /// The proxy between them.
+    Waypoint,
 }
 
 /// How a connection was protected.
@@ -361,6 +363,7 @@ impl Reporter {
         match self {
             Self::Source => "source",
             Self::Destination => "destination",
+            Self::Waypoint => "waypoint",
         }
     }
 }

@@ -78,7 +78,13 @@ fn the_drain_follows_the_grace_period() {
 /// The variables that the source reads: words of capitals between quotes.
 fn variables() -> Vec<&'static str> {
     let capital = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
-    let quoted = include_str!("../config.rs").split('"').skip(1).step_by(2);
+    let sources = [
+        include_str!("../config.rs"),
+        include_str!("../../../net/src/settings.rs"),
+    ];
+    let quoted = sources
+        .into_iter()
+        .flat_map(|source| source.split('"').skip(1).step_by(2));
     let variable = |text: &&str| text.len() > 3 && text.bytes().all(capital);
     quoted.filter(variable).collect()
 }

@@ -2,7 +2,10 @@
 
 use std::{fs::File, os::fd::AsFd, sync::atomic::AtomicUsize};
 
-use net::{config::Environment, metrics::Metrics};
+use net::{
+    config::Environment,
+    metrics::{Metrics, Proxies},
+};
 use sys::seqpacket::Received;
 use tokio::{
     sync::{mpsc, mpsc::UnboundedReceiver},
@@ -39,7 +42,7 @@ impl Agent {
             workers: vec![worker],
         });
         let (seen, watching) = watch::channel(Seen::default());
-        let mut pods = Pods::new(shared, metrics.proxies, seen);
+        let mut pods = Pods::new(shared, Proxies::default(), seen);
         let proxy = tokio::spawn(async move { pods.follow(far).await });
         let agent = Self {
             socket: watched(near).unwrap(),

@@ -19,7 +19,8 @@ fn ports(ports: &[mesh::model::Port]) -> Value {
     Value::Object(ports.iter().map(pair).collect())
 }
 
-pub(super) fn service(generation: &Generation, service: &Arc<Service>) -> Value {
+/// A service with its endpoints in `generation`.
+pub fn service(generation: &Generation, service: &Arc<Service>) -> Value {
     let endpoint = |e: &mesh::store::Endpoint| {
         let shown = json!({
             "workloadUid": &*e.workload.uid,
@@ -122,7 +123,8 @@ fn health(health: Health) -> &'static str {
     }
 }
 
-pub(super) fn workload(w: &Arc<Workload>) -> Value {
+/// A workload.
+pub fn workload(w: &Arc<Workload>) -> Value {
     let policies = w.policies.iter().map(|p| p.as_str());
     object([
         ("uid", json!(&*w.uid)),

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::object;
 
-pub(super) fn policy(policy: &Policy) -> Value {
+/// A layer 4 policy.
+pub fn policy(policy: &Policy) -> Value {
     let (namespace, name) = policy
         .name
         .as_str()
