@@ -3,6 +3,7 @@
 //! Values in, values out. The bytes are read and written elsewhere; here nobody knows a connection.
 
 pub mod authorize;
+pub mod balance;
 pub mod edit;
 pub mod head;
 pub mod host;

@@ -23,3 +23,4 @@ pub mod refusal;
 pub mod session;
 pub mod store;
 pub mod table;
+pub mod waypoint;

@@ -11,6 +11,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Of the object.
+    pub kind: Kind,
+    /// Of the object.
     pub namespace: Name,
     /// Of the object.
     pub name: Box<str>,
@@ -22,6 +24,28 @@ pub struct Route {
     pub hosts: Box<[HostMatch]>,
     /// In order.
     pub rules: Box<[Rule]>,
+}
+
+/// What kind of object a route is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// `GRPCRoute`.
+    Grpc,
+    /// `HTTPRoute`.
+    Http,
+    /// `TCPRoute`: its rules match connections, all of them.
+    Tcp,
+}
+
+impl Kind {
+    /// As users write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Grpc => "GRPCRoute",
+            Self::Http => "HTTPRoute",
+            Self::Tcp => "TCPRoute",
+        }
+    }
 }
 
 /// What is done with the requests that it matches.
@@ -37,6 +61,8 @@ pub struct Rule {
     pub backends: Box<[Backend]>,
     /// How long it may take.
     pub timeouts: Timeouts,
+    /// Why it cannot be carried out: what it matches is answered with 500.
+    pub invalid: Option<Box<str>>,
 }
 
 /// How long a request may take; none: as long as it takes.

@@ -20,10 +20,8 @@ pub struct Backend {
 pub enum Target {
     /// A service's port.
     Service {
-        /// Its namespace.
-        namespace: Name,
-        /// `<name>.<namespace>.svc.<domain>`, or what the outside calls it.
-        hostname: Name,
+        /// `<namespace>/<hostname>`.
+        service: Name,
         /// The service's port, not the pod's.
         port: u16,
     },
@@ -66,8 +64,7 @@ mod tests {
     fn backend(port: u16, weight: u32) -> Backend {
         Backend {
             target: Target::Service {
-                namespace: "shop".into(),
-                hostname: "cart.shop.svc.cluster.local".into(),
+                service: "shop/cart.shop.svc.cluster.local".into(),
                 port,
             },
             weight,

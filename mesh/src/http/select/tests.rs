@@ -9,7 +9,7 @@ use crate::http::{
     head::{Field, Raw},
     host::Scheme,
     pattern::Pattern,
-    route::FieldMatch,
+    route::{FieldMatch, Kind},
 };
 use naive::{Asked, MatchOf, Object, PathOf};
 
@@ -52,6 +52,7 @@ fn route(object: &Object) -> Route {
         ..Rule::default()
     });
     Route {
+        kind: Kind::Http,
         namespace: object.namespace.into(),
         name: object.name.as_str().into(),
         created: object.created,
