@@ -148,12 +148,9 @@ fn faults(world: &World, compiled: &mut Compiled) {
             "Accepted"
         };
         let condition = Condition::fails(kind, "Invalid", message);
-        compiled.statuses.insert(
-            reference.clone(),
-            Status {
-                conditions: vec![condition],
-            },
-        );
+        // What is said of the version in force at each of its parents stays.
+        let status = compiled.statuses.entry(reference.clone()).or_default();
+        status.conditions = vec![condition];
     }
 }
 

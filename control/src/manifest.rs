@@ -11,18 +11,24 @@ use serde_json::Value;
 
 pub mod authorization;
 pub mod core;
+pub mod gateway;
 mod meta;
 pub mod peer;
 mod read;
+pub mod route;
 pub mod selector;
+pub mod unserved;
 mod yaml;
 
 pub use self::{
     authorization::AuthorizationPolicy,
     core::{EndpointSlice, Namespace, Node, Pod, Service, ServiceAccount},
+    gateway::{Gateway, GatewayClass, ReferenceGrant},
     meta::Meta,
     peer::PeerAuthentication,
+    route::{Route, RouteKind},
     selector::Selector,
+    unserved::{Unserved, UnservedKind},
     yaml::{Document, LIMITS, Limits, documents, tree},
 };
 use self::{
@@ -31,10 +37,9 @@ use self::{
 };
 
 const SECURITY: &str = "security.istio.io";
-/// Kinds of that group that are real and not compiled.
-const SECURITY_UNUSED: [&str; 1] = ["RequestAuthentication"];
+const GATEWAY: &str = "gateway.networking.k8s.io";
 
-/// The kinds that are compiled.
+/// The kinds that are compiled, or known not to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// `v1`.
@@ -53,10 +58,20 @@ pub enum Kind {
     AuthorizationPolicy,
     /// `security.istio.io/v1`.
     PeerAuthentication,
+    /// `gateway.networking.k8s.io/v1`.
+    Gateway,
+    /// `gateway.networking.k8s.io/v1`.
+    GatewayClass,
+    /// `gateway.networking.k8s.io/v1`.
+    Route(RouteKind),
+    /// `gateway.networking.k8s.io/v1`.
+    ReferenceGrant,
+    /// Known and not served.
+    Unserved(UnservedKind),
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const SERVED: [Self; 14] = [
         Self::Namespace,
         Self::Node,
         Self::ServiceAccount,
@@ -65,7 +80,18 @@ impl Kind {
         Self::Pod,
         Self::AuthorizationPolicy,
         Self::PeerAuthentication,
+        Self::Gateway,
+        Self::GatewayClass,
+        Self::Route(RouteKind::Grpc),
+        Self::Route(RouteKind::Http),
+        Self::Route(RouteKind::Tcp),
+        Self::ReferenceGrant,
     ];
+
+    fn all() -> impl Iterator<Item = Self> {
+        let unserved = UnservedKind::ALL.map(Self::Unserved);
+        Self::SERVED.into_iter().chain(unserved)
+    }
 
     /// As written in `kind:`.
     pub fn as_str(self) -> &'static str {
@@ -78,31 +104,58 @@ impl Kind {
             Self::Pod => "Pod",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
+            Self::Gateway => "Gateway",
+            Self::GatewayClass => "GatewayClass",
+            Self::Route(kind) => kind.as_str(),
+            Self::ReferenceGrant => "ReferenceGrant",
+            Self::Unserved(kind) => kind.as_str(),
         }
     }
 
     /// Whether an object of this kind says who may talk to whom, so that losing one is not safe.
     pub fn is_policy(self) -> bool {
-        matches!(self, Self::AuthorizationPolicy | Self::PeerAuthentication)
+        matches!(
+            self,
+            Self::AuthorizationPolicy
+                | Self::PeerAuthentication
+                | Self::Unserved(UnservedKind::RequestAuthentication)
+        )
+    }
+
+    /// Whether fields that the API does not have are refused.
+    fn is_strict(self) -> bool {
+        let ours = matches!(
+            self,
+            Self::Gateway | Self::GatewayClass | Self::Route(_) | Self::ReferenceGrant
+        );
+        ours || self.is_policy()
     }
 
     fn namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Node)
+        !matches!(self, Self::Namespace | Self::Node | Self::GatewayClass)
     }
 
     fn group(self) -> &'static str {
         match self {
             Self::EndpointSlice => "discovery.k8s.io",
             Self::AuthorizationPolicy | Self::PeerAuthentication => SECURITY,
+            Self::Gateway | Self::GatewayClass | Self::Route(_) | Self::ReferenceGrant => GATEWAY,
+            Self::Unserved(kind) => kind.group(),
             _ => "",
         }
     }
 
     fn versions(self) -> &'static [&'static str] {
-        if self.is_policy() {
-            &["v1", "v1beta1"]
-        } else {
-            &["v1"]
+        match self {
+            Self::AuthorizationPolicy
+            | Self::PeerAuthentication
+            | Self::Gateway
+            | Self::GatewayClass
+            | Self::Route(RouteKind::Http)
+            | Self::ReferenceGrant => &["v1", "v1beta1"],
+            Self::Route(RouteKind::Tcp | RouteKind::Grpc) => &["v1", "v1alpha2"],
+            Self::Unserved(kind) => kind.versions(),
+            _ => &["v1"],
         }
     }
 
@@ -117,9 +170,7 @@ impl Kind {
 
     /// The kind of this API group and name, whatever the version.
     pub fn find(group: &str, name: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|kind| kind.group() == group && kind.as_str() == name)
+        Self::all().find(|kind| kind.group() == group && kind.as_str() == name)
     }
 }
 
@@ -186,6 +237,11 @@ pub enum Object {
     Pod(Pod),
     AuthorizationPolicy(AuthorizationPolicy),
     PeerAuthentication(PeerAuthentication),
+    Gateway(Gateway),
+    GatewayClass(GatewayClass),
+    Route(Route),
+    ReferenceGrant(ReferenceGrant),
+    Unserved(Unserved),
 }
 
 impl Object {
@@ -200,6 +256,11 @@ impl Object {
             Self::Pod(object) => (Kind::Pod, &object.meta),
             Self::AuthorizationPolicy(object) => (Kind::AuthorizationPolicy, &object.meta),
             Self::PeerAuthentication(object) => (Kind::PeerAuthentication, &object.meta),
+            Self::Gateway(object) => (Kind::Gateway, &object.meta),
+            Self::GatewayClass(object) => (Kind::GatewayClass, &object.meta),
+            Self::Route(object) => (Kind::Route(object.kind), &object.meta),
+            Self::ReferenceGrant(object) => (Kind::ReferenceGrant, &object.meta),
+            Self::Unserved(object) => (Kind::Unserved(object.kind), &object.meta),
         };
         ObjectRef::new(kind, &meta.namespace, &meta.name)
     }
@@ -245,11 +306,9 @@ pub fn manifest(tree: &Value, path: &str) -> Manifest {
     };
     let (group, number) = version.split_once('/').unwrap_or(("", version));
     // A policy must not get lost by a slip in its first two lines.
-    let slip = Kind::ALL
-        .into_iter()
-        .find(|it| it.is_policy() && it.as_str() == kind && group.is_empty());
+    let slip = Kind::all().find(|it| it.is_policy() && it.as_str() == kind && group.is_empty());
     let Some(found) = Kind::find(group, kind).or(slip) else {
-        if group == SECURITY && !SECURITY_UNUSED.contains(&kind) {
+        if group == SECURITY {
             let reason = format!("{kind:?} is not a kind of {SECURITY}");
             return Manifest::Alien(Fault {
                 field: at.field("kind"),
@@ -298,6 +357,11 @@ fn object(kind: Kind, meta: Meta, at: &At<'_>, faults: &mut Faults) -> Object {
         Kind::PeerAuthentication => {
             Object::PeerAuthentication(peer::peer_authentication(meta, at, faults))
         }
+        Kind::Gateway => Object::Gateway(gateway::gateway(meta, at, faults)),
+        Kind::GatewayClass => Object::GatewayClass(gateway::gateway_class(meta, at, faults)),
+        Kind::Route(kind) => Object::Route(route::route(kind, meta, at, faults)),
+        Kind::ReferenceGrant => Object::ReferenceGrant(gateway::reference_grant(meta, at, faults)),
+        Kind::Unserved(kind) => Object::Unserved(unserved::unserved(kind, meta, at, faults)),
     }
 }
 

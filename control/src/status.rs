@@ -1,12 +1,29 @@
 //! What the control plane says of an object, in the form of Kubernetes conditions.
 
-/// Conditions of one object; only those that are ours to write.
+use crate::manifest::route::ParentRef;
+
+/// Who speaks, in statuses that more than one controller writes.
+pub const CONTROLLER: &str = "ambit.dev/mesh-controller";
+
+/// What is said of one object; only what is ours to write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
+    /// The generation of the object that this is about; 0 if it has none.
+    pub generation: i64,
+    /// In the order of their types.
+    pub conditions: Vec<Condition>,
+    /// Routes: one for each of its `parentRefs` that is ours to serve, in their order.
+    pub parents: Vec<ParentStatus>,
+}
+
+/// What is said of a route at one of its parents (Gateway API, RouteParentStatus).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParentStatus {
+    /// As written in the route.
+    pub parent: ParentRef,
     /// In the order of their types.
     pub conditions: Vec<Condition>,
 }
-
 /// One condition (Kubernetes API conventions, Condition v1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {

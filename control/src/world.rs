@@ -10,8 +10,9 @@ use std::{
 use mesh::local::Local;
 
 use crate::manifest::{
-    AuthorizationPolicy, EndpointSlice, Fault, Kind, Namespace, Node, Object, ObjectRef,
-    PeerAuthentication, Pod, Selector, Service, ServiceAccount,
+    AuthorizationPolicy, EndpointSlice, Fault, Gateway, GatewayClass, Kind, Namespace, Node,
+    Object, ObjectRef, PeerAuthentication, Pod, ReferenceGrant, Route, RouteKind, Selector,
+    Service, ServiceAccount, Unserved,
 };
 
 /// Namespace and name.
@@ -21,7 +22,7 @@ pub type Key = (String, String);
 #[derive(Clone, Debug, Default, PartialEq)]
 #[expect(
     missing_docs,
-    reason = "the first eight are the kinds they are named after"
+    reason = "the first fourteen are the kinds they are named after"
 )]
 pub struct World {
     pub namespaces: BTreeMap<String, Namespace>,
@@ -32,6 +33,14 @@ pub struct World {
     pub pods: BTreeMap<Key, Pod>,
     pub authorization_policies: BTreeMap<Key, AuthorizationPolicy>,
     pub peer_authentications: BTreeMap<Key, PeerAuthentication>,
+    pub gateways: BTreeMap<Key, Gateway>,
+    pub gateway_classes: BTreeMap<String, GatewayClass>,
+    pub http_routes: BTreeMap<Key, Route>,
+    pub grpc_routes: BTreeMap<Key, Route>,
+    pub tcp_routes: BTreeMap<Key, Route>,
+    pub reference_grants: BTreeMap<Key, ReferenceGrant>,
+    /// Objects of kinds that are known and not served.
+    pub unserved: BTreeMap<ObjectRef, Unserved>,
     /// Policies that never had a good version: each denies until it has one.
     pub denials: BTreeMap<ObjectRef, Denial>,
     /// What is wrong with objects whose newest version is refused, those among `denials` included.
@@ -148,12 +157,27 @@ pub struct Denial {
 }
 
 impl World {
+    /// The routes of a kind.
+    pub fn routes(&self, kind: RouteKind) -> &BTreeMap<Key, Route> {
+        match kind {
+            RouteKind::Http => &self.http_routes,
+            RouteKind::Grpc => &self.grpc_routes,
+            RouteKind::Tcp => &self.tcp_routes,
+        }
+    }
+
+    fn routes_mut(&mut self, kind: RouteKind) -> &mut BTreeMap<Key, Route> {
+        match kind {
+            RouteKind::Http => &mut self.http_routes,
+            RouteKind::Grpc => &mut self.grpc_routes,
+            RouteKind::Tcp => &mut self.tcp_routes,
+        }
+    }
+
     /// Adds an object, in place of one with the same reference.
     pub fn insert(&mut self, object: Object) {
-        let ObjectRef {
-            namespace, name, ..
-        } = object.reference();
-        let key = (namespace, name);
+        let reference = object.reference();
+        let key = (reference.namespace.clone(), reference.name.clone());
         match object {
             Object::Namespace(object) => drop(self.namespaces.insert(key.1, object)),
             Object::Node(object) => drop(self.nodes.insert(key.1, object)),
@@ -167,6 +191,11 @@ impl World {
             Object::PeerAuthentication(object) => {
                 drop(self.peer_authentications.insert(key, object))
             }
+            Object::Gateway(object) => drop(self.gateways.insert(key, object)),
+            Object::GatewayClass(object) => drop(self.gateway_classes.insert(key.1, object)),
+            Object::Route(object) => drop(self.routes_mut(object.kind).insert(key, object)),
+            Object::ReferenceGrant(object) => drop(self.reference_grants.insert(key, object)),
+            Object::Unserved(object) => drop(self.unserved.insert(reference, object)),
         }
     }
 
@@ -182,6 +211,11 @@ impl World {
             Kind::Pod => drop(self.pods.remove(&key)),
             Kind::AuthorizationPolicy => drop(self.authorization_policies.remove(&key)),
             Kind::PeerAuthentication => drop(self.peer_authentications.remove(&key)),
+            Kind::Gateway => drop(self.gateways.remove(&key)),
+            Kind::GatewayClass => drop(self.gateway_classes.remove(&key.1)),
+            Kind::Route(kind) => drop(self.routes_mut(kind).remove(&key)),
+            Kind::ReferenceGrant => drop(self.reference_grants.remove(&key)),
+            Kind::Unserved(_) => drop(self.unserved.remove(reference)),
         }
     }
 
@@ -189,30 +223,33 @@ impl World {
     pub fn object(&self, reference: &ObjectRef) -> Option<Object> {
         let key = (reference.namespace.clone(), reference.name.clone());
         match reference.kind {
-            Kind::Namespace => self.namespaces.get(&key.1).cloned().map(Object::Namespace),
-            Kind::Node => self.nodes.get(&key.1).cloned().map(Object::Node),
-            Kind::ServiceAccount => self
-                .service_accounts
-                .get(&key)
-                .cloned()
-                .map(Object::ServiceAccount),
-            Kind::Service => self.services.get(&key).cloned().map(Object::Service),
-            Kind::EndpointSlice => self
-                .endpoint_slices
-                .get(&key)
-                .cloned()
-                .map(Object::EndpointSlice),
-            Kind::Pod => self.pods.get(&key).cloned().map(Object::Pod),
-            Kind::AuthorizationPolicy => self
-                .authorization_policies
-                .get(&key)
-                .cloned()
-                .map(Object::AuthorizationPolicy),
-            Kind::PeerAuthentication => self
-                .peer_authentications
-                .get(&key)
-                .cloned()
-                .map(Object::PeerAuthentication),
+            Kind::Namespace => found(&self.namespaces, &key.1, Object::Namespace),
+            Kind::Node => found(&self.nodes, &key.1, Object::Node),
+            Kind::ServiceAccount => found(&self.service_accounts, &key, Object::ServiceAccount),
+            Kind::Service => found(&self.services, &key, Object::Service),
+            Kind::EndpointSlice => found(&self.endpoint_slices, &key, Object::EndpointSlice),
+            Kind::Pod => found(&self.pods, &key, Object::Pod),
+            Kind::AuthorizationPolicy => found(
+                &self.authorization_policies,
+                &key,
+                Object::AuthorizationPolicy,
+            ),
+            Kind::PeerAuthentication => {
+                found(&self.peer_authentications, &key, Object::PeerAuthentication)
+            }
+            Kind::Gateway => found(&self.gateways, &key, Object::Gateway),
+            Kind::GatewayClass => found(&self.gateway_classes, &key.1, Object::GatewayClass),
+            Kind::Route(kind) => found(self.routes(kind), &key, Object::Route),
+            Kind::ReferenceGrant => found(&self.reference_grants, &key, Object::ReferenceGrant),
+            Kind::Unserved(_) => found(&self.unserved, reference, Object::Unserved),
         }
     }
+}
+
+fn found<K: Ord, T: Clone>(
+    all: &BTreeMap<K, T>,
+    key: &K,
+    object: impl Fn(T) -> Object,
+) -> Option<Object> {
+    all.get(key).cloned().map(object)
 }

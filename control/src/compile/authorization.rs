@@ -44,6 +44,7 @@ pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
             reference,
             Status {
                 conditions: vec![condition::condition(scope, policy)],
+                ..Status::default()
             },
         );
         if is_sent(policy) {
@@ -79,6 +80,7 @@ pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
 fn denial_name(reference: &ObjectRef) -> String {
     match reference.kind {
         Kind::PeerAuthentication => format!("refused_peer_authentication_{}", reference.name),
+        Kind::Unserved(_) => format!("refused_request_authentication_{}", reference.name),
         _ => reference.name.clone(),
     }
 }

@@ -37,6 +37,7 @@ pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
                 reference,
                 Status {
                     conditions: vec![condition],
+                    ..Status::default()
                 },
             );
         }

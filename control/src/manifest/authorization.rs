@@ -229,7 +229,7 @@ fn provider(spec: &At<'_>, action: Action, faults: &mut Faults) {
     }
 }
 
-fn target(spec: &At<'_>, faults: &mut Faults) -> PolicyTarget {
+pub(super) fn target(spec: &At<'_>, faults: &mut Faults) -> PolicyTarget {
     let selector = selector(spec, faults);
     let single = spec.mapping("targetRef", faults);
     let list = spec.items("targetRefs", faults);

@@ -22,6 +22,8 @@ pub struct Meta {
     pub annotations: Labels,
     /// When it was created. `None` sorts first: objects without a date are older than those with one.
     pub created: Option<OffsetDateTime>,
+    /// Counts the versions of its spec; 0 if the manifest does not say.
+    pub generation: i64,
     /// Whether it is on its way out.
     pub deleting: bool,
 }
@@ -53,13 +55,14 @@ pub(super) fn metadata(root: &At<'_>, kind: Kind, faults: &mut Faults) -> Meta {
             ..Meta::default()
         };
     };
-    if kind.is_policy() {
+    if kind.is_strict() {
         at.only(FIELDS, faults);
     }
     let mut meta = Meta {
         labels: at.labels("labels", faults),
         annotations: at.labels("annotations", faults),
         uid: at.text("uid", faults).unwrap_or_default().to_owned(),
+        generation: at.whole("generation", faults).unwrap_or_default(),
         deleting: at.get("deletionTimestamp").is_some(),
         namespace: fallback(kind),
         ..Meta::default()

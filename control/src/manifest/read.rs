@@ -159,6 +159,25 @@ impl<'a> At<'a> {
         self.get(key)?.as_text(faults)
     }
 
+    /// A field that has to be there and is text; empty if it is not.
+    pub(super) fn required(&self, key: &str, faults: &mut Faults) -> &'a str {
+        match self.get(key) {
+            Some(at) if at.is_empty_text() => faults.add(&at, "", "empty"),
+            Some(at) => return at.as_text(faults).unwrap_or_default(),
+            None => faults.add(self, key, "required"),
+        }
+        ""
+    }
+
+    /// The items of a field that is a list of at most so many; none if it is absent.
+    pub(super) fn at_most(&self, key: &str, most: usize, faults: &mut Faults) -> Vec<Self> {
+        let items = self.items(key, faults);
+        if items.len() > most {
+            faults.add(self, key, format!("more than {most}"));
+        }
+        items
+    }
+
     /// A list of texts, with the place of each.
     pub(super) fn texts(&self, key: &str, faults: &mut Faults) -> Vec<(Self, &'a str)> {
         let items = self.items(key, faults);
@@ -189,6 +208,16 @@ impl<'a> At<'a> {
             faults.add(&at, "", "expected true or false");
             false
         })
+    }
+
+    /// A field that is a whole number.
+    pub(super) fn whole(&self, key: &str, faults: &mut Faults) -> Option<i64> {
+        let at = self.get(key)?;
+        let number = at.value.as_i64();
+        if number.is_none() {
+            faults.add(&at, "", "expected a whole number");
+        }
+        number
     }
 
     /// This value as a port number, 1 to 65535.

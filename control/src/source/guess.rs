@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::manifest::Kind;
+use crate::manifest::{Kind, UnservedKind};
 
 /// A policy, as far as it can be seen.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,7 +18,11 @@ pub(super) struct Guess {
 
 /// `None` if the text does not look like a policy.
 pub(super) fn policy(text: &str) -> Option<Guess> {
-    let kinds = [Kind::AuthorizationPolicy, Kind::PeerAuthentication];
+    let kinds = [
+        Kind::AuthorizationPolicy,
+        Kind::PeerAuthentication,
+        Kind::Unserved(UnservedKind::RequestAuthentication),
+    ];
     let kind = kinds
         .into_iter()
         .find(|kind| words(text, "kind").any(|word| word == kind.as_str()))?;
