@@ -8,8 +8,9 @@ use std::{
 use crate::{
     decide::{Decision, Request, Which, decide},
     identity::Identity,
-    model::Workload,
+    model::{Port, Service, Workload},
     name::Name,
+    pick,
     plan::{Outcome, PROXY_PORTS, Question},
     refusal::Refusal,
     store::Generation,
@@ -56,6 +57,8 @@ pub struct Admission {
     pub allowed_by: Option<Name>,
     /// Policies that would have denied it, were they enforced.
     pub dry_run: Vec<Name>,
+    /// The service that trusts the peer to have decided the written policies; they were not decided again.
+    pub trusted_by: Option<Arc<Service>>,
 }
 
 /// Decides whether a connection from `source` may enter a pod.
@@ -101,7 +104,9 @@ pub fn admit(
         destination: to.ip(),
         port: to.port(),
     };
-    let verdict = decide(generation, workload, &request, Which::All);
+    let trusted_by = peer.and_then(|peer| trusting(generation, workload, peer, to.port()));
+    let which = trusted_by.map_or(Which::All, |_| Which::Generated);
+    let verdict = decide(generation, workload, &request, which);
     match verdict.decision {
         Decision::Deny(denial) => Outcome::Refuse(Refusal::Denied(denial)),
         Decision::Allow(allowed_by) => Outcome::Do(Admission {
@@ -110,8 +115,25 @@ pub fn admit(
             workload: Arc::clone(workload),
             allowed_by,
             dry_run: verdict.dry_run,
+            trusted_by: trusted_by.cloned(),
         }),
     }
+}
+
+/// The service that trusts `peer` to have decided the written policies of a workload for a connection to `port` of it: one
+/// that the workload is an endpoint of, and that leads to that port. A waypoint has only seen what came for the service.
+pub fn trusting<'g>(
+    generation: &'g Generation,
+    workload: &Workload,
+    peer: Identity,
+    port: u16,
+) -> Option<&'g Arc<Service>> {
+    workload.services.iter().find_map(|membership| {
+        let service = generation.service(membership.service)?;
+        let leads = |p: &Port| pick::target(&membership.ports, *p) == Some(port);
+        let trusts = service.trusted.contains(&peer) && service.ports.iter().any(leads);
+        trusts.then_some(service)
+    })
 }
 
 /// The application's socket that an authority names. It has to be in the pod the tunnel came to.

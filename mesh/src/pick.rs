@@ -41,13 +41,29 @@ pub fn pick<'a>(
     endpoints: &'a [Endpoint],
     wanted: &Wanted<'_>,
 ) -> Option<Picked<'a>> {
+    let best = eligible(service, endpoints, wanted);
+    let weight = |picked: &Picked<'_>| u64::from(picked.workload.capacity);
+    let mut left = wanted.seed.checked_rem(best.iter().map(weight).sum())?;
+    best.into_iter().find(|picked| {
+        let here = left < weight(picked);
+        left = left.saturating_sub(weight(picked));
+        here
+    })
+}
+
+/// The endpoints of `service` to choose from: the best that its preference leaves.
+pub(crate) fn eligible<'a>(
+    service: &Service,
+    endpoints: &'a [Endpoint],
+    wanted: &Wanted<'_>,
+) -> Vec<Picked<'a>> {
     let eligible = endpoints.iter().filter_map(|endpoint| {
         let workload = &endpoint.workload;
         let healthy = workload.health == Health::Healthy || service.balancing.unhealthy_too;
         if !healthy || wanted.tried.contains(&workload.uid) {
             return None;
         }
-        let port = target(endpoint, wanted.port)?;
+        let port = target(&endpoint.ports, wanted.port)?;
         let address = choose_address(workload, wanted.address, service.families)?;
         let rank = rank(service, wanted.source, workload)?;
         Some((
@@ -70,19 +86,12 @@ pub fn pick<'a>(
             best.push(picked);
         }
     }
-    let weight = |picked: &Picked<'_>| u64::from(picked.workload.capacity);
-    let mut left = wanted.seed.checked_rem(best.iter().map(weight).sum())?;
-    best.into_iter().find(|picked| {
-        let here = left < weight(picked);
-        left = left.saturating_sub(weight(picked));
-        here
-    })
+    best
 }
 
-/// The endpoint's own port for a service port.
-fn target(endpoint: &Endpoint, port: Port) -> Option<u16> {
-    let own = endpoint
-        .ports
+/// The endpoint's own port for a service port, if it has one: by what the endpoint itself says, else by the service.
+pub(crate) fn target(own: &[Port], port: Port) -> Option<u16> {
+    let own = own
         .iter()
         .find(|p| p.service == port.service)
         .map(|p| p.target);

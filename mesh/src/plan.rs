@@ -1,6 +1,11 @@
 //! Where an outbound flow goes.
 
+mod waypoint;
+
 use std::{fmt, net::SocketAddr, sync::Arc};
+
+use waypoint::is_foreign;
+pub use waypoint::through;
 
 use crate::{
     identity::Identity,
@@ -92,7 +97,7 @@ pub enum Plan {
         /// Where the application wanted to go.
         to: SocketAddr,
     },
-    /// Inside a tunnel to the workload's own proxy.
+    /// Inside a tunnel: to the workload's own proxy, or to a waypoint.
     Tunnel(Hop),
 }
 
@@ -103,12 +108,14 @@ pub struct Hop {
     pub address: SocketAddr,
     /// Who may answer there.
     pub identities: Vec<Identity>,
-    /// What to ask for: the workload's own address and port.
+    /// What to ask for: the workload's own address and port; of a waypoint the service's.
     pub authority: SocketAddr,
     /// The workload there.
     pub workload: Arc<Workload>,
     /// The service that was asked for.
     pub service: Option<Arc<Service>>,
+    /// The workload there is the service's waypoint, not what was asked for.
+    pub waypoint: bool,
 }
 
 impl Plan {
@@ -166,10 +173,11 @@ fn to_service(
     to: SocketAddr,
     service: &Arc<Service>,
 ) -> Outcome<Plan> {
-    if service.waypoint.is_some() || service.weighted_waypoints {
-        return Outcome::Refuse(Refusal::Waypoint(format!("service {}", service.key)));
+    if service.weighted_waypoints {
+        return Outcome::Refuse(Refusal::WeightedWaypoints(service.key.to_string()));
     }
-    if service.balancing.mode == Mode::Passthrough {
+    // What the waypoint makes of a destination that is to be kept is its business.
+    if service.balancing.mode == Mode::Passthrough && service.waypoint.is_none() {
         // What is kept may be a pod's address: its tunnel is kept too.
         return match generation.workload_at(flow.source.network, to.ip()) {
             Some(workload) => to_workload(flow, workload, to, None),
@@ -187,6 +195,12 @@ fn to_service(
             port: to.port(),
         });
     };
+    if let Some(waypoint) = service.waypoint {
+        return match through(generation, flow, service, waypoint) {
+            Ok(hop) => Outcome::Do(Plan::Tunnel(hop)),
+            Err(refusal) => Outcome::Refuse(refusal),
+        };
+    }
     let Flow {
         source,
         seed,
@@ -224,11 +238,11 @@ fn to_workload(
     to: SocketAddr,
     service: Option<&Arc<Service>>,
 ) -> Outcome<Plan> {
-    if workload.network != flow.source.network || workload.network_gateway.is_some() {
+    if is_foreign(flow, workload) {
         return Outcome::Refuse(Refusal::ForeignNetwork(workload.network));
     }
     if service.is_none() && workload.waypoint.is_some() {
-        return Outcome::Refuse(Refusal::Waypoint(format!("workload {}", workload.uid)));
+        return Outcome::Refuse(Refusal::WorkloadWaypoint(workload.uid.to_string()));
     }
     let Some(address) = choose_address(workload, to.ip(), Families::Automatic) else {
         return Outcome::Refuse(Refusal::NoAddress(workload.uid.to_string()));
@@ -247,6 +261,7 @@ fn to_workload(
             authority: to,
             workload,
             service,
+            waypoint: false,
         }),
     })
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr};
 
-use crate::{decide::Denial, identity::Identity, name::Name};
+use crate::{decide::Denial, identity::Identity, model::Gateway, name::Name};
 
 /// Why a flow is not carried.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +39,15 @@ pub enum Refusal {
         /// What was asked for.
         port: u16,
     },
+    /// The service's traffic has to go through a waypoint that cannot be had. Nothing goes around it.
+    NoWaypoint {
+        /// `<namespace>/<hostname>` of the service that was asked for.
+        service: Name,
+        /// The waypoint, as the service refers to it.
+        waypoint: Gateway,
+        /// Why it cannot be had.
+        lack: Lack,
+    },
     /// The control plane has not said yet what is needed.
     NotKnownYet(String),
     /// A tunnelled stream asks for something that is not this pod.
@@ -52,6 +61,15 @@ pub enum Refusal {
     ProxyPort(u16),
     /// The peer's proxy answered with this HTTP status.
     RefusedByPeer {
+        /// Where it is.
+        peer: SocketAddr,
+        /// Its answer.
+        status: u16,
+    },
+    /// The waypoint on the way answered with this HTTP status.
+    RefusedByWaypoint {
+        /// The waypoint's workload.
+        waypoint: String,
         /// Where it is.
         peer: SocketAddr,
         /// Its answer.
@@ -77,8 +95,26 @@ pub enum Refusal {
     },
     /// The resource for the destination could not be understood.
     Unusable(String),
-    /// The destination has a waypoint, which is not served; nothing goes around it.
-    Waypoint(String),
+    /// The destination, as these words call it, has several waypoints by weight. They are not served, and nothing goes
+    /// around them.
+    WeightedWaypoints(String),
+    /// The workload that was asked for by its own address has a waypoint. That is not served, and nothing goes around it.
+    WorkloadWaypoint(String),
+}
+
+/// Why a waypoint cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lack {
+    /// It is on this network, which is not ours.
+    ForeignNetwork(Name),
+    /// The client is that waypoint: its flow would come back to it.
+    Itself,
+    /// None of its endpoints takes tunnels now.
+    NoHealthyEndpoint,
+    /// What it says of itself could not be understood.
+    NotUnderstood,
+    /// Nobody knows it.
+    Unknown,
 }
 
 /// Where a tunnel failed.
@@ -132,21 +168,29 @@ impl Refusal {
             | Self::NoCertificate { .. }
             | Self::NoHealthyEndpoint(_)
             | Self::NoSuchPort { .. }
+            | Self::NoWaypoint { .. }
             | Self::NotKnownYet(_)
             | Self::ProxyPort(_)
             | Self::RefusedByPeer { .. }
+            | Self::RefusedByWaypoint { .. }
             | Self::TooMany
             | Self::Tunnel { .. }
             | Self::Unreachable { .. }
             | Self::Unusable(_)
-            | Self::Waypoint(_) => 503,
+            | Self::WeightedWaypoints(_)
+            | Self::WorkloadWaypoint(_) => 503,
         }
     }
 
     /// The `response_flags` of metrics.
     pub fn flag(&self) -> Flag {
         match self {
-            Self::Denied(_) | Self::RefusedByPeer { status: 401, .. } => Flag::Deny,
+            // A waypoint speaks of a denial as HTTP does, a node proxy always as the mesh does.
+            Self::Denied(_)
+            | Self::RefusedByPeer { status: 401, .. }
+            | Self::RefusedByWaypoint {
+                status: 401 | 403, ..
+            } => Flag::Deny,
             Self::NoCertificate { .. } => Flag::Identity,
             Self::Tunnel {
                 stage: Stage::Http2,
@@ -170,18 +214,21 @@ impl Refusal {
             | Self::NotThisPod { .. }
             | Self::ProxyPort(_)
             | Self::TooMany => Blame::Client,
-            Self::NoHealthyEndpoint(_) | Self::RefusedByPeer { .. } | Self::Unreachable { .. } => {
-                Blame::Server
-            }
+            Self::NoHealthyEndpoint(_)
+            | Self::RefusedByPeer { .. }
+            | Self::RefusedByWaypoint { .. }
+            | Self::Unreachable { .. } => Blame::Server,
             Self::ApplicationTunnel
             | Self::ForeignNetwork(_)
             | Self::HostnameWorkload(_)
             | Self::NoAddress(_)
             | Self::NoCertificate { .. }
+            | Self::NoWaypoint { .. }
             | Self::NotKnownYet(_)
             | Self::Tunnel { .. }
             | Self::Unusable(_)
-            | Self::Waypoint(_) => Blame::Mesh,
+            | Self::WeightedWaypoints(_)
+            | Self::WorkloadWaypoint(_) => Blame::Mesh,
         }
     }
 
@@ -240,12 +287,25 @@ impl fmt::Display for Refusal {
                 write!(f, "no healthy endpoint in service {service}")
             }
             Self::NoSuchPort { service, port } => write!(f, "service {service} has no port {port}"),
+            Self::NoWaypoint {
+                service,
+                waypoint,
+                lack,
+            } => write!(
+                f,
+                "service {service} has waypoint {waypoint}, and nothing goes around it: {lack}"
+            ),
             Self::NotKnownYet(what) => write!(f, "the control plane has not sent {what} yet"),
             Self::NotThisPod { authority, pod } => {
                 write!(f, "ip mismatch: authority {authority} is not {pod}")
             }
             Self::ProxyPort(port) => write!(f, "port {port} belongs to the proxy"),
             Self::RefusedByPeer { peer, status } => write!(f, "{peer} answered {status}"),
+            Self::RefusedByWaypoint {
+                waypoint,
+                peer,
+                status,
+            } => write!(f, "waypoint {waypoint} at {peer} answered {status}"),
             Self::TooMany => f.write_str("too many connections of this workload"),
             Self::Tunnel { to, stage, reason } => write!(f, "no tunnel to {to}: {stage}: {reason}"),
             Self::Unreachable { to, reason } => write!(f, "no connection to {to}: {reason}"),
@@ -255,12 +315,32 @@ impl fmt::Display for Refusal {
                     "resource {name} could not be understood, so nothing goes there"
                 )
             }
-            Self::Waypoint(what) => {
+            Self::WeightedWaypoints(service) => {
                 write!(
                     f,
-                    "{what} has a waypoint, which is not served; nothing goes around it"
+                    "service {service} has waypoints by weight, which is not served; nothing goes around them"
                 )
             }
+            Self::WorkloadWaypoint(uid) => {
+                write!(
+                    f,
+                    "workload {uid} has a waypoint for its own addresses, which is not served; nothing goes around it"
+                )
+            }
+        }
+    }
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ForeignNetwork(network) => {
+                write!(f, "it is on network {network:?}, which is not served")
+            }
+            Self::Itself => f.write_str("the client is that waypoint itself"),
+            Self::NoHealthyEndpoint => f.write_str("it has no healthy endpoint"),
+            Self::NotUnderstood => f.write_str("what it says of itself could not be understood"),
+            Self::Unknown => f.write_str("it is unknown"),
         }
     }
 }

@@ -149,7 +149,14 @@ fn apply_addresses(next: &mut Generation, delta: &Delta) -> Vec<Rejected> {
     for Resource { name, bytes, .. } in &delta.resources {
         match parse::address(name, bytes) {
             Ok(Address::Workload(workload)) => next.put_workload(Arc::new(workload)),
-            Ok(Address::Service(service)) => next.put_service(Arc::new(service)),
+            Ok(Address::Service(service)) => {
+                // In force, but without the trust.
+                rejected.extend(service.distrust.as_ref().map(|reason| Rejected {
+                    name: name.clone(),
+                    reason: reason.to_string(),
+                }));
+                next.put_service(Arc::new(service));
+            }
             Err(reason) => {
                 // Its last good version stays. Where it wants to be now is still no stranger's.
                 next.put_unusable(name, Address::reach(bytes));

@@ -163,6 +163,11 @@ async fn tunnelled(
         .await
     {
         Ok((stream, _)) => Ok(Opened::Tunnelled(stream, place)),
+        Err(ConnectError::Status(status)) if hop.waypoint => Err(Refusal::RefusedByWaypoint {
+            waypoint: hop.workload.uid.to_string(),
+            peer: hop.address,
+            status,
+        }),
         Err(ConnectError::Status(status)) => Err(Refusal::RefusedByPeer {
             peer: hop.address,
             status,

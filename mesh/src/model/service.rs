@@ -29,6 +29,11 @@ pub struct Service {
     pub waypoint: Option<Gateway>,
     /// Has several waypoints, chosen by weight.
     pub weighted_waypoints: bool,
+    /// Waypoints that have decided the written policies of its workloads, with the real client, before they come to one
+    /// of its target ports (`ambit.waypoint.v1.Trust`).
+    pub trusted: Box<[Identity]>,
+    /// Why nobody is trusted: what was said of it could not be understood.
+    pub distrust: Option<Box<str>>,
     /// How an endpoint is chosen.
     pub balancing: Balancing,
     /// Address families.

@@ -1,8 +1,8 @@
 //! A workload: something with an identity and, mostly, addresses. A pod, nearly always.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
-use crate::{identity::Identity, model::Port, name::Name};
+use crate::{identity::Identity, model::Port, name::Name, plan::HBONE_PORT};
 
 /// One workload (`istio.workload.Workload`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,7 +119,7 @@ pub struct Membership {
 }
 
 /// A waypoint or a network gateway, by name or address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Gateway {
     /// By a service's `<namespace>/<hostname>`.
     Hostname {
@@ -137,6 +137,34 @@ pub enum Gateway {
         /// Port that takes tunnels.
         port: u16,
     },
+}
+
+impl fmt::Display for Gateway {
+    /// `<namespace>/<hostname>`, or the address after its network; the port only if it is not that of all tunnels.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let port = match *self {
+            Self::Hostname { service, port } => {
+                write!(f, "{service}")?;
+                port
+            }
+            Self::Address {
+                network,
+                address,
+                port,
+            } => {
+                if !network.is_empty() {
+                    write!(f, "{network}/")?;
+                }
+                write!(f, "{address}")?;
+                port
+            }
+        };
+        if port == HBONE_PORT {
+            Ok(())
+        } else {
+            write!(f, " port {port}")
+        }
+    }
 }
 
 /// A tunnel inside the pod.

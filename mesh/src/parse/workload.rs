@@ -246,6 +246,10 @@ fn service(s: wire::Service) -> Result<Service, String> {
         Ok(wire::service::Visibility::Namespace) => Visibility::Namespace,
         Err(_) => return Err(format!("unknown visibility {}", s.visibility)),
     };
+    let (trusted, distrust) = match trusted(&s.extensions) {
+        Ok(trusted) => (trusted, None),
+        Err(reason) => (Box::default(), Some(reason.into())),
+    };
     Ok(Service {
         key: Name::new(&format!("{}/{}", s.namespace, s.hostname)),
         name: Name::new(&s.name),
@@ -261,11 +265,43 @@ fn service(s: wire::Service) -> Result<Service, String> {
             .collect(),
         waypoint: s.waypoint.map(gateway).transpose()?,
         weighted_waypoints: !s.weighted_waypoints.is_empty(),
+        trusted,
+        distrust,
         balancing: balancing(&s.load_balancing.unwrap_or_default())?,
         families,
         canonical: s.canonical,
         visibility,
     })
+}
+
+/// Whom the service trusts to have decided its policies. All of it is understood, or nobody is trusted.
+fn trusted(extensions: &[wire::Extension]) -> Result<Box<[Identity]>, String> {
+    let mut ours = extensions
+        .iter()
+        .filter(|extension| extension.name == proto::TRUST_EXTENSION);
+    let Some(extension) = ours.next() else {
+        return Ok(Box::default());
+    };
+    let bad = |what: &str| format!("extension {:?} {what}", proto::TRUST_EXTENSION);
+    if ours.next().is_some() {
+        return Err(bad("is there twice"));
+    }
+    let config = extension.config.as_ref();
+    let config = config.ok_or_else(|| bad("holds nothing"))?;
+    if config.type_url != proto::TRUST_TYPE {
+        return Err(bad(&format!("holds a {:?}", config.type_url)));
+    }
+    let trust = proto::waypoint::Trust::decode(config.value.as_slice())
+        .map_err(|e| bad(&format!("is not a Trust: {e}")))?;
+    // What is not known may narrow the trust down.
+    if trust.encode_to_vec() != config.value {
+        return Err(bad("holds more than is known here"));
+    }
+    let identity = |text: &String| {
+        let identity = text.parse::<Identity>();
+        identity.map_err(|e| bad(&format!("trusts {text:?}: {e}")))
+    };
+    trust.identities.iter().map(identity).collect()
 }
 
 fn vip(a: &wire::NetworkAddress) -> Result<Vip, String> {

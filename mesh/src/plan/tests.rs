@@ -410,8 +410,8 @@ fn what_is_not_served_is_refused_by_name() {
         destination: Some(gateway()),
         weight: 1,
     };
-    let of_service = Refusal::Waypoint(format!("service {}", key("s")));
-    let of_workload = Refusal::Waypoint(format!("workload {}", uid("a")));
+    let of_service = Refusal::WeightedWaypoints(key("s"));
+    let of_workload = Refusal::WorkloadWaypoint(uid("a"));
     let hostname = wire::Workload {
         hostname: "example.com".into(),
         addresses: vec![],
@@ -422,29 +422,10 @@ fn what_is_not_served_is_refused_by_name() {
         (
             part(),
             wire::Service {
-                waypoint: Some(gateway()),
-                ..s()
-            },
-            "10.96.0.1:80",
-            &of_service,
-        ),
-        (
-            part(),
-            wire::Service {
                 weighted_waypoints: vec![weighted],
                 ..s()
             },
             "10.96.0.1:80",
-            &of_service,
-        ),
-        // A port that is not there is no way around a waypoint.
-        (
-            part(),
-            wire::Service {
-                waypoint: Some(gateway()),
-                ..s()
-            },
-            "10.96.0.1:9",
             &of_service,
         ),
         (

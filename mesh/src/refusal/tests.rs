@@ -15,6 +15,20 @@ fn all() -> Vec<(Refusal, u16, Flag, Blame, bool, &'static str)> {
         reason: text(),
     };
     let identity = Identity::new("cluster.local", "shop", "a");
+    let no_waypoint = |address: &str, port, lack| NoWaypoint {
+        service: name,
+        waypoint: Gateway::Address {
+            network: Name::EMPTY,
+            address: address.parse().unwrap(),
+            port,
+        },
+        lack,
+    };
+    let by_waypoint = |status| RefusedByWaypoint {
+        waypoint: text(),
+        peer: to,
+        status,
+    };
     vec![
         (
             ApplicationTunnel,
@@ -208,12 +222,84 @@ fn all() -> Vec<(Refusal, u16, Flag, Blame, bool, &'static str)> {
             "resource x could not be understood, so nothing goes there",
         ),
         (
-            Waypoint(text()),
+            WeightedWaypoints(text()),
             503,
             Flag::Connect,
             Mesh,
             false,
-            "x has a waypoint, which is not served; nothing goes around it",
+            "service x has waypoints by weight, which is not served; nothing goes around them",
+        ),
+        (
+            WorkloadWaypoint(text()),
+            503,
+            Flag::Connect,
+            Mesh,
+            false,
+            "workload x has a waypoint for its own addresses, which is not served; nothing goes around it",
+        ),
+        (
+            no_waypoint("10.0.0.9", 15_008, Lack::Unknown),
+            503,
+            Flag::Connect,
+            Mesh,
+            false,
+            "service shop/p has waypoint 10.0.0.9, and nothing goes around it: it is unknown",
+        ),
+        (
+            no_waypoint("fd00::9", 1, Lack::NoHealthyEndpoint),
+            503,
+            Flag::Connect,
+            Mesh,
+            false,
+            "service shop/p has waypoint fd00::9 port 1, and nothing goes around it: it has no healthy endpoint",
+        ),
+        (
+            no_waypoint("10.0.0.9", 15_008, Lack::ForeignNetwork("far".into())),
+            503,
+            Flag::Connect,
+            Mesh,
+            false,
+            "service shop/p has waypoint 10.0.0.9, and nothing goes around it: it is on network \"far\", which is not served",
+        ),
+        (
+            no_waypoint("10.0.0.9", 15_008, Lack::Itself),
+            503,
+            Flag::Connect,
+            Mesh,
+            false,
+            "service shop/p has waypoint 10.0.0.9, and nothing goes around it: the client is that waypoint itself",
+        ),
+        (
+            no_waypoint("10.0.0.9", 15_008, Lack::NotUnderstood),
+            503,
+            Flag::Connect,
+            Mesh,
+            false,
+            "service shop/p has waypoint 10.0.0.9, and nothing goes around it: what it says of itself could not be understood",
+        ),
+        (
+            by_waypoint(503),
+            503,
+            Flag::Connect,
+            Server,
+            false,
+            "waypoint x at 10.0.0.2:80 answered 503",
+        ),
+        (
+            by_waypoint(401),
+            503,
+            Flag::Deny,
+            Server,
+            false,
+            "waypoint x at 10.0.0.2:80 answered 401",
+        ),
+        (
+            by_waypoint(403),
+            503,
+            Flag::Deny,
+            Server,
+            false,
+            "waypoint x at 10.0.0.2:80 answered 403",
         ),
     ]
 }

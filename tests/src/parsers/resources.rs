@@ -116,7 +116,15 @@ pub fn address(data: &[u8]) {
     }
     let mut store = store();
     let (rejected, _) = store.apply(&delta(ADDRESS_TYPE, &name, data));
-    assert_eq!(rejected.is_empty(), parsed.is_ok());
+    let distrust = |parsed: &parse::Address| match parsed {
+        parse::Address::Service(service) => {
+            assert!(service.distrust.is_none() || service.trusted.is_empty());
+            service.distrust.is_some()
+        }
+        parse::Address::Workload(_) => false,
+    };
+    let told = parsed.as_ref().map_or(true, distrust);
+    assert_eq!(rejected.is_empty(), !told);
     let now = store.current();
     assert_eq!(
         now.workloads().count() + now.services().count(),

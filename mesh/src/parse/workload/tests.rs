@@ -396,6 +396,8 @@ fn what_a_service_says_is_read() {
             port: 15_008,
         }),
         weighted_waypoints: true,
+        trusted: Box::default(),
+        distrust: None,
         balancing: Balancing {
             preference: scopes.into(),
             mode: Mode::Failover,
