@@ -232,7 +232,7 @@ fn to_service(
     )
 }
 
-fn to_workload(
+pub(crate) fn to_workload(
     flow: &Flow<'_>,
     workload: &Arc<Workload>,
     to: SocketAddr,

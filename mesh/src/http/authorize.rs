@@ -113,9 +113,9 @@ where
     };
     for (at, path) in request.head.path.readings().enumerate() {
         let seen = Seen {
-            request,
+            connection: &request.connection,
             principal: principal.as_deref(),
-            path,
+            asks: Some((request.head, path)),
         };
         let one = decide_reading(policies.clone(), &seen);
         append_new(&mut verdict.dry_run, one.dry_run);
@@ -128,6 +128,21 @@ where
     verdict
 }
 
+/// Decides a connection whose bytes nobody reads, so that nothing of a request is known. What asks about one does not
+/// count in a rule that denies, which so denies more; a rule that allows and asks about one allows nothing.
+pub fn decide_connection<'p>(
+    policies: impl IntoIterator<Item = &'p Policy>,
+    connection: &decide::Request,
+) -> Verdict {
+    let principal = connection.peer.map(|peer| peer.principal());
+    let seen = Seen {
+        connection,
+        principal: principal.as_deref(),
+        asks: None,
+    };
+    decide_reading(policies, &seen)
+}
+
 fn append_new<T: PartialEq>(list: &mut Vec<T>, more: Vec<T>) {
     for one in more {
         if !list.contains(&one) {
@@ -136,11 +151,11 @@ fn append_new<T: PartialEq>(list: &mut Vec<T>, more: Vec<T>) {
     }
 }
 
-/// A request with one reading of its path.
+/// A request with one reading of its path, or a connection of which no request is known.
 struct Seen<'a> {
-    request: &'a Request<'a>,
+    connection: &'a decide::Request,
     principal: Option<&'a str>,
-    path: &'a str,
+    asks: Option<(&'a Head<'a>, &'a str)>,
 }
 
 fn decide_reading<'p>(policies: impl IntoIterator<Item = &'p Policy>, seen: &Seen<'_>) -> Verdict {
@@ -220,7 +235,8 @@ impl Seen<'_> {
                 .iter()
                 .any(|operation| self.operation(operation, doubt))
         };
-        (rule.from.is_empty() || from())
+        let told = self.asks.is_some() || doubt == Doubt::Matches || !rule.asks_about_requests();
+        told && (rule.from.is_empty() || from())
             && (rule.to.is_empty() || to())
             && rule
                 .when
@@ -236,7 +252,7 @@ impl Seen<'_> {
     }
 
     fn peer(&self, peer: &Match) -> bool {
-        match_matches(peer, &self.request.connection, self.principal)
+        match_matches(peer, self.connection, self.principal)
     }
 
     fn operation(&self, operation: &Operation, doubt: Doubt) -> bool {
@@ -250,33 +266,34 @@ impl Seen<'_> {
             paths,
             not_paths,
         } = operation;
-        let method = |list: &[StringMatch]| {
-            let method = self.request.head.method;
-            list.iter().any(|pattern| pattern.matches_bytes(method))
-        };
-        let path = |list: &[PathPattern]| list.iter().any(|pattern| pattern.matches(self.path));
-        let port = self.request.connection.port;
+        let port = self.connection.port;
         let understood = *operation != Operation::default();
-        (hosts.is_empty() || self.host(hosts, doubt))
-            && (not_hosts.is_empty() || !self.host(not_hosts, doubt.opposite()))
-            && (ports.is_empty() || ports.contains(&port))
-            && !not_ports.contains(&port)
-            && (methods.is_empty() || method(methods))
-            && !method(not_methods)
-            && (paths.is_empty() || path(paths))
-            && !path(not_paths)
-            && (understood || doubt == Doubt::Matches)
+        let connection = (ports.is_empty() || ports.contains(&port)) && !not_ports.contains(&port);
+        let request = self.asks.is_none_or(|(head, seen)| {
+            let method = |list: &[StringMatch]| {
+                let mut list = list.iter();
+                list.any(|pattern| pattern.matches_bytes(head.method))
+            };
+            let path = |list: &[PathPattern]| list.iter().any(|pattern| pattern.matches(seen));
+            (hosts.is_empty() || self.host(head, hosts, doubt))
+                && (not_hosts.is_empty() || !self.host(head, not_hosts, doubt.opposite()))
+                && (methods.is_empty() || method(methods))
+                && !method(not_methods)
+                && (paths.is_empty() || path(paths))
+                && !path(not_paths)
+        });
+        connection && request && (understood || doubt == Doubt::Matches)
     }
 
     /// A host is compared as `name` and `name:port` where the port goes without saying, else only with its port. In doubt
     /// the port is not meant, or it is the one that the client connected to.
-    fn host(&self, list: &[StringMatch], doubt: Doubt) -> bool {
-        let Head { host, scheme, .. } = self.request.head;
+    fn host(&self, head: &Head<'_>, list: &[StringMatch], doubt: Doubt) -> bool {
+        let Head { host, scheme, .. } = head;
         let Host { name, port } = host;
         let with = |port: u16| format!("{name}:{port}");
         let said = with(port.unwrap_or(scheme.port()));
         let doubtful = doubt == Doubt::Matches;
-        let asked = doubtful.then(|| with(self.request.connection.port));
+        let asked = doubtful.then(|| with(self.connection.port));
         let bare = port.is_none() || doubtful;
         list.iter().any(|pattern| {
             ignoring_case(pattern, &said)
@@ -298,22 +315,25 @@ impl Seen<'_> {
                 not_values,
             } => {
                 let understood = !values.is_empty() || !not_values.is_empty();
-                (values.is_empty() || self.header(name, values, doubt))
-                    && (not_values.is_empty() || !self.header(name, not_values, doubt.opposite()))
-                    && (understood || doubt == Doubt::Matches)
+                let header = self.asks.is_none_or(|(head, _)| {
+                    (values.is_empty() || has_header(head, name, values, doubt))
+                        && (not_values.is_empty()
+                            || !has_header(head, name, not_values, doubt.opposite()))
+                });
+                header && (understood || doubt == Doubt::Matches)
             }
             Condition::Unserved(_) => doubt == Doubt::Matches,
         }
     }
+}
 
-    /// In doubt any value that matches will do; else all have to, and there has to be one.
-    fn header(&self, name: &str, list: &[StringMatch], doubt: Doubt) -> bool {
-        let matches = |value: &[u8]| list.iter().any(|pattern| pattern.matches_bytes(value));
-        let mut values = self.request.head.values(name.as_bytes()).peekable();
-        match doubt {
-            Doubt::Matches => values.any(matches),
-            Doubt::Misses => values.peek().is_some() && values.all(matches),
-        }
+/// In doubt any value that matches will do; else all have to, and there has to be one.
+fn has_header(head: &Head<'_>, name: &str, list: &[StringMatch], doubt: Doubt) -> bool {
+    let matches = |value: &[u8]| list.iter().any(|pattern| pattern.matches_bytes(value));
+    let mut values = head.values(name.as_bytes()).peekable();
+    match doubt {
+        Doubt::Matches => values.any(matches),
+        Doubt::Misses => values.peek().is_some() && values.all(matches),
     }
 }
 

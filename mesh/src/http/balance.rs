@@ -21,12 +21,12 @@ pub struct Load {
 
 /// The less loaded of two candidates that `seed` chooses by their capacity, which is at least 1; the only one if there is but
 /// one. `seed` has to be uniform over all of `u64`.
-pub fn choose<'c, T>(
-    candidates: &'c [T],
+pub fn choose<T>(
+    candidates: &[T],
     seed: u64,
     capacity: impl Fn(&T) -> u32,
     load: impl Fn(&T) -> Load,
-) -> Option<&'c T> {
+) -> Option<&T> {
     let weights: Vec<u32> = candidates.iter().map(&capacity).collect();
     let (one, other) = two_choices(&weights, seed)?;
     let (one, other) = (&candidates[one], &candidates[other]);

@@ -1,21 +1,28 @@
 //! What becomes of one request, or of one connection that carries no requests.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use crate::{
+    decide::{self, Which},
     http::{
-        authorize::{self, Matched},
-        balance::Load,
-        edit::HeaderEdits,
-        head::Head,
-        route::Timeouts,
-        select::Selected,
+        authorize::{self, Decision, Matched, Policy, Verdict},
+        balance::{self, Load},
+        edit::{Edit, Filter, HeaderEdits},
+        head::{Field, Head, Raw},
+        path,
+        route::{Route, Rule, Timeouts},
+        select::{self, Selected, select},
+        weight::{self, NoBackend, Target, share},
     },
     identity::Identity,
-    model::Workload,
+    model::{self, Service, Workload},
     name::Name,
-    plan::{Plan, Source},
-    waypoint::{Answer, Backend, Generation, Port, Protocol, Table},
+    pick::{Picked, Wanted, eligible},
+    plan::{self, Flow, Outcome, Plan, Source},
+    waypoint::{Answer, Backend, Denial, Generation, Port, Protocol, Routes, Table},
 };
 
 /// Who is at the other end of the tunnel. Nothing that somebody says of a client is in it.
@@ -89,27 +96,405 @@ pub struct Forward<'g> {
 }
 
 /// Decides one HTTP request.
+///
+/// Policy of the service first, so that who may not ask learns nothing of its routes; then the rule, its redirect, the
+/// backend, that one's policy if it is another service, the endpoint, and the endpoint's layer 4 policy.
 pub fn judge<'g>(generation: &'g Generation, asked: &Asked<'g>, head: &Head<'_>) -> Judgement<'g> {
-    let _ = (generation, asked, head);
-    refused()
+    let mut judgement = Judgement::undecided();
+    judgement.outcome = judgement.of_request(generation, asked, head);
+    judgement
 }
 
 /// Decides one connection whose bytes are carried as they are.
 pub fn judge_connection<'g>(generation: &'g Generation, asked: &Asked<'g>) -> Judgement<'g> {
-    let _ = (generation, asked);
-    refused()
+    let mut judgement = Judgement::undecided();
+    judgement.outcome = judgement.of_connection(generation, asked);
+    judgement
 }
 
-fn refused<'g>() -> Judgement<'g> {
-    Judgement {
-        route: None,
-        backend: None,
-        outcome: Err(Answer::Unserved("nothing is decided yet".to_owned())),
-        allowed_by: None,
-        backend_allowed_by: None,
-        connection_allowed_by: None,
-        dry_run: Vec::new(),
-        connection_dry_run: Vec::new(),
-        audit: Vec::new(),
+impl<'g> Judgement<'g> {
+    fn undecided() -> Self {
+        Self {
+            route: None,
+            backend: None,
+            outcome: Err(Answer::NotReady),
+            allowed_by: None,
+            backend_allowed_by: None,
+            connection_allowed_by: None,
+            dry_run: Vec::new(),
+            connection_dry_run: Vec::new(),
+            audit: Vec::new(),
+        }
+    }
+
+    fn of_request(
+        &mut self,
+        generation: &'g Generation,
+        asked: &Asked<'g>,
+        head: &Head<'_>,
+    ) -> Result<Forward<'g>, Answer> {
+        let Asked { table, port, .. } = *asked;
+        let connection = asked.connection(&table.service, port.number);
+        self.allowed_by = self.take(of_policies(&table.policies, connection, head))?;
+        self.route = asked.route(|routes| select(routes, head, asked.client_namespace()))?;
+        let changes = Changes::new(self.route, head, port.number)?;
+        let lead = self.lead(generation, asked)?;
+        let request_edits = changes.request_edits(lead.chosen);
+        if lead.is_other {
+            let service = lead.service;
+            let connection = asked.connection(service, lead.port.service);
+            let forwarded = |head: &Head<'_>| of_policies(&lead.backend.policies, connection, head);
+            let verdict = as_forwarded(head, &changes, &request_edits, forwarded)?;
+            self.backend_allowed_by = self.take(verdict)?;
+        }
+        let plan = self.plan(generation, asked, &lead)?;
+        let said = if lead.is_other {
+            lead.backend.protocol(lead.port.service)
+        } else {
+            port.protocol
+        };
+        Ok(Forward {
+            plan,
+            upstream: match said {
+                Protocol::Http1 | Protocol::Http2 => said,
+                Protocol::Detect | Protocol::Http | Protocol::Tcp => Protocol::Http,
+            },
+            response_edits: changes.response_edits(lead.chosen),
+            target: Some(changes.target),
+            host: changes.host,
+            request_edits,
+            timeouts: self.route.map(|it| it.rule.timeouts).unwrap_or_default(),
+        })
+    }
+
+    fn of_connection(
+        &mut self,
+        generation: &'g Generation,
+        asked: &Asked<'g>,
+    ) -> Result<Forward<'g>, Answer> {
+        let Asked { table, port, .. } = *asked;
+        let decided = |policies: &'g [Arc<Policy>], service, port| {
+            let connection = asked.connection(service, port);
+            authorize::decide_connection(policies.iter().map(|policy| &**policy), &connection)
+        };
+        self.allowed_by = self.take(decided(&table.policies, &table.service, port.number))?;
+        // Rules for requests match none.
+        self.route = asked.route(|_| None)?;
+        let lead = self.lead(generation, asked)?;
+        if lead.is_other {
+            let verdict = decided(&lead.backend.policies, lead.service, lead.port.service);
+            self.backend_allowed_by = self.take(verdict)?;
+        }
+        Ok(Forward {
+            plan: self.plan(generation, asked, &lead)?,
+            upstream: Protocol::Tcp,
+            target: None,
+            host: None,
+            request_edits: Vec::new(),
+            response_edits: Vec::new(),
+            timeouts: Timeouts::default(),
+        })
+    }
+
+    /// Keeps what is told of a verdict; the ALLOW rule that matched, or the denial.
+    fn take(&mut self, verdict: Verdict) -> Result<Option<Matched>, Answer> {
+        self.dry_run.extend(verdict.dry_run);
+        self.audit.extend(verdict.audit);
+        match verdict.decision {
+            Decision::Allow(matched) => Ok(matched),
+            Decision::Deny(denial) => Err(Answer::Denied(Denial::Request(denial))),
+        }
+    }
+
+    /// The backend by the weights of the rule, or the service itself where there is none.
+    fn lead(&mut self, generation: &'g Generation, asked: &Asked<'g>) -> Result<Lead<'g>, Answer> {
+        let Asked { table, port, .. } = *asked;
+        let (chosen, key, number) = match self.route {
+            None => (None, table.key, port.number),
+            Some(selected) => {
+                let chosen = share(&selected.rule.backends, asked.seed).map_err(|e| match e {
+                    NoBackend::Weightless => Answer::NoBackend,
+                    NoBackend::Invalid(why) => Answer::InvalidBackend(why.to_owned()),
+                })?;
+                match &chosen.target {
+                    Target::Service { service, port } => (Some(chosen), *service, *port),
+                    Target::Invalid(why) => return Err(Answer::InvalidBackend(why.to_string())),
+                }
+            }
+        };
+        let invalid = |why: String| Err(Answer::InvalidBackend(why));
+        let Some(backend) = generation.backend(key) else {
+            return invalid(format!("nobody knows {key}"));
+        };
+        self.backend = Some(backend);
+        let service = match (&backend.service, &backend.refused) {
+            (_, Some(why)) => return invalid(format!("{key}: {why}")),
+            (None, None) => return invalid(format!("{key} has no service")),
+            (Some(service), None) => service,
+        };
+        let Some(port) = service.ports.iter().find(|port| port.service == number) else {
+            return invalid(format!("{key} has no port {number}"));
+        };
+        Ok(Lead {
+            backend,
+            service,
+            port: *port,
+            chosen,
+            is_other: key != table.key,
+        })
+    }
+
+    /// The endpoint and the way there, if its layer 4 policies let the client.
+    fn plan(
+        &mut self,
+        generation: &Generation,
+        asked: &Asked<'_>,
+        lead: &Lead<'_>,
+    ) -> Result<Plan, Answer> {
+        let Asked {
+            from, seed, tried, ..
+        } = *asked;
+        let service = lead.service;
+        let mesh = &generation.mesh;
+        let vip = service.vips.iter().find(|vip| vip.is_single());
+        let address = vip.map(|vip| vip.address);
+        let flow = |to| Flow {
+            source: from,
+            // Of no workload: who leads in a circle is told by the waypoints that a request names.
+            from: SocketAddr::new(NOWHERE, 0),
+            to,
+            seed,
+            tried,
+        };
+        if service.weighted_waypoints {
+            return Err(Answer::Unserved(format!(
+                "weighted waypoints of {}",
+                service.key
+            )));
+        }
+        // That one decides who may go on from there, by the identity of this one.
+        if let Some(waypoint) = service.waypoint {
+            let why = || Answer::InvalidBackend(format!("{} has no address", service.key));
+            let to = SocketAddr::new(address.ok_or_else(why)?, lead.port.service);
+            let hop = plan::through(mesh, &flow(to), service, waypoint);
+            return hop.map(Plan::Tunnel).map_err(Answer::Upstream);
+        }
+        let wanted = Wanted {
+            source: from,
+            address: address.unwrap_or(NOWHERE),
+            port: lead.port,
+            seed,
+            tried,
+        };
+        let candidates = eligible(service, mesh.endpoints(service.key), &wanted);
+        let capacity = |picked: &Picked<'_>| picked.workload.capacity;
+        let load = |picked: &Picked<'_>| (asked.load)(picked.workload);
+        let picked = balance::choose(&candidates, seed, capacity, load)
+            .ok_or(Answer::NoEndpoint(service.key))?;
+        let to = SocketAddr::new(picked.address, picked.port);
+        let request = decide::Request {
+            peer: asked.client.peer,
+            source: asked.client.address.ip().to_canonical(),
+            destination: to.ip(),
+            port: to.port(),
+        };
+        let verdict = decide::decide(mesh, picked.workload, &request, Which::Written);
+        self.connection_dry_run = verdict.dry_run;
+        match verdict.decision {
+            decide::Decision::Allow(policy) => self.connection_allowed_by = policy,
+            decide::Decision::Deny(denial) => {
+                return Err(Answer::Denied(Denial::Connection(denial)));
+            }
+        }
+        match plan::to_workload(&flow(to), picked.workload, to, Some(service)) {
+            Outcome::Do(plan) => Ok(plan),
+            Outcome::Refuse(refusal) => Err(Answer::Upstream(refusal)),
+            Outcome::Ask(question) => Err(Answer::Unserved(question.to_string())),
+        }
     }
 }
+
+/// Where a request goes: a port of a service, that of the table or another.
+struct Lead<'g> {
+    backend: &'g Backend,
+    service: &'g Arc<Service>,
+    port: model::Port,
+    /// None: no rule leads there.
+    chosen: Option<&'g weight::Backend>,
+    is_other: bool,
+}
+
+const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+impl<'g> Asked<'g> {
+    fn client_namespace(&self) -> Option<Name> {
+        self.client.peer.map(|peer| peer.namespace)
+    }
+
+    /// What layer 7 policies are asked about: the client, and what it connected to. Of a service with several addresses
+    /// that is the first one of the client's family, or the first.
+    fn connection(&self, service: &Service, port: u16) -> decide::Request {
+        let source = self.client.address.ip().to_canonical();
+        let vips = || service.vips.iter().map(|vip| vip.address);
+        let same = vips().find(|vip| vip.is_ipv4() == source.is_ipv4());
+        decide::Request {
+            peer: self.client.peer,
+            source,
+            destination: same.or_else(|| vips().next()).unwrap_or(NOWHERE),
+            port,
+        }
+    }
+
+    /// The rule, where the port has routes.
+    fn route(
+        &self,
+        select: impl FnOnce(&'g select::Table) -> Option<Selected<'g>>,
+    ) -> Result<Option<Selected<'g>>, Answer> {
+        let unserved = |why: &str| Err(Answer::Unserved(why.to_owned()));
+        if let Some(why) = &self.table.refused {
+            return unserved(why);
+        }
+        let selected = match &self.port.routes {
+            Routes::None => return Ok(None),
+            Routes::Refused(why) => return unserved(why),
+            Routes::Http(routes) => select(routes),
+            Routes::Tcp(routes) => self.tcp_route(routes),
+        };
+        let selected = selected.ok_or(Answer::NoRoute)?;
+        match &selected.rule.invalid {
+            Some(why) => Err(Answer::InvalidBackend(why.to_string())),
+            None => Ok(Some(selected)),
+        }
+    }
+
+    /// The first rule of the best route; consumers' routes take the place of the producer's.
+    fn tcp_route(&self, routes: &'g [Arc<Route>]) -> Option<Selected<'g>> {
+        let namespace = self.client_namespace();
+        let mut consumers = routes.iter().filter(|route| route.client.is_some());
+        let own = consumers.find(|route| route.client == namespace);
+        let route = own.or_else(|| routes.iter().find(|route| route.client.is_none()))?;
+        Some(Selected {
+            route,
+            at: 0,
+            rule: route.rules.first()?,
+            matched: None,
+        })
+    }
+}
+
+/// What a rule makes of a request.
+struct Changes<'g> {
+    rule: Option<&'g Rule>,
+    target: Vec<u8>,
+    host: Option<Box<str>>,
+}
+
+impl<'g> Changes<'g> {
+    /// The answer instead, if the rule redirects.
+    fn new(selected: Option<Selected<'g>>, head: &Head<'_>, port: u16) -> Result<Self, Answer> {
+        let mut changes = Self {
+            rule: selected.map(|selected| selected.rule),
+            target: Vec::new(),
+            host: None,
+        };
+        let prefix = selected.and_then(|selected| selected.prefix());
+        let malformed = |e: path::Malformed| Answer::InvalidBackend(format!("its path edit: {e}"));
+        let mut target = None;
+        for filter in selected.iter().flat_map(|selected| &selected.rule.filters) {
+            match filter {
+                Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => {}
+                Filter::Redirect(redirect) => {
+                    return Err(Answer::Redirect {
+                        status: redirect.status,
+                        location: redirect.location(head, port, prefix).map_err(malformed)?,
+                        response_edits: changes.response_edits(None).into_iter().cloned().collect(),
+                    });
+                }
+                Filter::Rewrite(rewrite) => {
+                    target = Some(rewrite.target(head, prefix).map_err(malformed)?);
+                    changes.host = rewrite.host.clone();
+                }
+            }
+        }
+        changes.target = target.unwrap_or_else(|| head.target());
+        Ok(changes)
+    }
+
+    fn request_edits(&self, chosen: Option<&'g weight::Backend>) -> Vec<&'g HeaderEdits> {
+        let of_rule = self.filters().filter_map(|filter| match filter {
+            Filter::RequestHeaders(edits) => Some(edits),
+            _ => None,
+        });
+        let of_backend = chosen.map(|chosen| &chosen.request_headers);
+        some(of_rule.chain(of_backend))
+    }
+
+    fn response_edits(&self, chosen: Option<&'g weight::Backend>) -> Vec<&'g HeaderEdits> {
+        let of_rule = self.filters().filter_map(|filter| match filter {
+            Filter::ResponseHeaders(edits) => Some(edits),
+            _ => None,
+        });
+        let of_backend = chosen.map(|chosen| &chosen.response_headers);
+        some(of_rule.chain(of_backend))
+    }
+
+    fn filters(&self) -> impl Iterator<Item = &'g Filter> + use<'g> {
+        self.rule.into_iter().flat_map(|rule| &rule.filters)
+    }
+}
+
+fn some<'g>(edits: impl Iterator<Item = &'g HeaderEdits>) -> Vec<&'g HeaderEdits> {
+    let nothing = HeaderEdits::default();
+    edits.filter(|edits| **edits != nothing).collect()
+}
+
+fn of_policies(policies: &[Arc<Policy>], connection: decide::Request, head: &Head<'_>) -> Verdict {
+    let policies = policies.iter().map(|policy| &**policy);
+    authorize::decide(policies, &authorize::Request { connection, head })
+}
+
+/// Another service's policies are asked about the request that it would see: a rule that rewrites leads nobody around them.
+fn as_forwarded(
+    head: &Head<'_>,
+    changes: &Changes<'_>,
+    edits: &[&HeaderEdits],
+    decide: impl FnOnce(&Head<'_>) -> Verdict,
+) -> Result<Verdict, Answer> {
+    let host = match &changes.host {
+        Some(host) => host.to_string(),
+        None => head.host.to_string(),
+    };
+    let headers = edited(head.headers, edits);
+    let raw = Raw {
+        method: head.method,
+        scheme: head.scheme,
+        authority: Some(host.as_bytes()),
+        target: &changes.target,
+        headers: &headers,
+    };
+    let forwarded = Head::read(&raw);
+    let forwarded = forwarded
+        .map_err(|e| Answer::InvalidBackend(format!("the rule's edits make no request: {e}")))?;
+    Ok(decide(&forwarded))
+}
+
+/// The headers that are forwarded, without `host`, which stands apart.
+fn edited<'h>(headers: &[Field<'h>], edits: &[&'h HeaderEdits]) -> Vec<Field<'h>> {
+    let is = |field: &Field<'_>, name: &str| field.0.eq_ignore_ascii_case(name.as_bytes());
+    let mut fields: Vec<Field<'h>> = headers.to_vec();
+    fields.retain(|field| !is(field, "host"));
+    for edit in edits.iter().flat_map(|edits| edits.edits()) {
+        match edit {
+            Edit::Remove(name) => fields.retain(|field| !is(field, name)),
+            Edit::Set(name, value) => {
+                fields.retain(|field| !is(field, name));
+                fields.push((name.as_bytes(), value.as_bytes()));
+            }
+            Edit::Add(name, value) => fields.push((name.as_bytes(), value.as_bytes())),
+        }
+    }
+    fields
+}
+
+#[cfg(test)]
+mod tests;

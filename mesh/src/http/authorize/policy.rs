@@ -53,6 +53,32 @@ pub struct Rule {
     pub when: Box<[Condition]>,
 }
 
+impl Rule {
+    /// Whether any of it is about a request, and not only about a connection.
+    pub fn asks_about_requests(&self) -> bool {
+        let operation = |operation: &Operation| {
+            let Operation {
+                hosts,
+                not_hosts,
+                ports: _,
+                not_ports: _,
+                methods,
+                not_methods,
+                paths,
+                not_paths,
+            } = operation;
+            let texts = [hosts, not_hosts, methods, not_methods];
+            texts.iter().any(|list| !list.is_empty()) || !paths.is_empty() || !not_paths.is_empty()
+        };
+        let condition = |condition: &Condition| match condition {
+            Condition::Operation(asked) => operation(asked),
+            Condition::Header { .. } => true,
+            Condition::Peer(_) | Condition::Unserved(_) => false,
+        };
+        self.to.iter().any(operation) || self.when.iter().any(condition)
+    }
+}
+
 /// Who asks. Entirely empty it cannot be understood.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Source {
