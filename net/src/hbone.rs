@@ -12,7 +12,7 @@ mod stream;
 
 use std::time::Duration;
 
-pub use client::{ConnectError, Place, Tunnel, open};
+pub use client::{Begun, ConnectError, Place, Tunnel, open};
 pub use pool::{Key, Pool};
 pub use server::{Connect, serve};
 pub use stream::Stream;

@@ -30,8 +30,21 @@ struct State {
     streams: Cell<usize>,
     /// It takes no new streams.
     closed: Cell<bool>,
-    /// Told when a stream ends or the tunnel closes.
+    begun: Cell<Begun>,
+    /// Told when a stream ends, the tunnel closes or the peer has begun.
     changed: Notify,
+}
+
+/// Whether the peer has begun to speak HTTP/2, and so said how many streams it grants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Begun {
+    /// It may still.
+    #[default]
+    NotYet,
+    /// It has.
+    Yes,
+    /// It did not, and the tunnel is closed.
+    Never,
 }
 
 /// Why a stream was not opened.
@@ -104,7 +117,13 @@ where
         let pings = connection.ping_pong();
         let watch = async {
             match pings {
-                Some(pings) => watch(pings, settings).await,
+                Some(mut pings) => {
+                    if begins(&mut pings, settings).await {
+                        state.begun.set(Begun::Yes);
+                        state.changed.notify_waiters();
+                        watch(pings, settings).await;
+                    }
+                }
                 None => std::future::pending().await,
             }
         };
@@ -116,9 +135,19 @@ where
             tracing::debug!(reason, "tunnel closed");
         }
         state.closed.set(true);
+        if state.begun.get() == Begun::NotYet {
+            state.begun.set(Begun::Never);
+        }
         state.changed.notify_waiters();
     });
     Ok(tunnel)
+}
+
+/// Whether the peer's SETTINGS come. They do before anything else of it (RFC 9113 §3.4), so before its answer to a PING.
+async fn begins(pings: &mut h2::PingPong, settings: Settings) -> bool {
+    let answer = pings.ping(h2::Ping::opaque());
+    let answer = tokio::time::timeout(settings.handshake, answer).await;
+    matches!(answer, Ok(Ok(_)))
 }
 
 impl Tunnel {
@@ -143,12 +172,21 @@ impl Tunnel {
         self.state.changed.notify_waiters();
     }
 
-    /// Streams that the peer lets us open at once.
-    pub fn limit(&self) -> usize {
-        self.send.current_max_send_streams()
+    /// Whether the peer has said how many streams it grants.
+    pub fn begun(&self) -> Begun {
+        self.state.begun.get()
     }
 
-    /// Until a stream ends or the tunnel closes.
+    /// Streams that we may open at once, at least one: what the peer grants, and before it has said so one only, which
+    /// need not wait for that.
+    pub fn limit(&self) -> usize {
+        match self.begun() {
+            Begun::Yes => self.send.current_max_send_streams().max(1),
+            Begun::NotYet | Begun::Never => 1,
+        }
+    }
+
+    /// Until a stream ends, the tunnel closes or the peer has begun.
     pub async fn changed(&self) {
         self.state.changed.notified().await;
     }

@@ -3,16 +3,26 @@
 //! A tunnel that is not full is used; where there is none, one is dialled, and whoever wants the same meanwhile waits
 //! for that dial and shares its outcome, failure included. A dial belongs to nobody in particular: it goes on if the
 //! flow that wanted it first gives up.
+//!
+//! How many streams a tunnel takes is the peer's word, which comes a moment after the tunnel is open. Until then it takes
+//! one, and whoever else wants in waits for the word: a peer that grants few gets as many tunnels as it needs, one that
+//! grants many gets one.
 
 use std::{
     cell::RefCell, collections::HashMap, future::Future, net::SocketAddr, rc::Rc, sync::Arc,
     time::Duration,
 };
 
-use mesh::{identity::Identity, refusal::Refusal};
+use mesh::{
+    identity::Identity,
+    refusal::{Refusal, Stage},
+};
 use tokio::sync::watch;
 
-use super::{Tunnel, client::Place};
+use super::{
+    Tunnel,
+    client::{Begun, Place},
+};
 use crate::task;
 
 /// What makes two flows fit for one tunnel.
@@ -64,6 +74,17 @@ impl Pool {
         loop {
             if let Some(found) = self.open(key) {
                 return Ok(found);
+            }
+            if let Some(tunnel) = self.beginning(key) {
+                tunnel.changed().await;
+                if tunnel.begun() == Begun::Never {
+                    return Err(Refusal::Tunnel {
+                        to: key.address,
+                        stage: Stage::Http2,
+                        reason: "the peer did not begin".to_owned(),
+                    });
+                }
+                continue;
             }
             let mut outcome = self.dialling(key, &mut dial);
             let done = outcome.wait_for(Option::is_some).await;
@@ -119,6 +140,15 @@ impl Pool {
             .filter(room)
             .max_by_key(|tunnel| tunnel.streams())?;
         Some((tunnel.clone(), tunnel.place()))
+    }
+
+    /// A tunnel that may have more room than is known yet.
+    fn beginning(&self, key: &Key) -> Option<Tunnel> {
+        let entries = self.entries.borrow();
+        let mut tunnels = entries.get(key)?.tunnels.iter();
+        tunnels
+            .find(|tunnel| tunnel.begun() == Begun::NotYet)
+            .cloned()
     }
 
     fn dialling<F>(

@@ -21,10 +21,19 @@ fn soon() -> Instant {
 
 /// A tunnel whose peer answers each stream by `on_stream`.
 async fn tunnel(on_stream: impl FnMut(Connect) + 'static) -> Tunnel {
+    granting(Settings::default().max_streams, on_stream).await
+}
+
+/// The same, with a peer that grants this many streams.
+async fn granting(max_streams: u32, on_stream: impl FnMut(Connect) + 'static) -> Tunnel {
     let (near, far) = duplex(1 << 20);
     let never = std::future::pending();
+    let settings = Settings {
+        max_streams,
+        ..Settings::default()
+    };
     tokio::task::spawn_local(async move {
-        serve(far, Settings::default(), never, on_stream).await.ok();
+        serve(far, settings, never, on_stream).await.ok();
     });
     open(near, Settings::default(), None).await.unwrap()
 }
@@ -242,6 +251,57 @@ async fn many_flows_share_one_dial_and_one_tunnel() {
             let places = futures_join(50, |_| pool.place(&key, dial)).await;
             assert_eq!(places.iter().filter(|place| place.is_ok()).count(), 50);
             assert_eq!((*dials.borrow(), pool.len()), (1, 1));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_peer_that_grants_few_streams_gets_as_many_tunnels_as_it_takes() {
+    for (grants, tunnels) in [(1, 12), (4, 3), (5, 3), (100, 1)] {
+        LocalSet::new()
+            .run_until(async {
+                let pool = Pool::new(100, Duration::from_secs(300));
+                let key = key();
+                let dial = || async move { Ok(granting(grants, echo).await) };
+                let opened = futures_join(12, |_| async {
+                    let (tunnel, place) = pool.place(&key, dial).await.unwrap();
+                    let stream = tunnel.connect("10.0.0.1:1", HeaderMap::new(), soon()).await;
+                    (stream.unwrap(), place)
+                })
+                .await;
+                // All at once: no stream has waited for another one's end.
+                assert_eq!((opened.len(), pool.len()), (12, tunnels), "{grants}");
+            })
+            .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_peer_that_never_begins_is_told() {
+    LocalSet::new()
+        .run_until(async {
+            let pool = Pool::new(100, Duration::from_secs(300));
+            let key = key();
+            let silent = Rc::new(RefCell::new(Vec::new()));
+            let dial = || {
+                let (near, far) = duplex(1 << 20);
+                silent.borrow_mut().push(far);
+                async { Ok(open(near, Settings::default(), None).await.unwrap()) }
+            };
+            let begun = Instant::now();
+            let mut opened = futures_join(5, |_| pool.place(&key, dial)).await;
+            // The first one does not wait for the peer's word.
+            opened.retain(Result::is_err);
+            assert_eq!(opened.len(), 4);
+            assert!(opened.iter().all(|it| matches!(
+                it,
+                Err(Refusal::Tunnel {
+                    stage: mesh::refusal::Stage::Http2,
+                    ..
+                })
+            )));
+            assert_eq!(begun.elapsed(), Settings::default().handshake);
+            assert_eq!(silent.borrow().len(), 1);
         })
         .await;
 }
