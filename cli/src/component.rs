@@ -25,6 +25,9 @@ pub(crate) enum Component {
     /// The node proxy; its settings are environment variables.
     #[command(hide = true)]
     Ztunnel,
+    /// The layer 7 proxy of one Gateway; its settings are environment variables.
+    #[command(hide = true)]
+    Waypoint,
 }
 
 #[derive(Debug, clap::Args)]
@@ -87,10 +90,11 @@ fn rate(text: &str) -> Result<f64, String> {
 pub(crate) fn main(component: Component) -> Result<ExitCode, Failure> {
     let log = match component {
         Component::Ztunnel => return Ok(ztunnel::serve()),
+        Component::Waypoint => return Ok(waypoint::serve()),
         Component::Control(_) | Component::Node(_) => log()?,
     };
     let outcome = match component {
-        Component::Ztunnel => Ok(()),
+        Component::Ztunnel | Component::Waypoint => Ok(()),
         Component::Control(config) => multi_threaded(async move {
             let outcome = control::run(*config, ended()?).await;
             outcome.map_err(|error| failed("control", &error))

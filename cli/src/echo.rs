@@ -1,7 +1,9 @@
 //! An application for trying things: it says who is calling, as far as its socket tells, and sends back what it gets.
 //!
-//! It knows nothing of a mesh. HTTP answers carry `x-pod` (its own name) and `x-client` (the caller's address); the body
-//! is the request's, or a line of text if that has none. The other port sends every byte back.
+//! It knows nothing of a mesh. HTTP answers carry `x-pod` (its own name), `x-client` (the caller's address) and `x-request`
+//! (method and target as they came in); the body is the request's, or a line of text if that has none. `/headers` is
+//! answered with method, target and headers as JSON, `/delay/500ms` only after that time. The other port sends every byte
+//! back.
 
 use std::{
     convert::Infallible,
@@ -19,7 +21,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::length;
 
 /// What to serve.
 #[derive(Clone, Debug)]
@@ -31,6 +36,9 @@ pub struct Config {
     /// Port that echoes bytes, on all addresses.
     pub tcp: u16,
 }
+
+/// How long an answer may be delayed, whatever was asked for.
+const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
@@ -78,9 +86,15 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
 }
 
 async fn serve_http(stream: TcpStream, from: SocketAddr, name: String) {
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let delay = delay(request.uri().path());
         let response = answer(request, from, &name);
-        async { Ok::<_, Infallible>(response) }
+        async move {
+            if let Some(delay) = delay {
+                tokio::time::sleep(delay).await;
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     // A client that breaks HTTP or goes away ends its own connection only.
     let _ = http1::Builder::new()
@@ -89,22 +103,50 @@ async fn serve_http(stream: TcpStream, from: SocketAddr, name: String) {
         .await;
 }
 
+/// What `/delay/TIME` asks for.
+fn delay(path: &str) -> Option<Duration> {
+    let wanted = length::parse(path.strip_prefix("/delay/")?).ok()?;
+    Some(wanted.min(LONGEST_DELAY))
+}
+
 fn answer(request: Request<Incoming>, from: SocketAddr, name: &str) -> Response<Body> {
+    let line = format!("{} {}", request.method(), request.uri());
+    let received = (request.uri().path() == "/headers").then(|| received(&request));
     let body = request.into_body();
-    let body = if body.is_end_stream() {
-        Full::from(format!("{name}: you are {from}\n"))
-            .map_err(|never| match never {})
-            .boxed()
-    } else {
-        body.boxed()
+    let body = match received {
+        Some(text) => whole(text),
+        None if body.is_end_stream() => whole(format!("{name}: you are {from}\n")),
+        None => body.boxed(),
     };
     let mut response = Response::new(body);
-    for (key, value) in [("x-pod", name), ("x-client", &from.to_string())] {
+    for (key, value) in [
+        ("x-pod", name),
+        ("x-client", &from.to_string()),
+        ("x-request", &line),
+    ] {
         if let Ok(value) = HeaderValue::from_str(value) {
             response.headers_mut().insert(key, value);
         }
     }
     response
+}
+
+/// `{"method", "target", "headers": [[name, value]]}`, the headers in the order in which they came, as far as the
+/// server below keeps it.
+fn received(request: &Request<Incoming>) -> String {
+    let headers = request.headers().iter();
+    let headers: Vec<_> = headers
+        .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]))
+        .collect();
+    let (method, target) = (request.method().as_str(), request.uri().to_string());
+    format!(
+        "{:#}\n",
+        json!({ "method": method, "target": target, "headers": headers })
+    )
+}
+
+fn whole(text: String) -> Body {
+    Full::from(text).map_err(|never| match never {}).boxed()
 }
 
 async fn serve_bytes(mut stream: TcpStream) {
@@ -163,6 +205,38 @@ mod tests {
             (echo.header("x-pod"), echo.header("x-client")),
             (Some("here"), Some(me.as_str()))
         );
+    }
+
+    #[test]
+    fn an_answer_shows_what_was_received() {
+        let (http, _) = served();
+        let mut connection = Connection::over(std::net::TcpStream::connect(http).unwrap(), "here");
+        let put = connection.send("PUT", "/a/b?c=d", b"x").unwrap();
+        assert_eq!(put.header("x-request"), Some("PUT /a/b?c=d"));
+        let request = crate::http::Request {
+            headers: &[("X-Two", "1"), ("x-two", "2")],
+            ..crate::http::Request::get("/headers")
+        };
+        let answer = connection.ask(&request).unwrap();
+        let received: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(received["target"], "/headers");
+        let headers = received["headers"].as_array().unwrap();
+        for expected in [
+            json!(["host", "here"]),
+            json!(["x-two", "1"]),
+            json!(["x-two", "2"]),
+        ] {
+            assert!(headers.contains(&expected), "{received}");
+        }
+    }
+
+    #[test]
+    fn a_delay_is_a_time_with_a_unit_and_no_longer_than_a_minute() {
+        assert_eq!(delay("/delay/250ms"), Some(Duration::from_millis(250)));
+        assert_eq!(delay("/delay/2h"), Some(LONGEST_DELAY));
+        for none in ["/", "/delay/", "/delay/5", "/delay", "/x/delay/5s"] {
+            assert_eq!(delay(none), None, "{none}");
+        }
     }
 
     #[test]

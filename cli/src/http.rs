@@ -20,6 +20,31 @@ pub struct Connection {
     host: String,
 }
 
+/// A request.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// For example `GET`.
+    pub method: &'a str,
+    /// As it goes into the request line; what stands there already is sent as it is.
+    pub path: &'a str,
+    /// Beside `host` and `content-length`; `host` takes the place of the connection's.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// May be empty.
+    pub body: &'a [u8],
+}
+
+impl<'a> Request<'a> {
+    /// A request without headers of its own and without a body.
+    pub fn get(path: &'a str) -> Self {
+        Self {
+            method: "GET",
+            path,
+            headers: &[],
+            body: b"",
+        }
+    }
+}
+
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
@@ -53,23 +78,56 @@ impl Connection {
         self.stream.get_ref()
     }
 
+    /// Sends a request without further headers, and waits for all of the answer.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn send(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<Response> {
+        self.ask(&Request {
+            method,
+            path,
+            headers: &[],
+            body,
+        })
+    }
+
     /// Sends a request and waits for all of the answer.
     ///
     /// # Errors
     /// `InvalidData` if the answer is not HTTP/1.1 or too large; what the stream fails with.
-    pub fn send(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<Response> {
-        let mut request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n",
-            self.host,
-            body.len()
-        )
-        .into_bytes();
-        request.extend_from_slice(body);
-        self.stream.get_mut().write_all(&request)?;
-        self.receive()
+    pub fn ask(&mut self, request: &Request<'_>) -> io::Result<Response> {
+        let Request {
+            method,
+            path,
+            headers,
+            body,
+        } = *request;
+        let mut text = format!("{method} {path} HTTP/1.1\r\n");
+        if !headers
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case("host"))
+        {
+            text += &format!("host: {}\r\n", self.host);
+        }
+        for (name, value) in headers {
+            text += &format!("{name}: {value}\r\n");
+        }
+        text += &format!("content-length: {}\r\n\r\n", body.len());
+        let mut bytes = text.into_bytes();
+        bytes.extend_from_slice(body);
+        self.stream.get_mut().write_all(&bytes)?;
+        let mut response = self.head()?;
+        while response.status / 100 == 1 {
+            response = self.head()?;
+        }
+        if method != "HEAD" && !matches!(response.status, 204 | 304) {
+            self.body(&mut response)?;
+        }
+        Ok(response)
     }
 
-    fn receive(&mut self) -> io::Result<Response> {
+    /// All of an answer but its body.
+    fn head(&mut self) -> io::Result<Response> {
         let mut head = self.stream.by_ref().take(LARGEST_HEAD);
         let status_line = line(&mut head)?;
         let status = status_line
@@ -88,13 +146,11 @@ impl Connection {
                 .ok_or_else(|| malformed(format!("not a header: {text:?}")))?;
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
-        let mut response = Response {
+        Ok(Response {
             status,
             headers,
             body: Vec::new(),
-        };
-        self.body(&mut response)?;
-        Ok(response)
+        })
     }
 
     fn body(&mut self, response: &mut Response) -> io::Result<()> {
@@ -195,6 +251,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello and more",
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2;x=y\r\nhe\r\n3\r\nllo\r\n0\r\na: b\r\n\r\n",
             "HTTP/1.0 200 OK\r\n\r\nhello",
+            "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
         ] {
             let response = answered(answer).unwrap();
             assert_eq!(
@@ -203,6 +260,33 @@ mod tests {
                 "{answer}"
             );
         }
+    }
+
+    #[test]
+    fn an_answer_that_has_no_body_is_not_waited_for() {
+        let response = answered("HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n").unwrap();
+        assert_eq!((response.status, response.body.len()), (304, 0));
+    }
+
+    #[test]
+    fn headers_are_sent_and_a_host_replaces_the_own() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        server
+            .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+            .unwrap();
+        let request = Request {
+            headers: &[("Host", "orders"), ("a", "b")],
+            ..Request::get("/x?y")
+        };
+        Connection::over(stream, "own").ask(&request).unwrap();
+        let mut sent = String::new();
+        server.read_to_string(&mut sent).unwrap();
+        assert_eq!(
+            sent,
+            "GET /x?y HTTP/1.1\r\nHost: orders\r\na: b\r\ncontent-length: 0\r\n\r\n"
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ use sys::netns::Netns;
 
 use crate::{
     Failure,
-    http::{Connection, Response},
+    http::{Connection, Request, Response},
     lab::{
         self, Lab, Node,
         process::{Log, Processes},
@@ -26,6 +26,7 @@ use crate::{
 };
 
 pub mod access;
+mod deploy;
 pub mod pod;
 mod start;
 pub mod tunnel;
@@ -38,11 +39,11 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The directory of manifests: `NAME.yaml` files that may be edited while the mesh runs.
 pub const MANIFESTS: &str = "manifests";
-/// The control plane's root, and the nodes' tokens.
+/// The control plane's root, and the tokens of nodes and waypoints.
 pub const STATE: &str = "state";
 /// Links to the namespaces of pods and nodes, by name.
 pub const NETNS: &str = "netns";
-/// What the children write, `NAME.log` each: `control`, `node-n1`, `ztunnel-n1`, `app-POD`.
+/// What the children write, `NAME.log` each: `control`, `node-n1`, `ztunnel-n1`, `waypoint-POD`, `app-POD`.
 pub const LOG: &str = "log";
 /// Where agents and ztunnels meet.
 pub const ZDS: &str = "zds";
@@ -89,11 +90,13 @@ pub struct Answer {
 pub struct Mark([u64; 2]);
 
 impl Mesh {
-    /// Builds the lab and the pods of the manifests. Nothing runs in it yet.
+    /// Builds the lab and the pods of the manifests, to which it adds those of waypoints. Nothing runs in it yet.
     pub fn lay_out(settings: Settings, processes: Arc<Processes>) -> Result<Self, Failure> {
         let failed =
             |what: &str, error: io::Error| Failure::Failed(format!("cannot {what}: {error}"));
-        let pods = pod::read(&settings.root.join(MANIFESTS)).map_err(Failure::Failed)?;
+        let manifests = settings.root.join(MANIFESTS);
+        deploy::deploy(&manifests).map_err(Failure::Failed)?;
+        let pods = pod::read(&manifests).map_err(Failure::Failed)?;
         let mut lab = Lab::create().map_err(|error| failed("make network namespaces", error))?;
         for pod in &pods {
             let made = lab.add_pod(&pod.netns, pod.node, &pod.addresses);
@@ -122,6 +125,12 @@ impl Mesh {
     /// The file of a node's token.
     pub fn token(&self, node: Node) -> PathBuf {
         self.path(STATE).join("tokens").join(node.name())
+    }
+
+    /// The file of the token of a Gateway's waypoint.
+    pub fn waypoint_token(&self, namespace: &str, gateway: &str) -> PathBuf {
+        let name = format!("{namespace}.{gateway}");
+        self.path(STATE).join("waypoint-tokens").join(name)
     }
 
     /// A path in the mesh's directory.
@@ -153,14 +162,24 @@ impl Mesh {
         self.lab.connect(netns, to, PATIENCE)
     }
 
-    /// One request on a connection of its own, which is closed when this returns.
+    /// One request for `/` on a connection of its own, which is closed when this returns.
     pub fn request(&self, from: &str, to: SocketAddr, body: &[u8]) -> io::Result<Answer> {
+        let method = if body.is_empty() { "GET" } else { "POST" };
+        let request = Request {
+            method,
+            body,
+            ..Request::get("/")
+        };
+        self.ask(from, to, &request)
+    }
+
+    /// Any request on a connection of its own, which is closed when this returns.
+    pub fn ask(&self, from: &str, to: SocketAddr, request: &Request<'_>) -> io::Result<Answer> {
         let begin = Instant::now();
         let stream = self.connect(from, to)?;
         let client = stream.local_addr()?;
-        let method = if body.is_empty() { "GET" } else { "POST" };
         let response = Connection::over(stream, to.to_string())
-            .send(method, "/", body)
+            .ask(request)
             .map_err(in_words)?;
         Ok(Answer {
             response,
@@ -208,6 +227,52 @@ impl Mesh {
             }
             thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// What the waypoint in a pod believes.
+    pub fn waypoint_dump(&self, pod: &str) -> io::Result<Value> {
+        let admin = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 15000);
+        zc::dump(self.connect(pod, admin)?, "localhost")
+    }
+
+    /// The end of the log of the waypoint in a pod.
+    pub fn waypoint_mark(&self, pod: &str) -> u64 {
+        self.waypoint_log(pod).length()
+    }
+
+    /// What the waypoint in a pod has logged of requests and connections after a mark.
+    pub fn waypoint_lines(&self, pod: &str, since: u64) -> Result<Vec<String>, String> {
+        let text = self.waypoint_log(pod).since(since);
+        let text = text.map_err(|error| format!("cannot read a log: {error}"))?;
+        let is_access = |line: &&str| line.split('\t').nth(2) == Some("access");
+        Ok(text.lines().filter(is_access).map(str::to_owned).collect())
+    }
+
+    /// The first of these that is as wanted; waits for it.
+    pub fn waypoint_line(
+        &self,
+        pod: &str,
+        since: u64,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<String, String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let lines = self.waypoint_lines(pod, since)?;
+            if let Some(line) = lines.iter().find(|line| wanted(line)) {
+                return Ok(line.clone());
+            }
+            if Instant::now() >= deadline {
+                let last = lines.last().map_or("nothing at all", String::as_str);
+                return Err(format!(
+                    "the waypoint in {pod} logged no such request: {last}"
+                ));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn waypoint_log(&self, pod: &str) -> Log {
+        self.processes.log(&format!("waypoint-{pod}"))
     }
 
     fn access_log(&self, node: Node) -> Log {

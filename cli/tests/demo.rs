@@ -164,6 +164,18 @@ broken! {
     a_shop_that_takes_none_is_noticed: "permissive", "permissive", "legacy → 10.71.2.10:8080";
     an_edit_that_nobody_reads_is_noticed: "control", "edit-takes-effect", "the connection is still open";
     certificates_that_are_not_renewed_are_noticed: "rotation", "certificate-rotation", "no renewal within";
+    a_canary_that_gets_too_much_is_noticed: "weights", "canary", "of 1000 requests went to v2, and 100 should have";
+    a_header_that_leads_nowhere_is_noticed: "testers", "header-route", "requests with the header went to v1";
+    weights_that_nobody_reads_are_noticed: "control", "weights-under-load", "requests go to v2";
+    a_method_that_is_not_allowed_is_noticed: "methods", "l7-allow", "web: GET /: status 403";
+    a_path_that_is_not_denied_is_noticed: "admin", "l7-deny", "web: GET /admin/users: status 200";
+    another_rewrite_is_noticed: "rewrite", "rewrite", "the application saw \"GET /v1/items/7?all\"";
+    another_redirect_is_noticed: "redirect", "redirect", "location http://orders.shop/newer/page";
+    an_answer_that_is_waited_for_is_noticed: "timeout", "timeout", "GET /delay/4s: status 200";
+    a_client_that_is_not_judged_is_noticed: "clients", "l4-behind-waypoint", "batch: GET /: status 200";
+    a_service_that_does_without_is_noticed: "unbound", "waypoint-killed", "the waypoint is away, and orders-v";
+    an_open_way_around_is_noticed: "around", "around-waypoint", "was answered with status 200";
+    a_hop_that_nobody_wants_is_noticed: "everywhere", "no-waypoint", "no call went straight to cart";
 }
 
 #[test]

@@ -13,10 +13,15 @@ use serde_json::{Value, json};
 
 use crate::mesh::{Answer, Mesh};
 
+mod canary;
 mod certificates;
 mod edit;
+mod hop;
+mod load;
 mod membership;
 mod policy;
+mod requests;
+mod restored;
 mod traffic;
 mod wire;
 
@@ -112,6 +117,70 @@ pub(crate) const ALL: [Check; 12] = [
     },
 ];
 
+/// Written and not yet part of all: they run only when they are asked for.
+pub(crate) const PENDING: [Check; 12] = [
+    Check {
+        id: "canary",
+        claim: "of 1,000 requests a tenth goes to the canary, as its weight says",
+        attempt: canary::shares,
+    },
+    Check {
+        id: "header-route",
+        claim: "who says that he is a tester gets to the canary",
+        attempt: canary::by_header,
+    },
+    Check {
+        id: "weights-under-load",
+        claim: "weights are changed under load, and no request fails",
+        attempt: canary::reweighted,
+    },
+    Check {
+        id: "l7-allow",
+        claim: "at layer 7 who is allowed gets through, and nobody else",
+        attempt: requests::allowed,
+    },
+    Check {
+        id: "l7-deny",
+        claim: "what is denied is answered with 403, however it is written, and the log names the policy",
+        attempt: requests::denied_by_path,
+    },
+    Check {
+        id: "rewrite",
+        claim: "the application sees a rewritten path",
+        attempt: requests::rewritten,
+    },
+    Check {
+        id: "redirect",
+        claim: "a redirect is answered without the application",
+        attempt: requests::redirected,
+    },
+    Check {
+        id: "timeout",
+        claim: "an answer that takes too long becomes 504",
+        attempt: requests::timed_out,
+    },
+    Check {
+        id: "l4-behind-waypoint",
+        claim: "behind a waypoint layer 4 policies judge the real client",
+        attempt: requests::real_client,
+    },
+    Check {
+        id: "waypoint-killed",
+        claim: "without its waypoint a service is not reached at all, and with it again",
+        attempt: hop::killed,
+    },
+    Check {
+        id: "around-waypoint",
+        claim: "whoever goes around the waypoint is refused by the destination",
+        attempt: hop::gone_around,
+    },
+    Check {
+        id: "no-waypoint",
+        claim: "a service without a waypoint has no layer 7 hop",
+        attempt: hop::none_elsewhere,
+    },
+];
+
 impl Check {
     /// Tries it.
     pub(crate) fn run(&self, mesh: &Mesh) -> Outcome {
@@ -196,6 +265,8 @@ mod service {
     pub(super) const CATALOG: SocketAddr = v4(11);
     pub(super) const LEDGER: SocketAddr = v4(20);
     pub(super) const AUDIT: SocketAddr = v4(21);
+    pub(super) const ORDERS: SocketAddr = v4(30);
+    pub(super) const ORDERS_V1: SocketAddr = v4(31);
 }
 
 #[cfg(test)]
@@ -204,7 +275,8 @@ mod tests {
 
     #[test]
     fn ids_are_words_and_each_is_used_once() {
-        for (at, check) in ALL.iter().enumerate() {
+        let all: Vec<_> = ALL.iter().chain(&PENDING).collect();
+        for (at, check) in all.iter().enumerate() {
             assert!(
                 check
                     .id
@@ -212,7 +284,7 @@ mod tests {
                     .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
             );
             assert!(
-                ALL[..at].iter().all(|other| other.id != check.id),
+                all[..at].iter().all(|other| other.id != check.id),
                 "{}",
                 check.id
             );
@@ -230,6 +302,8 @@ mod tests {
             service::CATALOG,
             service::LEDGER,
             service::AUDIT,
+            service::ORDERS,
+            service::ORDERS_V1,
         ] {
             assert!(text.contains(&service.ip().to_string()), "{service}");
         }

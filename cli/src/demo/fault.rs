@@ -10,6 +10,7 @@ use std::{
 use clap::ValueEnum;
 use sys::route;
 
+use super::manifests::ORDERS;
 use crate::{
     Failure,
     lab::Node,
@@ -43,6 +44,28 @@ pub(crate) enum Fault {
     Rotation,
     /// The control plane is gone.
     Control,
+    /// The canary's weight is another.
+    Weights,
+    /// Testers call themselves something else.
+    Testers,
+    /// Nobody may read orders.
+    Methods,
+    /// Another path than the administration's is denied.
+    Admin,
+    /// The prefix is rewritten into another one.
+    Rewrite,
+    /// The redirect leads elsewhere.
+    Redirect,
+    /// A slow answer is waited for.
+    Timeout,
+    /// Another client is let in at layer 4.
+    Clients,
+    /// The service has no waypoint.
+    Unbound,
+    /// The service may be reached around its waypoint.
+    Around,
+    /// Another service has a waypoint too.
+    Everywhere,
     /// A component does not start.
     Start,
     /// The demo itself panics.
@@ -82,6 +105,37 @@ impl Fault {
                 "cluster.local/ns/shop/sa/batch",
             ),
             Self::Deny => edit("policies.yaml", "{app: cart}", "{app: nothing}"),
+            Self::Weights => edit(ORDERS, "weight: 10", "weight: 90"),
+            Self::Testers => edit(ORDERS, "tester/.*", "examiner/.*"),
+            Self::Methods => edit(ORDERS, "methods: [GET]", "methods: [HEAD]"),
+            Self::Admin => edit(ORDERS, "[/admin, /admin/*]", "[/admin]"),
+            Self::Rewrite => edit(ORDERS, "replacePrefixMatch: /}", "replacePrefixMatch: /v1}"),
+            Self::Redirect => edit(
+                ORDERS,
+                "replacePrefixMatch: /new}",
+                "replacePrefixMatch: /newer}",
+            ),
+            Self::Timeout => edit(ORDERS, "request: 500ms", "request: 30s"),
+            Self::Clients => edit(
+                ORDERS,
+                "cluster.local/ns/shop/sa/cart]",
+                "cluster.local/ns/shop/sa/batch]",
+            ),
+            Self::Unbound => {
+                edit(ORDERS, "use-waypoint: waypoint", "use-waypoint: none")?;
+                let target = "targetRefs:\n  - {group: \"\", kind: Service, name: orders}";
+                edit(ORDERS, target, "selector: {matchLabels: {app: nothing}}")
+            }
+            Self::Around => edit(
+                ORDERS,
+                "  labels: {istio.io/use-waypoint: waypoint}\n",
+                "  labels: {istio.io/use-waypoint: waypoint}\n  annotations: {ambit.dev/waypoint-bypass: allowed}\n",
+            ),
+            Self::Everywhere => edit(
+                "shop.yaml",
+                "metadata: {name: cart, namespace: shop}\nspec:\n  clusterIP",
+                "metadata: {name: cart, namespace: shop, labels: {istio.io/use-waypoint: waypoint}}\nspec:\n  clusterIP",
+            ),
             Self::Strict => edit("policies.yaml", "STRICT", "PERMISSIVE"),
             Self::Permissive => edit("policies.yaml", "{mode: PERMISSIVE}", "{mode: STRICT}"),
             _ => Ok(()),

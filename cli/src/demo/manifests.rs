@@ -3,11 +3,15 @@
 use std::{fs, io, path::Path};
 
 /// File names and texts.
-pub(crate) const FILES: [(&str, &str); 3] = [
+pub(crate) const FILES: [(&str, &str); 4] = [
     ("bank.yaml", include_str!("../../../deploy/demo/bank.yaml")),
+    (ORDERS, include_str!("../../../deploy/demo/orders.yaml")),
     (POLICIES, include_str!("../../../deploy/demo/policies.yaml")),
     ("shop.yaml", include_str!("../../../deploy/demo/shop.yaml")),
 ];
+
+/// The file with the service that has a waypoint, and all that is said about its requests.
+pub(crate) const ORDERS: &str = "orders.yaml";
 
 /// The file that says who may talk to whom.
 pub(crate) const POLICIES: &str = "policies.yaml";

@@ -15,7 +15,7 @@ pub const HTTP: u16 = 8080;
 pub const TCP: u16 = 9090;
 
 /// The annotation that names a pod's network namespace.
-const NETNS: &str = "ambit.dev/netns";
+pub(super) const NETNS: &str = "ambit.dev/netns";
 
 /// A pod to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct Pod {
     pub identity: String,
     /// In the mesh.
     pub enrolled: bool,
+    /// It is the waypoint of this Gateway of its namespace, instead of an application.
+    pub gateway: Option<String>,
 }
 
 /// The pods of the manifests in a directory.
@@ -92,6 +94,7 @@ pub fn read(directory: &Path) -> Result<Vec<Pod>, String> {
                     pod.meta.namespace
                 ),
                 enrolled: enrolled == mesh::enrol::Enrolment::In,
+                gateway: pod.meta.labels.get(super::deploy::GATEWAY).cloned(),
             })
         })
         .collect()

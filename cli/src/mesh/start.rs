@@ -28,7 +28,7 @@ const START: Duration = Duration::from_secs(30);
 impl Mesh {
     /// Starts everything, and tells `progress` what it waits for.
     pub fn start(&self, progress: &mut dyn FnMut(&str)) -> Result<(), Failure> {
-        for pod in &self.pods {
+        for pod in self.pods.iter().filter(|pod| pod.gateway.is_none()) {
             self.start_app(pod)?;
         }
         progress("the control plane");
@@ -49,7 +49,15 @@ impl Mesh {
                 let missing = Node::ALL.map(|node| self.missing(node)).concat();
                 Ok(missing.is_empty().then_some(()))
             },
-        )
+        )?;
+        for pod in &self.pods {
+            if let Some(gateway) = &pod.gateway {
+                progress(&format!("the waypoint of {}/{gateway}", pod.namespace));
+                self.start_waypoint(pod)?;
+                self.wait_for_waypoint(pod)?;
+            }
+        }
+        Ok(())
     }
 
     /// The control plane, `control`; also after it was ended.
@@ -84,13 +92,7 @@ impl Mesh {
         ztunnel
             .env("INPOD_UDS", self.path(ZDS).join(name))
             .env("AUTH_TOKEN", self.token(node));
-        for kind in ["XDS", "CA"] {
-            ztunnel.env(
-                format!("{kind}_ADDRESS"),
-                format!("https://{CONTROL}:15012"),
-            );
-            ztunnel.env(format!("{kind}_ROOT_CA"), self.root_certificate());
-        }
+        self.lead_to_control(&mut ztunnel);
         ztunnel
             .env("SECRET_TTL", &self.settings.certificates)
             .env("ZTUNNEL_WORKER_THREADS", "2");
@@ -105,6 +107,56 @@ impl Mesh {
             self.lab.node(node),
             &mut ztunnel,
         )
+    }
+
+    /// The waypoint of a Gateway in its pod, `waypoint-POD`; also after it was ended. Nothing if the pod is none.
+    pub fn start_waypoint(&self, pod: &Pod) -> Result<(), Failure> {
+        let Some(gateway) = &pod.gateway else {
+            return Ok(());
+        };
+        let token = self.waypoint_token(&pod.namespace, gateway);
+        self.wait("a waypoint has its credential", START, || {
+            Ok(token.exists().then_some(()))
+        })?;
+        let mut waypoint = self.component("waypoint");
+        waypoint
+            .env("GATEWAY", gateway)
+            .env("POD_NAMESPACE", &pod.namespace)
+            .env("POD_NAME", &pod.name)
+            .env("POD_IP", pod.addresses[0].to_string())
+            .env("NODE_NAME", pod.node.name())
+            .env("AUTH_TOKEN", &token)
+            .env("SECRET_TTL", &self.settings.certificates);
+        self.lead_to_control(&mut waypoint);
+        let (name, netns) = (format!("waypoint-{}", pod.netns), self.netns(&pod.netns)?);
+        self.run(&name, netns, &mut waypoint)
+    }
+
+    /// Until a waypoint has all that it is to be told.
+    pub fn wait_for_waypoint(&self, pod: &Pod) -> Result<(), Failure> {
+        let ready = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 15021);
+        let what = format!("the waypoint in {} is ready", pod.netns);
+        self.wait(&what, START, || {
+            let stream = self.connect(&pod.netns, ready);
+            let answer = stream.and_then(|stream| {
+                Connection::over(stream, "waypoint").send("GET", "/healthz/ready", b"")
+            });
+            Ok(answer
+                .is_ok_and(|answer| answer.status == 200)
+                .then_some(()))
+        })
+    }
+
+    /// Where discovery and certificates come from.
+    fn lead_to_control(&self, command: &mut Command) {
+        for kind in ["XDS", "CA"] {
+            command
+                .env(
+                    format!("{kind}_ADDRESS"),
+                    format!("https://{CONTROL}:15012"),
+                )
+                .env(format!("{kind}_ROOT_CA"), self.root_certificate());
+        }
     }
 
     /// A pod's application, `app-POD`.
@@ -197,9 +249,13 @@ impl Mesh {
 
     fn last_words(&self) -> String {
         let names = ["control", "node-n1", "node-n2", "ztunnel-n1", "ztunnel-n2"];
-        names
-            .map(|name| format!("-- {name} --\n{}", self.processes.log(name).tail(4)))
-            .join("\n")
+        let waypoints = self.pods.iter().filter(|pod| pod.gateway.is_some());
+        let words = names
+            .into_iter()
+            .map(str::to_owned)
+            .chain(waypoints.map(|pod| format!("waypoint-{}", pod.netns)))
+            .map(|name| format!("-- {name} --\n{}", self.processes.log(&name).tail(4)));
+        words.collect::<Vec<_>>().join("\n")
     }
 
     /// What is not yet as the manifests want it, as one ztunnel sees it.

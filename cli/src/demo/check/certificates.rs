@@ -1,16 +1,14 @@
 //! Renewal of certificates while they are used.
 
 use std::{
-    fs, thread,
+    thread,
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
-
-use super::{Evidence, identity, service, want};
+use super::{Evidence, identity, load, service, want};
 use crate::{
     lab::Node,
-    mesh::{Mesh, PATIENCE, tunnel},
+    mesh::{Mesh, tunnel},
 };
 
 /// Longer than half a certificate's life, at which it is renewed, with what chance adds to it.
@@ -29,13 +27,13 @@ pub(super) fn rotate(mesh: &Mesh, evidence: &mut Evidence) -> Result<(), String>
         )
     })?;
     let begin = Instant::now();
-    start_load(mesh)?;
+    let often = ["--connections", "4", "--rate", "200", "--fresh"];
+    let often = [&often[..], &["--duration", "60s"]].concat();
+    load::start(mesh, LOAD, service::CART, &often)?;
     let outcome = renewed(mesh, &before, begin);
-    mesh.processes
-        .end(LOAD)
-        .map_err(|error| format!("cannot end the load: {error}"))?;
+    let counted = load::finish(mesh, LOAD);
     let after = outcome?;
-    let counts = counted(mesh)?;
+    let counted = counted?;
     evidence.note("web", format!("serial {} → {}", before[0], after[0]));
     evidence.note(
         "cart",
@@ -44,40 +42,15 @@ pub(super) fn rotate(mesh: &Mesh, evidence: &mut Evidence) -> Result<(), String>
             before[1], after[1]
         ),
     );
-    let (ok, failed) = (
-        counts["ok"].as_u64().unwrap_or(0),
-        counts["failed"].as_u64().unwrap_or(u64::MAX),
-    );
-    let median = counts["p50_ms"].as_f64().unwrap_or(f64::NAN);
     let took = begin.elapsed().as_secs_f64();
+    let load::Counted {
+        ok, failed, median, ..
+    } = counted;
     evidence.note(
         "meanwhile",
         format!("{ok} requests answered, {failed} failed in {took:.1} s; median {median:.1} ms"),
     );
-    want(failed == 0 && ok > 0, || {
-        format!(
-            "{failed} of {} requests failed: {}",
-            ok + failed,
-            counts["error"]
-        )
-    })
-}
-
-fn start_load(mesh: &Mesh) -> Result<(), String> {
-    let mut load = mesh.component("load");
-    load.arg(format!("http://{}/", service::CART));
-    load.args([
-        "--connections",
-        "4",
-        "--rate",
-        "200",
-        "--fresh",
-        "--duration",
-        "60s",
-    ]);
-    let netns = mesh.netns("web").map_err(|failure| failure.to_string())?;
-    mesh.run(LOAD, netns, &mut load)
-        .map_err(|failure| failure.to_string())
+    counted.all_answered()
 }
 
 /// Waits until both ends have other serial numbers, and the server's next tunnel shows its new one.
@@ -124,19 +97,4 @@ fn serials(mesh: &Mesh) -> Result<[String; 2], String> {
         })
     };
     Ok([serial(Node::One, "web")?, serial(Node::Two, "cart")?])
-}
-
-/// The last line of the load generator.
-fn counted(mesh: &Mesh) -> Result<Value, String> {
-    let log = mesh.processes.log(LOAD);
-    let text =
-        fs::read_to_string(log.path()).map_err(|error| format!("the load's log: {error}"))?;
-    let last = text
-        .lines()
-        .rev()
-        .find_map(|line| serde_json::from_str::<Value>(line).ok());
-    let last = last.filter(|line| line["done"] == true);
-    last.ok_or_else(|| {
-        format!("the load generator did not say what it counted within {PATIENCE:?}: {text}")
-    })
 }

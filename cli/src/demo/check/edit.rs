@@ -1,15 +1,13 @@
 //! How long it takes until an edited manifest is in force.
 
 use std::{
-    fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
 
-use super::{Evidence, millis, service, want};
+use super::{Evidence, millis, restored::Restored, service, want};
 use crate::{
     demo::manifests::POLICIES,
     mesh::{MANIFESTS, Mesh, PATIENCE},
@@ -102,33 +100,5 @@ fn closed(stream: &mut TcpStream) -> Result<Instant, String> {
             ))
         }
         Err(_) => Ok(Instant::now()),
-    }
-}
-
-/// A file that is put back as it was.
-struct Restored {
-    path: PathBuf,
-    text: String,
-}
-
-impl Restored {
-    fn new(path: PathBuf) -> Result<Self, String> {
-        let text =
-            fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(Self { path, text })
-    }
-
-    /// As editors do: a new file in place of the old one.
-    fn write(&self, text: &str) -> Result<(), String> {
-        let new = self.path.with_extension("new");
-        fs::write(&new, text)
-            .and_then(|()| fs::rename(&new, &self.path))
-            .map_err(|error| format!("{}: {error}", self.path.display()))
-    }
-}
-
-impl Drop for Restored {
-    fn drop(&mut self) {
-        let _ = fs::write(&self.path, &self.text);
     }
 }
