@@ -253,6 +253,9 @@ impl Refusal {
     }
 }
 
+/// What becomes of a waypoint of a kind that we do not know how to go through.
+const KEPT: &str = "which is not served; nothing goes around it";
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -315,18 +318,8 @@ impl fmt::Display for Refusal {
                     "resource {name} could not be understood, so nothing goes there"
                 )
             }
-            Self::WeightedWaypoints(service) => {
-                write!(
-                    f,
-                    "service {service} has waypoints by weight, which is not served; nothing goes around them"
-                )
-            }
-            Self::WorkloadWaypoint(uid) => {
-                write!(
-                    f,
-                    "workload {uid} has a waypoint for its own addresses, which is not served; nothing goes around it"
-                )
-            }
+            Self::WeightedWaypoints(it) => write!(f, "service {it} has weighted waypoints, {KEPT}"),
+            Self::WorkloadWaypoint(it) => write!(f, "workload {it} has a waypoint, {KEPT}"),
         }
     }
 }

@@ -227,7 +227,7 @@ fn all() -> Vec<(Refusal, u16, Flag, Blame, bool, &'static str)> {
             Flag::Connect,
             Mesh,
             false,
-            "service x has waypoints by weight, which is not served; nothing goes around them",
+            "service x has weighted waypoints, which is not served; nothing goes around it",
         ),
         (
             WorkloadWaypoint(text()),
@@ -235,7 +235,7 @@ fn all() -> Vec<(Refusal, u16, Flag, Blame, bool, &'static str)> {
             Flag::Connect,
             Mesh,
             false,
-            "workload x has a waypoint for its own addresses, which is not served; nothing goes around it",
+            "workload x has a waypoint, which is not served; nothing goes around it",
         ),
         (
             no_waypoint("10.0.0.9", 15_008, Lack::Unknown),
