@@ -16,6 +16,10 @@ use serde_json::{Map, Value, json};
 use super::Compiled;
 use crate::status::Status;
 
+mod told;
+
+pub use told::told;
+
 /// `{"addresses": {NAME: …}, "authorizations": {NAME: …}, "status": {"Kind/namespace/name": {"conditions": […]}}}`,
 /// everything sorted by name. Messages of conditions are for people and not part of it.
 pub fn compiled(compiled: &Compiled) -> Value {

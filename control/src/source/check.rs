@@ -35,7 +35,7 @@ pub enum Refusal {
 /// How to print resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Addresses, authorizations and statuses by name.
+    /// Addresses, authorizations and statuses by name, and what waypoints are told.
     Json,
     /// A local workload file.
     Local,
@@ -105,9 +105,9 @@ impl Check {
     pub fn print(&self, format: Format) -> String {
         match format {
             Format::Json => {
-                let mut text = format!("{:#}", json::compiled(&self.compiled));
-                text.push('\n');
-                text
+                let mut all = json::compiled(&self.compiled);
+                all["waypoints"] = json::told(&self.compiled.told);
+                format!("{all:#}\n")
             }
             Format::Local => {
                 let Compiled {
