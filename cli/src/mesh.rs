@@ -71,6 +71,8 @@ pub struct Mesh {
     pub processes: Arc<Processes>,
     /// In and outside the mesh.
     pub pods: Vec<Pod>,
+    /// Namespaces and names of the services that ask for a waypoint.
+    bound: Vec<(String, String)>,
     settings: Settings,
 }
 
@@ -96,7 +98,7 @@ impl Mesh {
             |what: &str, error: io::Error| Failure::Failed(format!("cannot {what}: {error}"));
         let manifests = settings.root.join(MANIFESTS);
         deploy::deploy(&manifests).map_err(Failure::Failed)?;
-        let pods = pod::read(&manifests).map_err(Failure::Failed)?;
+        let pod::Read { pods, bound } = pod::read(&manifests).map_err(Failure::Failed)?;
         let mut lab = Lab::create().map_err(|error| failed("make network namespaces", error))?;
         for pod in &pods {
             let made = lab.add_pod(&pod.netns, pod.node, &pod.addresses);
@@ -113,6 +115,7 @@ impl Mesh {
             lab,
             processes,
             pods,
+            bound,
             settings,
         })
     }

@@ -53,7 +53,7 @@ mod tests {
             std::env::temp_dir().join(format!("ambit-manifests-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         write(&directory).unwrap();
-        let pods = pod::read(&directory).unwrap();
+        let pods = pod::read(&directory).unwrap().pods;
         fs::remove_dir_all(&directory).unwrap();
         let count = |which: &dyn Fn(&Pod) -> bool| pods.iter().filter(|pod| which(pod)).count();
         assert!(pods.len() >= 6);

@@ -17,6 +17,9 @@ pub const TCP: u16 = 9090;
 /// The annotation that names a pod's network namespace.
 pub(super) const NETNS: &str = "ambit.dev/netns";
 
+/// The label by which a service asks for a waypoint.
+const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+
 /// A pod to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
@@ -38,11 +41,20 @@ pub struct Pod {
     pub gateway: Option<String>,
 }
 
-/// The pods of the manifests in a directory.
+/// What a mesh is made from.
+#[derive(Clone, Debug)]
+pub struct Read {
+    /// The pods, those of waypoints among them.
+    pub pods: Vec<Pod>,
+    /// Namespaces and names of the services whose label asks for a waypoint.
+    pub bound: Vec<(String, String)>,
+}
+
+/// The pods of the manifests in a directory, and the services that are to have a waypoint.
 ///
 /// # Errors
 /// A sentence, if a pod lacks what the demo needs of it.
-pub fn read(directory: &Path) -> Result<Vec<Pod>, String> {
+pub fn read(directory: &Path) -> Result<Read, String> {
     let files = source::read_dir(directory)
         .map_err(|error| format!("cannot read {}: {error}", directory.display()))?;
     let loaded = source::load(&files, None);
@@ -50,7 +62,12 @@ pub fn read(directory: &Path) -> Result<Vec<Pod>, String> {
         return Err(problem.to_string());
     }
     let world = &loaded.world;
-    world
+    let bound = world.services.iter().filter(|(_, service)| {
+        let waypoint = service.meta.labels.get(USE_WAYPOINT);
+        waypoint.is_some_and(|waypoint| waypoint != "none")
+    });
+    let bound = bound.map(|(key, _)| key.clone()).collect();
+    let pods = world
         .pods
         .values()
         .map(|pod| {
@@ -97,7 +114,8 @@ pub fn read(directory: &Path) -> Result<Vec<Pod>, String> {
                 gateway: pod.meta.labels.get(super::deploy::GATEWAY).cloned(),
             })
         })
-        .collect()
+        .collect::<Result<_, String>>()?;
+    Ok(Read { pods, bound })
 }
 
 impl Pod {

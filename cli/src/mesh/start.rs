@@ -41,23 +41,21 @@ impl Mesh {
             self.start_agent(node)?;
             self.start_ztunnel(node)?;
         }
+        for pod in self.pods.iter().filter(|pod| pod.gateway.is_some()) {
+            progress(&format!("the waypoint in {}", pod.netns));
+            self.start_waypoint(pod)?;
+        }
         progress("every enrolled pod to be captured, with a certificate");
         self.wait(
-            "every enrolled pod is captured, with a certificate",
+            "every enrolled pod is captured, with a certificate, and every waypoint is ready",
             START,
             || {
+                let waypoints = self.pods.iter().filter(|pod| pod.gateway.is_some());
+                let ready = waypoints.into_iter().all(|pod| self.waypoint_is_ready(pod));
                 let missing = Node::ALL.map(|node| self.missing(node)).concat();
-                Ok(missing.is_empty().then_some(()))
+                Ok((ready && missing.is_empty()).then_some(()))
             },
-        )?;
-        for pod in &self.pods {
-            if let Some(gateway) = &pod.gateway {
-                progress(&format!("the waypoint of {}/{gateway}", pod.namespace));
-                self.start_waypoint(pod)?;
-                self.wait_for_waypoint(pod)?;
-            }
-        }
-        Ok(())
+        )
     }
 
     /// The control plane, `control`; also after it was ended.
@@ -134,17 +132,19 @@ impl Mesh {
 
     /// Until a waypoint has all that it is to be told.
     pub fn wait_for_waypoint(&self, pod: &Pod) -> Result<(), Failure> {
-        let ready = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 15021);
         let what = format!("the waypoint in {} is ready", pod.netns);
         self.wait(&what, START, || {
-            let stream = self.connect(&pod.netns, ready);
-            let answer = stream.and_then(|stream| {
-                Connection::over(stream, "waypoint").send("GET", "/healthz/ready", b"")
-            });
-            Ok(answer
-                .is_ok_and(|answer| answer.status == 200)
-                .then_some(()))
+            Ok(self.waypoint_is_ready(pod).then_some(()))
         })
+    }
+
+    fn waypoint_is_ready(&self, pod: &Pod) -> bool {
+        let page = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 15021);
+        let stream = self.connect(&pod.netns, page);
+        let answer = stream.and_then(|stream| {
+            Connection::over(stream, "waypoint").send("GET", "/healthz/ready", b"")
+        });
+        answer.is_ok_and(|answer| answer.status == 200)
     }
 
     /// Where discovery and certificates come from.
@@ -271,6 +271,17 @@ impl Mesh {
             .map(|it| it.values().cloned().collect())
             .unwrap_or_default();
         let mut missing = Vec::new();
+        for (namespace, name) in &self.bound {
+            let is =
+                |it: &Value| it["name"] == name.as_str() && it["namespace"] == namespace.as_str();
+            let service = all("services").into_iter().find(is);
+            if service.is_none_or(|it| it["waypoint"]["destination"].is_null()) {
+                missing.push(format!(
+                    "no waypoint before {namespace}/{name}, says the ztunnel of {}",
+                    node.name()
+                ));
+            }
+        }
         for pod in self.pods.iter().filter(|pod| pod.enrolled) {
             let mut want = |holds: bool, what: &str| {
                 if !holds {
