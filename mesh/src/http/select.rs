@@ -31,8 +31,8 @@ pub struct Table {
 /// What a request is for.
 #[derive(Clone, Copy, Debug)]
 pub struct Selected<'t> {
-    /// The route.
-    pub route: &'t Route,
+    /// The route; shared, so that it can be told of after its table is gone.
+    pub route: &'t Arc<Route>,
     /// Which of its rules, from 0.
     pub at: usize,
     /// The rule.
@@ -169,8 +169,8 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn look_up(self, routes: &[Arc<Route>]) -> (&Route, &Rule, Option<&Match>) {
-        let route = &*routes[self.route];
+    fn look_up(self, routes: &[Arc<Route>]) -> (&Arc<Route>, &Rule, Option<&Match>) {
+        let route = &routes[self.route];
         let rule = &route.rules[self.rule];
         (route, rule, self.matched.map(|at| &rule.matches[at]))
     }
