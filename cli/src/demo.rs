@@ -4,7 +4,13 @@
 //! Only what a kubelet and a CNI plugin would do is done here: pods' namespaces are made from the manifests, and their
 //! programs started.
 
-use std::{fs, io, sync::Arc, thread, time::Duration};
+use std::{
+    fs, io,
+    path::Path,
+    sync::Arc,
+    thread,
+    time::{Duration, SystemTime},
+};
 
 use clap::{Subcommand, ValueEnum, builder::PossibleValuesParser};
 use sys::netns::Netns;
@@ -93,7 +99,7 @@ fn run(
     ending: &Ending,
 ) -> Result<(), Failure> {
     let mut report = Report::new(arguments.output == Output::Json);
-    let mesh = Mesh::lay_out(prepared(room, arguments.fault)?, processes)?;
+    let mut mesh = Mesh::lay_out(prepared(room, arguments.fault)?, processes)?;
     report.laid_out(&mesh);
     mesh.start(&mut |what| report.waiting(what))?;
     report.started();
@@ -127,13 +133,14 @@ fn run(
         &mesh.path(MANIFESTS).join(manifests::POLICIES),
         &mesh.path(LOG),
     );
-    stay(&mesh, &report, ending)
+    stay(&mut mesh, &report, ending)
 }
 
 /// Until a signal, or until a child ends by itself.
-fn stay(mesh: &Mesh, report: &Report, ending: &Ending) -> Result<(), Failure> {
+fn stay(mesh: &mut Mesh, report: &Report, ending: &Ending) -> Result<(), Failure> {
     let statuses = mesh.path(STATE).join(control::follow::STATUSES);
     let mut problems = Problems::default();
+    let mut seen = edited(&mesh.path(MANIFESTS));
     loop {
         thread::sleep(Duration::from_millis(200));
         if ending.begun() {
@@ -145,7 +152,19 @@ fn stay(mesh: &Mesh, report: &Report, ending: &Ending) -> Result<(), Failure> {
         if let Some(change) = problems.change(&text) {
             report.edited(&change);
         }
+        let now = edited(&mesh.path(MANIFESTS));
+        if now != seen {
+            seen = now;
+            report.deployed(mesh.deploy());
+        }
     }
+}
+
+/// The latest edit of a directory's files.
+fn edited(directory: &Path) -> Option<SystemTime> {
+    let files = fs::read_dir(directory).ok()?;
+    let times = files.filter_map(|file| file.ok()?.metadata().ok()?.modified().ok());
+    times.max()
 }
 
 /// Writes the manifests, and says what the mesh is to be made with.

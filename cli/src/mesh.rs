@@ -120,6 +120,33 @@ impl Mesh {
         })
     }
 
+    /// Starts a waypoint for each Gateway that came since the mesh was laid out. Returns the names of their pods.
+    ///
+    /// # Errors
+    /// A manifest that cannot be used, among others: the next call may do what this one could not.
+    pub fn deploy(&mut self) -> Result<Vec<String>, Failure> {
+        let manifests = self.path(MANIFESTS);
+        if deploy::deploy(&manifests).map_err(Failure::Failed)? == 0 {
+            return Ok(Vec::new());
+        }
+        let failed = |error: io::Error| Failure::Failed(format!("cannot make a pod: {error}"));
+        let mut deployed = Vec::new();
+        for pod in pod::read(&manifests).map_err(Failure::Failed)?.pods {
+            if pod.gateway.is_none() || self.lab.pod(&pod.netns).is_some() {
+                continue;
+            }
+            let made = self.lab.add_pod(&pod.netns, pod.node, &pod.addresses);
+            made.map_err(failed)?;
+            let published =
+                lab::publish(self.netns(&pod.netns)?, &self.path(NETNS).join(&pod.netns));
+            published.map_err(failed)?;
+            self.start_waypoint(&pod)?;
+            deployed.push(pod.netns.clone());
+            self.pods.push(pod);
+        }
+        Ok(deployed)
+    }
+
     /// The file of the control plane's root.
     pub fn root_certificate(&self) -> PathBuf {
         self.path(STATE).join("root-cert.pem")

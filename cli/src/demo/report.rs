@@ -196,6 +196,22 @@ impl Report {
         }
     }
 
+    /// Gateways may have come with an edit.
+    pub(crate) fn deployed(&self, outcome: Result<Vec<String>, Failure>) {
+        match outcome {
+            Ok(pods) => {
+                for pod in pods {
+                    let text = format!("{} a waypoint is started in {pod}", self.paint.mark(true));
+                    self.progress(&text);
+                }
+            }
+            Err(failure) => self.progress(&format!(
+                "{} no waypoint is started: {failure}",
+                self.paint.mark(false)
+            )),
+        }
+    }
+
     fn progress(&self, text: &str) {
         if self.json {
             eprintln!("{}", text.trim_end());

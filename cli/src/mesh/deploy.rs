@@ -16,17 +16,21 @@ pub(super) const GATEWAY: &str = "gateway.networking.k8s.io/gateway-name";
 /// Where the addresses of waypoints begin in a node's range.
 const FIRST: u8 = 200;
 
-/// Writes a manifest for each Gateway that has no pod.
+/// Writes a manifest for each Gateway that has no pod. Returns how many those were.
 ///
 /// # Errors
 /// A sentence.
-pub(super) fn deploy(directory: &Path) -> Result<(), String> {
+pub(super) fn deploy(directory: &Path) -> Result<usize, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", directory.display());
     let files = source::read_dir(directory).map_err(failed)?;
-    for (name, text) in manifests(&source::load(&files, None).world)? {
-        fs::write(directory.join(name), text).map_err(failed)?;
+    let made = manifests(&source::load(&files, None).world)?;
+    for (name, text) in &made {
+        // Whoever watches the directory sees the whole file or none.
+        let new = directory.join(format!("{name}.new"));
+        fs::write(&new, text).map_err(failed)?;
+        fs::rename(&new, directory.join(name)).map_err(failed)?;
     }
-    Ok(())
+    Ok(made.len())
 }
 
 /// File names and texts.
