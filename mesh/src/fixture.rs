@@ -7,8 +7,8 @@ use prost::Message;
 use proto::{
     security::{Action, Authorization, Group, Match, Rules, Scope},
     workload::{
-        Address, GatewayAddress, NamespacedHostname, NetworkAddress, Port, PortList, Service,
-        TunnelProtocol, Workload, address::Type, gateway_address::Destination,
+        Address, Extension, GatewayAddress, NamespacedHostname, NetworkAddress, Port, PortList,
+        Service, TunnelProtocol, Workload, address::Type, gateway_address::Destination,
     },
 };
 
@@ -105,6 +105,19 @@ pub(crate) fn gateway() -> GatewayAddress {
     GatewayAddress {
         destination: Some(Destination::Hostname(hostname)),
         hbone_mtls_port: 15008,
+    }
+}
+
+/// An extension by which a service trusts these identities.
+pub(crate) fn trust(identities: &[&str]) -> Extension {
+    let identities = identities.iter().map(|id| (*id).to_owned()).collect();
+    let trust = proto::waypoint::Trust { identities };
+    Extension {
+        name: proto::TRUST_EXTENSION.to_owned(),
+        config: Some(prost_types::Any {
+            type_url: proto::TRUST_TYPE.to_owned(),
+            value: trust.encode_to_vec(),
+        }),
     }
 }
 

@@ -11,8 +11,8 @@ use super::*;
 use crate::{
     decide::Denial,
     fixture::{
-        addresses, authorizations, generation, policy, removing, service, store, to_port, uid,
-        workload,
+        addresses, authorizations, endpoint_of, generation, policy, port, removing, service, store,
+        to_port, trust, uid, workload,
     },
 };
 
@@ -402,6 +402,183 @@ fn an_application_tunnel_is_not_gone_around() {
     let refused = Outcome::Refuse(Refusal::ApplicationTunnel);
     assert_eq!(tunnelled(&mesh, OWN, "10.0.0.2:80"), refused);
     assert_eq!(plain(&mesh, "10.0.0.2:80"), refused);
+}
+
+const WAYPOINT: &str = "spiffe://cluster.local/ns/shop/sa/waypoint";
+
+/// A mesh with a written policy that denies every port, a generated one that denies port 82, and the pod as an endpoint of
+/// services whose ports and trust are these.
+fn trusting_mesh(
+    services: &[(&str, &[(u32, u32)], &[&str])],
+    own: &[(u32, u32)],
+) -> Arc<Generation> {
+    let range = |ports: std::ops::Range<u32>| Match {
+        destination_ports: ports.collect(),
+        ..Default::default()
+    };
+    let policies = [
+        policy(
+            "written",
+            Scope::Namespace,
+            Action::Deny,
+            &[range(1..20_000)],
+        ),
+        policy("made_p", Scope::Namespace, Action::Deny, &[to_port(82)]),
+    ];
+    let mut server = server();
+    let mut all = Vec::new();
+    for (name, ports, trusted) in services {
+        server = endpoint_of(server, name, own);
+        all.push(wire::Service {
+            ports: ports.iter().map(|(s, t)| port(*s, *t)).collect(),
+            extensions: vec![trust(trusted)],
+            ..service(name, &[])
+        });
+    }
+    generation(&[server], &all, &policies)
+}
+
+/// Who denies `peer` at a port of the pod, or `in`.
+fn met(mesh: &Generation, peer: &str, port: u16) -> String {
+    let authority = format!("{OWN}:{port}");
+    let arrival = Arrival::Tunnelled {
+        peer: peer.parse().unwrap(),
+        at: ip(OWN),
+        authority: &authority,
+    };
+    match admit(mesh, &pod(), arrival, ip("10.0.0.1")) {
+        Outcome::Do(admission) => {
+            assert!(admission.trusted_by.is_some());
+            "in".to_owned()
+        }
+        Outcome::Refuse(Refusal::Denied(denial)) => denial.policy().to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn written_policies_are_not_decided_again_for_a_trusted_waypoint_at_a_target_port() {
+    let (written, made) = ("shop/written", "shop/made_p");
+    let only = [WAYPOINT];
+    let s: &[(&str, &[(u32, u32)], &[&str])] = &[("s", &[(80, 8080), (82, 82)], &only)];
+    let mesh = trusting_mesh(s, &[]);
+    for (peer, port, expected) in [
+        (WAYPOINT, 8080, "in"),
+        // The generated ones are, at that port as at others.
+        (WAYPOINT, 82, made),
+        // Not the service's port, only what it leads to; and no other one.
+        (WAYPOINT, 80, written),
+        (WAYPOINT, 8081, written),
+        (WAYPOINT, 15_000, written),
+        // Only who is named.
+        ("spiffe://cluster.local/ns/shop/sa/client", 8080, written),
+        ("spiffe://cluster.local/ns/shop/sa/waypoint2", 8080, written),
+        ("spiffe://cluster.local/ns/bank/sa/waypoint", 8080, written),
+        ("spiffe://other/ns/shop/sa/waypoint", 8080, written),
+        // Not even the pod itself.
+        ("spiffe://cluster.local/ns/shop/sa/server", 8080, written),
+    ] {
+        assert_eq!(met(&mesh, peer, port), expected, "{peer} {port}");
+    }
+}
+
+#[test]
+fn a_target_port_is_the_workloads_own_before_the_services() {
+    let (trusted, written) = ([WAYPOINT], "shop/written");
+    let s: &[(&str, &[(u32, u32)], &[&str])] = &[("s", &[(80, 8080), (81, 0)], &trusted)];
+    for (own, port, expected) in [
+        (&[][..], 8080, "in"),
+        (&[], 81, written),
+        (&[(80, 9090)], 9090, "in"),
+        (&[(80, 9090)], 8080, written),
+        (&[(81, 9091)], 9091, "in"),
+        (&[(81, 9091)], 8080, "in"),
+        (&[(80, 0)], 8080, "in"),
+        // A port that the service does not have leads nowhere.
+        (&[(99, 9099)], 9099, written),
+    ] {
+        let mesh = trusting_mesh(s, own);
+        assert_eq!(met(&mesh, WAYPOINT, port), expected, "{own:?} {port}");
+    }
+}
+
+#[test]
+fn who_is_trusted_by_another_service_is_not_trusted_here() {
+    let (trusted, written) = ([WAYPOINT], "shop/written");
+    let other = "spiffe://cluster.local/ns/shop/sa/other";
+    let others = [other];
+    let two: &[(&str, &[(u32, u32)], &[&str])] = &[
+        ("s", &[(80, 8080)], &trusted),
+        ("t", &[(80, 9090)], &others),
+    ];
+    let mesh = trusting_mesh(two, &[]);
+    for (peer, port, expected) in [
+        (WAYPOINT, 8080, "in"),
+        (WAYPOINT, 9090, written),
+        (other, 9090, "in"),
+        (other, 8080, written),
+    ] {
+        assert_eq!(met(&mesh, peer, port), expected, "{peer} {port}");
+    }
+    // A service that the pod is no endpoint of, and one that nobody knows.
+    let deny = policy("written", Scope::Namespace, Action::Deny, &[to_port(8080)]);
+    let s = wire::Service {
+        extensions: vec![trust(&trusted)],
+        ..service("s", &[])
+    };
+    let elsewhere = generation(
+        &[
+            server(),
+            endpoint_of(workload("a", &["10.0.0.3"]), "s", &[]),
+        ],
+        &[s],
+        std::slice::from_ref(&deny),
+    );
+    assert_eq!(met(&elsewhere, WAYPOINT, 8080), written);
+    let unknown = generation(&[endpoint_of(server(), "s", &[])], &[], &[deny]);
+    assert_eq!(met(&unknown, WAYPOINT, 8080), written);
+}
+
+#[test]
+fn trust_is_not_for_plain_text() {
+    let trusted = [WAYPOINT];
+    let mesh = trusting_mesh(&[("s", &[(80, 8080)], &trusted)], &[]);
+    let denied = Denial::Denied("shop/written".into());
+    assert_eq!(
+        plain(&mesh, "10.0.0.2:8080"),
+        Outcome::Refuse(Refusal::Denied(denied))
+    );
+}
+
+#[test]
+fn trust_that_is_taken_back_or_garbled_is_none() {
+    let deny = policy("written", Scope::Namespace, Action::Deny, &[to_port(8080)]);
+    let told = |extensions: Vec<wire::Extension>| {
+        Type::Service(wire::Service {
+            extensions,
+            ..service("s", &[])
+        })
+    };
+    let mut garbled = trust(&[WAYPOINT]);
+    garbled.config.as_mut().unwrap().value.push(0xff);
+    let mut store = store();
+    store.apply(&addresses([Type::Workload(endpoint_of(
+        server(),
+        "s",
+        &[],
+    ))]));
+    store.apply(&authorizations([deny]));
+    for (extensions, expected, complaints) in [
+        (vec![], "shop/written", 0),
+        (vec![trust(&[WAYPOINT])], "in", 0),
+        (vec![garbled], "shop/written", 1),
+        (vec![trust(&[WAYPOINT])], "in", 0),
+        (vec![trust(&[])], "shop/written", 0),
+    ] {
+        let (rejected, _) = store.apply(&addresses([told(extensions)]));
+        assert_eq!(rejected.len(), complaints, "{rejected:?}");
+        assert_eq!(met(&store.current(), WAYPOINT, 8080), expected);
+    }
 }
 
 proptest::proptest! {

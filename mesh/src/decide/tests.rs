@@ -590,6 +590,67 @@ fn denials_name_their_policy_in_words() {
     }
 }
 
+#[test]
+fn only_the_policies_that_are_meant_are_decided() {
+    let (hit, miss) = ([to_port(80)], [to_port(81)]);
+    let made = |action, m: &[WireMatch]| policy("made_p", Scope::WorkloadSelector, action, m);
+    let written = |action, m: &[WireMatch]| policy("written-p", Scope::WorkloadSelector, action, m);
+    let (m, w) = ("shop/made_p", "shop/written-p");
+    let unknown = |name: &str| Decision::Deny(Denial::Unknown(name.into()));
+    // What is known, and what all, the generated and the written ones decide about a workload that lists both.
+    for (policies, all, generated, written) in [
+        (
+            vec![made(Action::Deny, &hit), written(Action::Deny, &hit)],
+            denied(m),
+            denied(m),
+            denied(w),
+        ),
+        (
+            vec![made(Action::Deny, &miss), written(Action::Deny, &hit)],
+            denied(w),
+            NOT_ASKED,
+            denied(w),
+        ),
+        (
+            vec![made(Action::Deny, &hit), written(Action::Allow, &hit)],
+            denied(m),
+            denied(m),
+            allowed_by(w),
+        ),
+        (
+            vec![made(Action::Deny, &miss), written(Action::Allow, &miss)],
+            not_allowed(w),
+            NOT_ASKED,
+            not_allowed(w),
+        ),
+        (
+            vec![made(Action::Deny, &miss)],
+            unknown(w),
+            NOT_ASKED,
+            unknown(w),
+        ),
+        (
+            vec![written(Action::Deny, &miss)],
+            unknown(m),
+            unknown(m),
+            NOT_ASKED,
+        ),
+    ] {
+        let mut server = fixture::workload("server", &["10.0.0.2"]);
+        server.authorization_policies = vec![m.to_owned(), w.to_owned()];
+        let generation = generation(&[server], &[], &policies);
+        let server = generation.workload(&fixture::uid("server")).unwrap();
+        for (which, expected) in [
+            (Which::All, all),
+            (Which::Generated, generated),
+            (Which::Written, written),
+        ] {
+            let found = decide(&generation, server, &request(), which).decision;
+            assert_eq!(found, expected, "{which:?} {policies:?}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 2000, ..Default::default() })]
 
@@ -608,7 +669,15 @@ proptest! {
             port: asked.port,
         };
         let server = generation.workload(&fixture::uid("server")).unwrap();
-        let allowed = matches!(decide(&generation, server, &request, Which::All).decision, Decision::Allow(_));
-        prop_assert_eq!(allowed, reference::allowed(&policies, &asked));
+        let made = |name: &str| name.contains("/made");
+        let wanted = [
+            (Which::All, reference::allowed(&policies, &asked, |_| true)),
+            (Which::Generated, reference::allowed(&policies, &asked, made)),
+            (Which::Written, reference::allowed(&policies, &asked, |name| !made(name))),
+        ];
+        for (which, wanted) in wanted {
+            let decision = decide(&generation, server, &request, which).decision;
+            prop_assert_eq!(matches!(decision, Decision::Allow(_)), wanted, "{:?}", which);
+        }
     }
 }

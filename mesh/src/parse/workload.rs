@@ -72,7 +72,7 @@ impl Address {
     }
 }
 
-fn workload(w: wire::Workload) -> Result<Workload, String> {
+pub(crate) fn workload(w: wire::Workload) -> Result<Workload, String> {
     if w.uid.is_empty() {
         return Err("has no uid".to_owned());
     }
@@ -230,7 +230,7 @@ fn application_tunnel(t: wire::ApplicationTunnel) -> Result<ApplicationTunnel, S
     })
 }
 
-fn service(s: wire::Service) -> Result<Service, String> {
+pub(crate) fn service(s: wire::Service) -> Result<Service, String> {
     if s.hostname.is_empty() {
         return Err("has no hostname".to_owned());
     }

@@ -146,3 +146,6 @@ fn is_client(flow: &Flow<'_>, workload: &Workload) -> bool {
 pub(super) fn is_foreign(flow: &Flow<'_>, workload: &Workload) -> bool {
     workload.network != flow.source.network || workload.network_gateway.is_some()
 }
+
+#[cfg(test)]
+mod tests;

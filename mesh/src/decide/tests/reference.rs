@@ -23,15 +23,21 @@ pub(super) struct Asked {
     pub listed: Vec<String>,
 }
 
-/// Whether the request is allowed under all policies that are known.
-pub(super) fn allowed(policies: &[Authorization], asked: &Asked) -> bool {
+/// Whether the request is allowed under those policies that `counts` by name.
+pub(super) fn allowed(
+    policies: &[Authorization],
+    asked: &Asked,
+    counts: impl Fn(&str) -> bool,
+) -> bool {
     let name = |p: &Authorization| format!("{}/{}", p.namespace, p.name);
     let all_known = asked
         .listed
         .iter()
+        .filter(|listed| counts(listed))
         .all(|listed| policies.iter().any(|p| name(p) == *listed));
     let applied: Vec<_> = policies
         .iter()
+        .filter(|p| counts(&name(p)))
         .filter(|p| {
             p.scope == Scope::Global as i32
                 || p.scope == Scope::Namespace as i32 && p.namespace == asked.namespace
@@ -123,7 +129,7 @@ const NAMESPACES: [&str; 3] = ["a", "ab", "b"];
 const ACCOUNTS: [&str; 2] = ["x", "xy"];
 const ADDRESSES: [&str; 5] = ["10.0.0.1", "10.0.0.2", "10.1.0.1", "fd00::1", "fd01::1"];
 const PORTS: [u16; 2] = [80, 8080];
-const POLICIES: [&str; 4] = ["p", "q", "r", "s"];
+const POLICIES: [&str; 4] = ["p", "q", "made_r", "made_s"];
 
 pub(super) fn requests() -> impl Strategy<Value = Asked> {
     let peer = prop::option::weighted(

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::fixture::{self, bytes, endpoint_of, gateway, key, port as wire_port, uid};
+use crate::fixture::{self, bytes, endpoint_of, gateway, key, port as wire_port, trust, uid};
 
 fn encoded(item: wire::address::Type) -> Vec<u8> {
     wire::Address { r#type: Some(item) }.encode_to_vec()
@@ -408,6 +408,79 @@ fn what_a_service_says_is_read() {
         visibility: Visibility::Namespace,
     };
     assert_eq!(read_service(full), Ok(expected));
+}
+
+#[test]
+fn a_service_trusts_whom_its_extension_names() {
+    let read = |extensions: Vec<wire::Extension>| {
+        let s = read_service(wire::Service {
+            extensions,
+            ..fixture::service("s", &["10.96.0.1"])
+        })
+        .unwrap();
+        let trusted: Vec<_> = s.trusted.iter().map(ToString::to_string).collect();
+        (trusted, s.distrust.map(String::from))
+    };
+    let (a, b) = (
+        "spiffe://cluster.local/ns/shop/sa/a",
+        "spiffe://x/ns/y/sa/b",
+    );
+    let other = wire::Extension {
+        name: "example.com/other".into(),
+        config: None,
+    };
+    let both = vec![a.to_owned(), b.to_owned()];
+    assert_eq!(read(vec![]), (vec![], None));
+    assert_eq!(read(vec![other.clone()]), (vec![], None));
+    assert_eq!(read(vec![trust(&[])]), (vec![], None));
+    assert_eq!(read(vec![trust(&[a, b])]), (both.clone(), None));
+    assert_eq!(read(vec![other, trust(&[a, b])]), (both, None));
+}
+
+#[test]
+fn trust_that_is_not_understood_to_the_last_byte_is_none_and_says_why() {
+    let a = "spiffe://cluster.local/ns/shop/sa/a";
+    let with = |change: &dyn Fn(&mut prost_types::Any)| {
+        let mut extension = trust(&[a]);
+        change(extension.config.as_mut().unwrap());
+        vec![extension]
+    };
+    let empty = wire::Extension {
+        config: None,
+        ..trust(&[])
+    };
+    for (extensions, reason) in [
+        (vec![empty], "holds nothing"),
+        (vec![trust(&[a]), trust(&[a])], "is there twice"),
+        (
+            with(&|any| any.type_url = "type.googleapis.com/other".into()),
+            "holds a \"type.googleapis.com/other\"",
+        ),
+        (with(&|any| any.value = vec![0xff]), "is not a Trust"),
+        (
+            with(&|any| any.value.extend([0x10, 0x01])),
+            "holds more than is known here",
+        ),
+        (
+            vec![trust(&[a, "spiffe://cluster.local/ns/shop"])],
+            "trusts",
+        ),
+        (vec![trust(&[a, ""])], "trusts"),
+        (vec![trust(&["cluster.local/ns/shop/sa/a"])], "trusts"),
+        (vec![trust(&["*"])], "trusts"),
+    ] {
+        let s = read_service(wire::Service {
+            extensions: extensions.clone(),
+            ..fixture::service("s", &["10.96.0.1"])
+        })
+        .unwrap();
+        assert_eq!(s.trusted.len(), 0, "{extensions:?}");
+        let told = s.distrust.unwrap();
+        assert!(
+            told.starts_with("extension \"ambit.dev/waypoint\"") && told.contains(reason),
+            "{told}"
+        );
+    }
 }
 
 #[test]
