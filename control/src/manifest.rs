@@ -21,7 +21,7 @@ pub mod unserved;
 mod yaml;
 
 pub use self::{
-    authorization::AuthorizationPolicy,
+    authorization::{AuthorizationPolicy, TargetRef},
     core::{EndpointSlice, Namespace, Node, Pod, Service, ServiceAccount},
     gateway::{Gateway, GatewayClass, ReferenceGrant},
     meta::Meta,
@@ -290,6 +290,8 @@ pub struct Refused {
     pub name: Option<String>,
     /// The workloads that it selects, if that much could be read; only for policies.
     pub selector: Option<Selector>,
+    /// The objects that it is attached to, if that much could be read; only for policies.
+    pub targets: Vec<TargetRef>,
     /// What is wrong, at least one.
     pub faults: Vec<Fault>,
 }
@@ -323,10 +325,9 @@ pub fn manifest(tree: &Value, path: &str) -> Manifest {
         faults.add(&at, "apiVersion", reason);
     }
     let meta = metadata(&at, found, &mut faults);
-    let selector = if found.is_policy() {
-        selector::peek(&at)
-    } else {
-        None
+    let (selector, targets) = match found.is_policy() {
+        true => (selector::peek(&at), authorization::peek(&at)),
+        false => (None, Vec::new()),
     };
     let namespace = meta.namespace.clone();
     let name = (!meta.name.is_empty()).then(|| meta.name.clone());
@@ -339,6 +340,7 @@ pub fn manifest(tree: &Value, path: &str) -> Manifest {
         namespace,
         name,
         selector,
+        targets,
         faults: faults.into(),
     })
 }

@@ -3,7 +3,7 @@
 use crate::manifest::route::ParentRef;
 
 /// Who speaks, in statuses that more than one controller writes.
-pub const CONTROLLER: &str = "ambit.dev/mesh-controller";
+pub const CONTROLLER: &str = "ambit.dev/waypoint";
 
 /// What is said of one object; only what is ours to write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +14,19 @@ pub struct Status {
     pub conditions: Vec<Condition>,
     /// Routes: one for each of its `parentRefs` that is ours to serve, in their order.
     pub parents: Vec<ParentStatus>,
+    /// Gateways: one for each of its listeners, in their order.
+    pub listeners: Vec<ListenerStatus>,
+}
+
+/// What is said of a listener of a Gateway (Gateway API, ListenerStatus).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: String,
+    /// How many objects are attached to it.
+    pub attached: usize,
+    /// In the order of their types.
+    pub conditions: Vec<Condition>,
 }
 
 /// What is said of a route at one of its parents (Gateway API, RouteParentStatus).

@@ -12,7 +12,7 @@ use mesh::local::Local;
 use crate::manifest::{
     AuthorizationPolicy, EndpointSlice, Fault, Gateway, GatewayClass, Kind, Namespace, Node,
     Object, ObjectRef, PeerAuthentication, Pod, ReferenceGrant, Route, RouteKind, Selector,
-    Service, ServiceAccount, Unserved,
+    Service, ServiceAccount, TargetRef, Unserved,
 };
 
 /// Namespace and name.
@@ -99,6 +99,20 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// What [`Phase::name`] gives.
+    pub const NAMES: [&str; 5] = ["told", "published", "enforced", "leaving", "moving"];
+
+    /// One word, for operators.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Told { .. } => "told",
+            Self::Published { .. } => "published",
+            Self::Enforced { .. } => "enforced",
+            Self::Leaving { .. } => "leaving",
+            Self::Moving { .. } => "moving",
+        }
+    }
+
     /// The gateway whose waypoint the service is published with.
     pub fn published(&self) -> Option<&Key> {
         match self {
@@ -154,6 +168,8 @@ pub struct PodReport {
 pub struct Denial {
     /// Whom it denies. `None`: its whole namespace, or the mesh if that is the root namespace.
     pub selector: Option<Selector>,
+    /// The objects that it is attached to. None: it is no matter of a waypoint, or nobody knows.
+    pub targets: Vec<TargetRef>,
 }
 
 impl World {

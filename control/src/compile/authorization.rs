@@ -223,7 +223,7 @@ fn any_of(alternatives: impl Iterator<Item = (Match, bool)>) -> Option<Rules> {
 fn is_beyond(rule: &Rule) -> bool {
     rule.from.iter().any(|source| !source.beyond.is_empty())
         || rule.to.iter().any(|operation| !operation.beyond.is_empty())
-        || rule.when.iter().any(|when| matches!(when, When::Beyond(_)))
+        || rule.when.iter().any(|when| matches!(when, When::Beyond(..)))
 }
 
 fn source_match(source: &Source) -> Match {
@@ -281,7 +281,7 @@ fn when_match(when: &When) -> Option<Match> {
             not_destination_ports: numbers(&v.none),
             ..none
         },
-        When::Beyond(_) => return None,
+        When::Beyond(..) => return None,
     })
 }
 

@@ -1,8 +1,9 @@
 //! AuthorizationPolicy (`security.istio.io/v1`): who may talk to whom.
 //!
 //! The whole API is known here, so that a field that a node proxy cannot judge (a method, a path, a token's claim) is
-//! told apart from one that does not exist. The former are kept as the bare fact that they are there ([`Source::beyond`]
-//! and its like) and [`crate::compile`] makes the rule narrower or wider, whichever lets fewer peers in.
+//! told apart from one that does not exist. The former are kept as texts, for waypoints, and as the bare fact that they are
+//! there ([`Source::beyond`] and its like), for node proxies: [`crate::compile`] makes the rule narrower or wider, whichever
+//! lets fewer peers in.
 
 use std::net::IpAddr;
 
@@ -118,9 +119,15 @@ pub struct Source {
 /// What is asked.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Operation {
-    /// The workload's own ports.
+    /// At a node proxy the workload's own ports, at a waypoint the service's.
     pub ports: Values<u16>,
-    /// Fields that only a waypoint can judge.
+    /// Host names; only a waypoint can judge them. A `*` at one end is a wildcard.
+    pub hosts: Values<String>,
+    /// Methods; only a waypoint can judge them. A `*` at one end is a wildcard.
+    pub methods: Values<String>,
+    /// Paths as [`mesh::http::authorize::PathPattern`] reads them; only a waypoint can judge them.
+    pub paths: Values<String>,
+    /// Names of the fields above that are there and that only a waypoint can judge.
     pub beyond: Vec<&'static str>,
 }
 
@@ -137,8 +144,8 @@ pub enum Condition {
     DestinationIp(Values<Block>),
     /// `destination.port`.
     DestinationPort(Values<u16>),
-    /// A key that only a waypoint can judge, or that is not served yet.
-    Beyond(String),
+    /// A key that only a waypoint can judge, or that is not served yet, and its values as written.
+    Beyond(String, Values<String>),
 }
 
 /// An address range as written: host bits are kept.
@@ -248,6 +255,16 @@ pub(super) fn target(spec: &At<'_>, faults: &mut Faults) -> PolicyTarget {
         return PolicyTarget::Everything;
     }
     PolicyTarget::Objects(all.iter().filter_map(|at| target_ref(at, faults)).collect())
+}
+
+/// The objects that a policy with faults elsewhere is attached to; none if that is not without fault.
+pub(super) fn peek(root: &At<'_>) -> Vec<TargetRef> {
+    let mut faults = Faults::default();
+    let spec = root.mapping("spec", &mut faults);
+    match spec.map(|spec| target(&spec, &mut faults)) {
+        Some(PolicyTarget::Objects(targets)) if faults.is_empty() => targets,
+        _ => Vec::new(),
+    }
 }
 
 fn target_ref(at: &At<'_>, faults: &mut Faults) -> Option<TargetRef> {

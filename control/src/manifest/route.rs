@@ -30,8 +30,6 @@ pub struct Route {
     pub hostnames: Vec<String>,
     /// Rules, at least one.
     pub rules: Vec<Rule>,
-    /// Fields of the route itself that the API has and that are not served.
-    pub unserved: Vec<&'static str>,
 }
 
 /// The kinds of routes, those that prevail over others first.
@@ -212,7 +210,7 @@ pub struct BackendRef {
     pub filters: Vec<Filter>,
 }
 
-/// The API's own limits.
+/// The API's own limits; a TCPRoute has one rule.
 const MOST_RULES: usize = 16;
 const MOST_MATCHES: usize = 128;
 
@@ -227,7 +225,6 @@ pub(super) fn route(kind: RouteKind, meta: Meta, root: &At<'_>, faults: &mut Fau
         parents: Vec::new(),
         hostnames: Vec::new(),
         rules: Vec::new(),
-        unserved: Vec::new(),
     };
     let Some(spec) = root.mapping("spec", faults) else {
         faults.add(root, "spec", "required");
@@ -238,15 +235,14 @@ pub(super) fn route(kind: RouteKind, meta: Meta, root: &At<'_>, faults: &mut Fau
         _ => &["parentRefs", "useDefaultGateways", "hostnames", "rules"],
     };
     spec.only(fields, faults);
-    if spec
-        .text("useDefaultGateways", faults)
-        .is_some_and(|it| it != "None")
-    {
-        route.unserved.push("useDefaultGateways");
-    }
     route.parents = parent::parents(&spec, faults);
     route.hostnames = parent::hostnames(&spec, faults);
-    let rules = spec.at_most("rules", MOST_RULES, faults);
+    let most = if kind == RouteKind::Tcp {
+        1
+    } else {
+        MOST_RULES
+    };
+    let rules = spec.at_most("rules", most, faults);
     route.rules = rules
         .iter()
         .map(|at| match kind {

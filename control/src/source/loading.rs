@@ -7,9 +7,7 @@ use serde_json::Value;
 
 use super::{Loaded, Problem, guess, guess::Guess};
 use crate::{
-    manifest::{
-        self, Document, Fault, Kind, LIMITS, Manifest, Object, ObjectRef, Refused, Selector,
-    },
+    manifest::{self, Document, Fault, Kind, LIMITS, Manifest, Object, ObjectRef, Refused},
     world::Denial,
 };
 
@@ -24,7 +22,7 @@ struct Nameless {
     document: usize,
     /// The policy that it seems to be.
     policy: Option<Guess>,
-    selector: Option<Selector>,
+    denial: Denial,
     faults: Vec<Fault>,
 }
 
@@ -125,18 +123,18 @@ impl Loading<'_> {
         self.problem(file, Some(document), Some(reference.clone()), fault.clone());
         if !same {
             // Which of the two is meant nobody can say.
-            self.stand_in(reference, None, vec![fault]);
+            self.stand_in(reference, Denial::default(), vec![fault]);
         }
     }
 
     /// Puts the last good version of an object in force or, for a policy that never had one, a denial.
-    fn stand_in(&mut self, reference: ObjectRef, selector: Option<Selector>, faults: Vec<Fault>) {
+    fn stand_in(&mut self, reference: ObjectRef, denial: Denial, faults: Vec<Fault>) {
         let world = &mut self.loaded.world;
         if let Some(object) = self.previous.world.object(&reference) {
             world.insert(object);
         } else if reference.kind.is_policy() {
             world.remove(&reference);
-            world.denials.insert(reference.clone(), Denial { selector });
+            world.denials.insert(reference.clone(), denial);
         }
         world.faults.entry(reference).or_default().extend(faults);
     }
@@ -147,8 +145,10 @@ impl Loading<'_> {
             namespace,
             name,
             selector,
+            targets,
             faults,
         } = refused;
+        let denial = Denial { selector, targets };
         let reference = name.map(|name| ObjectRef {
             kind,
             namespace: namespace.clone(),
@@ -166,7 +166,7 @@ impl Loading<'_> {
             return Some(Nameless {
                 document,
                 policy,
-                selector,
+                denial,
                 faults,
             });
         };
@@ -186,9 +186,9 @@ impl Loading<'_> {
                     reason,
                 },
             );
-            self.stand_in(reference, None, faults);
+            self.stand_in(reference, Denial::default(), faults);
         } else {
-            self.stand_in(reference, selector, faults);
+            self.stand_in(reference, denial, faults);
         }
         None
     }
@@ -199,7 +199,7 @@ impl Loading<'_> {
         Nameless {
             document: document.number,
             policy,
-            selector: None,
+            denial: Denial::default(),
             faults: vec![fault],
         }
     }
@@ -210,7 +210,7 @@ impl Loading<'_> {
         for Nameless {
             document,
             policy,
-            selector,
+            denial,
             faults,
         } in all
         {
@@ -245,7 +245,7 @@ impl Loading<'_> {
                     .origins
                     .insert(reference.clone(), file.to_owned());
                 self.loaded.world.faults.remove(&reference);
-                self.stand_in(reference, selector, faults);
+                self.stand_in(reference, denial, faults);
             }
         }
     }
@@ -322,7 +322,7 @@ impl Loading<'_> {
                 .insert(reference.clone(), file.to_owned());
             // Of the faults that were kept this is the newest wording, and not one more.
             self.loaded.world.faults.remove(&reference);
-            self.stand_in(reference, None, vec![fault.clone()]);
+            self.stand_in(reference, Denial::default(), vec![fault.clone()]);
         }
     }
 

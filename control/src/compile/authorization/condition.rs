@@ -74,7 +74,7 @@ fn beyond(policy: &AuthorizationPolicy) -> Vec<String> {
                 .map(|&field| field.to_owned()),
         );
         found.extend(rule.when.iter().filter_map(|when| match when {
-            When::Beyond(key) => Some(key.clone()),
+            When::Beyond(key, _) => Some(key.clone()),
             _ => None,
         }));
     }

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use mesh::http::authorize::{self, PathPattern, Rejected};
+
 use super::{
     super::read::{At, Faults},
     Block, Condition, MOST, Operation, Rule, Source, Values,
@@ -56,7 +58,7 @@ pub(super) fn rule(at: &At<'_>, namespace: &str, faults: &mut Faults) -> Rule {
             .extend(wrapped(&at, "operation", faults).map(|at| operation(&at, faults)));
     }
     for at in at.items("when", faults) {
-        rule.when.extend(condition(&at, faults));
+        rule.when.extend(condition(&at, namespace, faults));
     }
     rule
 }
@@ -106,13 +108,18 @@ fn source(at: &At<'_>, namespace: &str, faults: &mut Faults) -> Source {
 
 fn operation(at: &At<'_>, faults: &mut Faults) -> Operation {
     at.only(&[OPERATION, OPERATION_BEYOND].concat(), faults);
+    // The same texts are read above, with their faults.
+    let mut quiet = Faults::default();
     Operation {
         ports: values(at, "ports", "notPorts", faults, port),
-        beyond: beyond(at, OPERATION_BEYOND, faults),
+        hosts: words(at, "hosts", "notHosts", faults),
+        methods: words(at, "methods", "notMethods", faults),
+        paths: values(at, "paths", "notPaths", faults, path),
+        beyond: beyond(at, OPERATION_BEYOND, &mut quiet),
     }
 }
 
-fn condition(at: &At<'_>, faults: &mut Faults) -> Option<Condition> {
+fn condition(at: &At<'_>, namespace: &str, faults: &mut Faults) -> Option<Condition> {
     at.only(&["key", "values", "notValues"], faults);
     let Some(key) = at.text("key", faults) else {
         faults.add(at, "key", "required");
@@ -132,14 +139,30 @@ fn condition(at: &At<'_>, faults: &mut Faults) -> Option<Condition> {
             Condition::DestinationPort(values(at, "values", "notValues", faults, port))
         }
         key if is_beyond(key) => {
-            words(at, "values", "notValues", faults);
-            Condition::Beyond(key.to_owned())
+            let values = words(at, "values", "notValues", faults);
+            comparable(at, key, &values, namespace, faults);
+            Condition::Beyond(key.to_owned(), values)
         }
         key => {
             faults.add(at, "key", format!("{key:?} is not a condition"));
             return None;
         }
     })
+}
+
+/// Refuses values that a waypoint could not compare with.
+fn comparable(
+    at: &At<'_>,
+    key: &str,
+    values: &Values<String>,
+    namespace: &str,
+    faults: &mut Faults,
+) {
+    let [any, none] =
+        [&values.any, &values.none].map(|list| list.iter().map(String::as_str).collect::<Vec<_>>());
+    if let Err(Rejected::Value(value)) = authorize::Condition::read(key, &any, &none, namespace) {
+        faults.add(at, "", format!("{value:?} is not a value of {key}"));
+    }
 }
 
 /// Keys that the API has and a node proxy cannot judge, or that are not served yet.
@@ -216,6 +239,13 @@ fn texts<T>(
         }
     }
     parsed
+}
+
+fn path(text: &str) -> Result<String, String> {
+    match PathPattern::read(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(malformed) => Err(format!("{text:?} is not a pattern of paths: {malformed}")),
+    }
 }
 
 fn port(text: &str) -> Result<u16, String> {

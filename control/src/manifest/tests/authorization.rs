@@ -1,7 +1,7 @@
 //! What AuthorizationPolicies may say.
 
 use super::*;
-use crate::manifest::authorization::{Action, Condition, PolicyTarget, TargetKind};
+use crate::manifest::authorization::{Action, Condition, PolicyTarget, TargetKind, Values};
 
 fn source(fields: &str) -> String {
     policy(&format!(
@@ -408,7 +408,14 @@ fn valid_authorization_policies_are_read() {
         "source.serviceAccount",
     ] {
         let policy = authorization(&when(&format!("key: '{key}', values: [a]")));
-        assert_eq!(policy.rules[0].when, [Condition::Beyond(key.to_owned())]);
+        let values = Values {
+            any: vec!["a".to_owned()],
+            none: Vec::new(),
+        };
+        assert_eq!(
+            policy.rules[0].when,
+            [Condition::Beyond(key.to_owned(), values)]
+        );
     }
     let target = authorization(&policy(
         "{targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: g}}",
