@@ -11,6 +11,7 @@ use std::{
 
 pub use authorization::authorization;
 pub use workload::{Address, address};
+pub(crate) use workload::{service, workload};
 
 /// A resource that is not acceptable.
 #[derive(Clone, Debug, PartialEq, Eq)]

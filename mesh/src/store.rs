@@ -190,8 +190,15 @@ fn apply_policies(next: &mut Generation, delta: &Delta, root_namespace: Name) ->
     rejected
 }
 
+/// Edits for those that make generations of their own.
 impl Generation {
-    fn put_workload(&mut self, workload: Arc<Workload>) {
+    /// Nothing is missing any more.
+    pub(crate) fn complete(&mut self) {
+        self.addresses_known = true;
+        self.policies_known = true;
+    }
+
+    pub(crate) fn put_workload(&mut self, workload: Arc<Workload>) {
         self.remove_address(&workload.uid);
         let addresses = if workload.host_network {
             &[][..]
@@ -226,7 +233,7 @@ impl Generation {
         self.workloads.insert(Arc::clone(&workload.uid), workload);
     }
 
-    fn put_service(&mut self, service: Arc<Service>) {
+    pub(crate) fn put_service(&mut self, service: Arc<Service>) {
         self.remove_address(service.key.as_str());
         for vip in &service.vips {
             if vip.is_single() {
@@ -249,7 +256,7 @@ impl Generation {
         Arc::make_mut(&mut self.unusable).insert(name.into(), reach);
     }
 
-    fn remove_address(&mut self, name: &str) {
+    pub(crate) fn remove_address(&mut self, name: &str) {
         if self.unusable.contains_key(name) {
             Arc::make_mut(&mut self.unusable).remove(name);
         }
@@ -302,7 +309,7 @@ impl Generation {
         }
     }
 
-    fn put_policy(&mut self, policy: Arc<Policy>) {
+    pub(crate) fn put_policy(&mut self, policy: Arc<Policy>) {
         self.remove_policy(policy.name);
         let scopes = Arc::make_mut(&mut self.scopes);
         match policy.scope {
@@ -319,7 +326,7 @@ impl Generation {
         self.policies.insert(policy.name, policy);
     }
 
-    fn remove_policy(&mut self, name: Name) {
+    pub(crate) fn remove_policy(&mut self, name: Name) {
         let Some(old) = self.policies.remove(&name) else {
             return;
         };

@@ -11,6 +11,7 @@ mod policy;
 mod template;
 
 pub use condition::Rejected;
+pub(crate) use condition::{account, is_star_within, port, range};
 pub use policy::{
     Action, Condition, Effect, Operation, PathPattern, Policy, Rule, Source, host, text,
 };

@@ -149,7 +149,7 @@ fn each<T>(
 }
 
 /// An address or a range of them. IPv4 written as IPv6 is IPv4.
-fn range(text: &str) -> Option<IpRange> {
+pub(crate) fn range(text: &str) -> Option<IpRange> {
     let single = || text.parse::<IpAddr>().map(IpNet::from);
     let net = text.parse::<IpNet>().or_else(|_| single()).ok()?;
     let bytes = match net.addr() {
@@ -160,11 +160,11 @@ fn range(text: &str) -> Option<IpRange> {
     Some(IpRange { address, length })
 }
 
-fn port(text: &str) -> Option<u16> {
+pub(crate) fn port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|port| *port != 0)
 }
 
-fn account(text: &str, namespace: &str) -> Option<WorkloadAccount> {
+pub(crate) fn account(text: &str, namespace: &str) -> Option<WorkloadAccount> {
     let (namespace, name) = text.split_once('/').unwrap_or((namespace, text));
     let named = !namespace.is_empty() && !name.is_empty() && !name.contains('/');
     named.then(|| WorkloadAccount {
@@ -173,7 +173,7 @@ fn account(text: &str, namespace: &str) -> Option<WorkloadAccount> {
     })
 }
 
-fn is_star_within(value: &str) -> bool {
+pub(crate) fn is_star_within(value: &str) -> bool {
     let inner = value.strip_prefix('*').or_else(|| value.strip_suffix('*'));
     inner.unwrap_or(value).contains('*')
 }
