@@ -13,7 +13,7 @@ pub struct Config {
     pub from: PathBuf,
 
     /// Where the root, the nodes' tokens and their reports are kept. `root-cert.pem` and `tokens/NODE` in it are what a
-    /// node needs.
+    /// node needs; `waypoint-tokens/NAMESPACE.GATEWAY` in place of the latter what a waypoint needs.
     #[arg(
         long,
         env = "AMBIT_STATE_DIR",
@@ -56,6 +56,11 @@ pub struct Config {
         default_value = "Kubernetes"
     )]
     pub cluster_id: String,
+
+    /// A namespace whose waypoints are trusted by services of other namespaces to have decided their policies; those of a
+    /// service's own namespace are. May be given several times.
+    #[arg(long = "trusted-waypoint-namespace", value_name = "NAMESPACE", value_parser = node)]
+    pub trusted_waypoint_namespaces: Vec<String>,
 
     /// A node to make a token for before a manifest names it. May be given several times.
     #[arg(long = "node", value_name = "NAME", value_parser = node)]

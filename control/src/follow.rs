@@ -21,21 +21,26 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::{
     compile::{Compiled, Settings, compile},
     manifest::ObjectRef,
+    phase::Reached,
     placements::Placements,
     publish::Snapshot,
     reports::{self, ByNode},
-    serve::{Hub, Mesh},
+    serve::{Hub, Mesh, streams::Subscribers},
     source::{
         self, Loaded, Problem,
         files::{Files, PATIENCE},
     },
     state::{PUBLIC, StateDir},
+    subject::Subject,
     watch::Watch,
-    world,
+    world::{self, Key, Waypoints},
 };
 
+mod bindings;
 #[cfg(test)]
 mod tests;
+
+pub use bindings::{Bindings, WAYPOINTS};
 
 /// The statuses of all objects in the state directory.
 pub const STATUSES: &str = "statuses.json";
@@ -180,17 +185,35 @@ impl Source {
             + usize::from(self.unreadable.is_some())
     }
 
-    /// The state of the mesh: the files and what the nodes report.
-    pub fn mesh(&self, reports: &ByNode, previous: &Snapshot) -> Mesh {
+    /// The files, compiled with what the nodes report and with how far bindings have come; and which pods run where.
+    fn compiled(&self, reports: &ByNode, waypoints: &Waypoints) -> (Compiled, Placements) {
         let mut world = self.loaded.world.clone();
         let mut placements = placements(&world);
         world.reports = Some(reported(reports, &placements));
+        world.waypoints = Some(waypoints.clone());
         let compiled = compile(&world, &self.settings);
         place_stored(&compiled, &mut placements);
-        let snapshot = Snapshot::new(&compiled.addresses, &compiled.authorizations, previous);
+        (compiled, placements)
+    }
+
+    /// The state of the mesh. What `bindings` recorded meanwhile is on disk when this returns.
+    fn mesh(
+        &self,
+        reports: &ByNode,
+        bindings: &mut Bindings,
+        (reached, now): (&Reached, Instant),
+        previous: &Snapshot,
+    ) -> Mesh {
+        let (mut compiled, mut placements) = self.compiled(reports, bindings.recorded());
+        if bindings.advance(&compiled, reached, now) {
+            (compiled, placements) = self.compiled(reports, bindings.recorded());
+        }
+        let snapshot = Snapshot::new(&compiled, previous);
+        bindings.published(snapshot.number());
         Mesh {
             snapshot: Arc::new(snapshot),
             placements,
+            bindings: bindings.recorded().phases.clone(),
             statuses: self.statuses(&compiled),
         }
     }
@@ -307,44 +330,57 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// Publishes the state of the mesh, if it is another than before.
-pub fn publish(hub: &Hub, state: &StateDir, source: &Source) {
+pub fn publish(hub: &Hub, state: &StateDir, source: &Source, bindings: &mut Bindings) {
     let reports = hub.reports.watch().borrow().clone();
     let before = Arc::clone(&hub.mesh.borrow());
-    let mesh = source.mesh(&reports, &before.snapshot);
+    let reached = hub.streams.reached();
+    let now = (&reached, Instant::now());
+    let mesh = source.mesh(&reports, bindings, now, &before.snapshot);
     hub.metrics
         .problems
         .set(i64::try_from(source.problems()).unwrap_or(i64::MAX));
-    let nodes = mesh
-        .placements
-        .nodes()
-        .into_iter()
-        .map(str::to_owned)
-        .chain(source.nodes());
-    for node in nodes.collect::<BTreeSet<_>>() {
-        if let Err(error) = hub.tokens.ensure(&node) {
-            tracing::error!(node, %error, "no token for a node");
-        }
-    }
     if mesh.statuses != before.statuses
         && let Err(error) = state.write(STATUSES, mesh.statuses.as_bytes(), PUBLIC)
     {
         tracing::error!(%error, "the statuses are not written");
     }
-    let same = mesh.snapshot.same(&before.snapshot)
+    let snapshot = Arc::clone(&mesh.snapshot);
+    let nodes = mesh.placements.nodes().into_iter().map(str::to_owned);
+    let nodes: BTreeSet<String> = nodes.chain(source.nodes()).collect();
+    let same = snapshot.same(&before.snapshot)
         && mesh.placements == before.placements
+        && mesh.bindings == before.bindings
         && mesh.statuses == before.statuses;
     if !same {
         hub.mesh.send_replace(Arc::new(mesh));
     }
+    let gateways: BTreeSet<&Key> = snapshot.waypoints().keys().collect();
+    if let Err(error) = hub.tokens.retain(&gateways) {
+        tracing::error!(%error, "the token of a Gateway that is gone is not removed");
+    }
+    // After the mesh: who has a token finds what it is to be told.
+    let waypoints = gateways.into_iter().cloned().map(Subject::Waypoint);
+    for subject in nodes.into_iter().map(Subject::Node).chain(waypoints) {
+        if let Err(error) = hub.tokens.ensure(&subject) {
+            tracing::error!(%subject, %error, "no token");
+        }
+    }
 }
 
-/// Publishes every change of the source and of the nodes' reports, until the task ends.
-pub async fn follow(hub: Arc<Hub>, state: Arc<StateDir>, source: Source, watch: Watch) {
+/// Publishes every change of the source, of the nodes' reports and of how far bindings have come, until the task ends.
+pub async fn follow(
+    hub: Arc<Hub>,
+    state: Arc<StateDir>,
+    source: Source,
+    bindings: Bindings,
+    watch: Watch,
+) {
     let mut look_again = source.look_again();
-    let source = Arc::new(Mutex::new(source));
     let mut reports = hub.reports.watch();
+    let mut streams = hub.streams.watch();
     let mut rescan = interval(RESCAN);
     rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let both = Arc::new(Mutex::new((source, bindings)));
     loop {
         tokio::select! {
             changed = watch.changed() => if let Err(error) = changed {
@@ -356,21 +392,48 @@ pub async fn follow(hub: Arc<Hub>, state: Arc<StateDir>, source: Source, watch: 
             },
             _ = rescan.tick() => {}
             () = sleep(look_again.unwrap_or_default()), if look_again.is_some() => {}
+            () = due(&hub, &both, &mut streams) => {}
         }
         // Whatever woke this may have cut short the wait for a change.
         watch.renew();
         reports.mark_unchanged();
-        let (hub, state, source) = (Arc::clone(&hub), Arc::clone(&state), Arc::clone(&source));
+        let (hub, state, both) = (Arc::clone(&hub), Arc::clone(&state), Arc::clone(&both));
         let done = tokio::task::spawn_blocking(move || {
-            let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut both = both.lock().unwrap_or_else(PoisonError::into_inner);
+            let (source, bindings) = &mut *both;
             source.reread();
-            publish(&hub, &state, &source);
+            publish(&hub, &state, source, bindings);
             source.look_again()
         });
         look_again = done.await.unwrap_or_else(|error| {
             tracing::error!(%error, "the source was not compiled: what was published stays in force");
             None
         });
+    }
+}
+
+/// Waits until a binding has come so far that something else is to be published.
+async fn due(
+    hub: &Hub,
+    both: &Mutex<(Source, Bindings)>,
+    streams: &mut tokio::sync::watch::Receiver<Subscribers>,
+) {
+    loop {
+        streams.mark_unchanged();
+        let now = Instant::now();
+        let deadline = {
+            let bindings = &both.lock().unwrap_or_else(PoisonError::into_inner).1;
+            if bindings.is_due(&hub.streams.reached(), now) {
+                return;
+            }
+            bindings.deadline(now)
+        };
+        let later = deadline.map(|deadline| deadline.duration_since(now));
+        tokio::select! {
+            // The sender lives in the hub.
+            _ = streams.changed() => {}
+            () = sleep(later.unwrap_or_default()), if later.is_some() => {}
+        }
     }
 }
 

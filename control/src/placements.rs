@@ -1,4 +1,5 @@
 //! Which pods run where, as far as identities and reports depend on it: a node may only ask for, and speak of, its own.
+//! A waypoint has one identity, that of its Gateway, wherever it runs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,6 +7,8 @@ use std::{
 };
 
 use mesh::identity::Identity;
+
+use crate::world::Key;
 
 /// Pods that have not ended, each on one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +34,27 @@ pub enum NotAllowed {
     ForeignTrustDomain(String),
     /// No pod on the caller's node runs as it.
     NotOnThisNode,
+    /// A waypoint asks for an identity other than this one, its own.
+    NotItsOwn(Identity),
+    /// The Gateway of the waypoint that asks is not there.
+    NoGateway,
+}
+
+/// The identity of a waypoint that asks, if its Gateway is there: its own, whether it names it or not.
+pub fn own_identity(
+    (namespace, name): &Key,
+    is_there: bool,
+    asked: Option<&str>,
+    trust_domain: &str,
+) -> Result<Identity, NotAllowed> {
+    if !is_there {
+        return Err(NotAllowed::NoGateway);
+    }
+    let own = Identity::new(trust_domain, namespace, name);
+    match asked {
+        Some(asked) if asked != own.to_string() => Err(NotAllowed::NotItsOwn(own)),
+        _ => Ok(own),
+    }
 }
 
 impl Placements {
@@ -110,6 +134,8 @@ impl fmt::Display for NotAllowed {
                 write!(f, "the trust domain {trust_domain} is not ours")
             }
             Self::NotOnThisNode => f.write_str("no pod on the caller's node runs as this identity"),
+            Self::NotItsOwn(own) => write!(f, "a waypoint gets its own identity alone, {own}"),
+            Self::NoGateway => f.write_str("the Gateway of this waypoint is not there"),
         }
     }
 }

@@ -1,13 +1,20 @@
-//! What each node is told: resources with stable versions, and per stream the difference to what that stream holds.
+//! What each node and each waypoint is told: resources with stable versions, and per stream the difference to what that
+//! stream holds.
 //!
 //! Pure: no socket, no clock. [`Snapshot`] is one state of the mesh; [`Stream`] is one subscriber. A driver hands a stream
 //! every request and every snapshot and sends what comes back. A stream that is behind skips states, never ends up with
-//! a mixture of them, and holds no queue: its memory is names and versions.
+//! a mixture of them, and holds no queue: its memory is names and versions. Which types a stream is served, and whose
+//! resources, depends on its subject alone.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use prost::Message as _;
-use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE, security, workload};
+use proto::{
+    ADDRESS_TYPE, AUTHORIZATION_TYPE, BACKEND_TYPE, POLICY_TYPE, ROUTE_TYPE, TABLE_TYPE, security,
+    waypoint, workload,
+};
+
+use crate::{compile::Compiled, compile::Told, subject::Subject, world::Key};
 
 mod order;
 mod stream;
@@ -16,18 +23,43 @@ mod tests;
 
 pub use stream::{Malformed, Progress, Stream};
 
-/// The two kinds of resources.
+/// The kinds of resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// Workloads and services.
     Address,
     /// Layer 4 policies.
     Authorization,
+    /// Services that are bound to a waypoint.
+    Table,
+    /// Their routes.
+    Route,
+    /// Policies of a waypoint.
+    Policy,
+    /// Services that a waypoint sends requests to.
+    Backend,
 }
 
 impl Kind {
-    /// Both, in the order of [`Kind::index`].
-    pub const ALL: [Self; 2] = [Self::Address, Self::Authorization];
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Address,
+        Self::Authorization,
+        Self::Table,
+        Self::Route,
+        Self::Policy,
+        Self::Backend,
+    ];
+    const NODE: &[Self] = &[Self::Address, Self::Authorization];
+    const WAYPOINT: &[Self] = &[Self::Table, Self::Route, Self::Policy, Self::Backend];
+
+    /// The kinds that a subject is served.
+    pub const fn served(subject: &Subject) -> &'static [Self] {
+        match subject {
+            Subject::Node(_) => Self::NODE,
+            Subject::Waypoint(_) => Self::WAYPOINT,
+        }
+    }
 
     /// The kind of a type URL.
     pub fn of(type_url: &str) -> Option<Self> {
@@ -41,11 +73,11 @@ impl Kind {
         match self {
             Self::Address => ADDRESS_TYPE,
             Self::Authorization => AUTHORIZATION_TYPE,
+            Self::Table => TABLE_TYPE,
+            Self::Route => ROUTE_TYPE,
+            Self::Policy => POLICY_TYPE,
+            Self::Backend => BACKEND_TYPE,
         }
-    }
-
-    const fn index(self) -> usize {
-        self as usize
     }
 }
 
@@ -54,7 +86,8 @@ impl Kind {
 pub struct Version(u64);
 
 impl Version {
-    fn of(bytes: &[u8]) -> Self {
+    /// The version of an encoded resource.
+    pub fn of(bytes: &[u8]) -> Self {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
         Self(
             digest
@@ -102,65 +135,159 @@ pub struct Resource {
 #[derive(Debug, PartialEq, Eq)]
 enum Role {
     /// A workload, and the policies that it names.
-    Workload {
-        policies: Vec<String>,
-    },
-    Service,
+    Workload { policies: Vec<String> },
     /// A policy in force for workloads that name it: alone it changes nothing.
     NamedPolicy,
     /// A policy in force for a namespace or the mesh as soon as it is known.
     WidePolicy,
+    /// Anything else.
+    Plain,
 }
 
 /// A set of resources by name.
 pub type Set = BTreeMap<Arc<str>, Arc<Resource>>;
 
+type Resources<'a> = Box<dyn Iterator<Item = (&'a str, Resource)> + 'a>;
+
+/// All resources of one kind for one audience.
+#[derive(Debug, PartialEq)]
+struct Whole {
+    set: Set,
+    /// Of all of them together.
+    version: Version,
+}
+
+/// What one audience is told: all nodes, or the waypoint of one gateway. Holds the kinds that it is served; empty before
+/// the first state.
+#[derive(Debug, Default, PartialEq)]
+pub struct Part(BTreeMap<Kind, Whole>);
+
 /// One state of the mesh.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    sets: [Set; 2],
-    versions: [Option<Version>; 2],
+    number: u64,
+    nodes: Arc<Part>,
+    waypoints: BTreeMap<Key, Arc<Part>>,
 }
 
-impl Snapshot {
-    /// A state made of compiled resources; shares with `previous` what did not change.
-    pub fn new(
-        addresses: &BTreeMap<String, workload::Address>,
-        authorizations: &BTreeMap<String, security::Authorization>,
-        previous: &Self,
-    ) -> Self {
-        let addresses = addresses
-            .iter()
-            .map(|(name, address)| (name.as_str(), address_resource(address)));
-        let addresses = shared(addresses, previous.set(Kind::Address));
-        let authorizations = authorizations
-            .iter()
-            .map(|(name, policy)| (name.as_str(), policy_resource(policy)));
-        let authorizations = shared(authorizations, previous.set(Kind::Authorization));
-        let versions = [
-            Some(version_of(&addresses)),
-            Some(version_of(&authorizations)),
-        ];
-        Self {
-            sets: [addresses, authorizations],
-            versions,
+impl Part {
+    fn new<'a>(
+        resources: impl IntoIterator<Item = (Kind, Resources<'a>)>,
+        previous: &Arc<Self>,
+    ) -> Arc<Self> {
+        let whole = |(kind, resources)| {
+            let set = shared(resources, previous.set(kind));
+            let version = version_of(&set);
+            (kind, Whole { set, version })
+        };
+        let part = Self(resources.into_iter().map(whole).collect());
+        if part.same(previous) {
+            Arc::clone(previous)
+        } else {
+            Arc::new(part)
         }
+    }
+
+    fn of_nodes(compiled: &Compiled, previous: &Arc<Self>) -> Arc<Self> {
+        let addresses = each(&compiled.addresses, address_resource);
+        let authorizations = each(&compiled.authorizations, authorization_resource);
+        let all = [
+            (Kind::Address, addresses),
+            (Kind::Authorization, authorizations),
+        ];
+        Self::new(all, previous)
+    }
+
+    fn of_waypoint(told: &Told, previous: &Arc<Self>) -> Arc<Self> {
+        let all = [
+            (Kind::Table, each(&told.tables, plain_resource)),
+            (Kind::Route, each(&told.routes, plain_resource)),
+            (Kind::Policy, each(&told.policies, policy_resource)),
+            (Kind::Backend, each(&told.backends, plain_resource)),
+        ];
+        Self::new(all, previous)
     }
 
     /// The resources of a kind.
     pub fn set(&self, kind: Kind) -> &Set {
-        &self.sets[kind.index()]
+        static NONE: Set = Set::new();
+        self.0.get(&kind).map_or(&NONE, |whole| &whole.set)
     }
 
     /// The version of all resources of a kind together; `None` before the first state.
     pub fn version(&self, kind: Kind) -> Option<Version> {
-        self.versions[kind.index()]
+        self.0.get(&kind).map(|whole| whole.version)
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        let versions = |part: &Self| Kind::ALL.map(|kind| part.version(kind));
+        versions(self) == versions(other)
+    }
+}
+
+impl Snapshot {
+    /// A state made of compiled resources; shares with `previous` what did not change.
+    pub fn new(compiled: &Compiled, previous: &Self) -> Self {
+        let told = compiled.told.iter().map(|(gateway, told)| {
+            let before = previous.part(&Subject::Waypoint(gateway.clone()));
+            (gateway.clone(), Part::of_waypoint(told, &before))
+        });
+        let mut new = Self {
+            number: previous.number,
+            nodes: Part::of_nodes(compiled, &previous.nodes),
+            waypoints: told.collect(),
+        };
+        if !new.same(previous) {
+            new.number += 1;
+        }
+        new
+    }
+
+    /// Grows with every state that differs from the one before.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// What a subject is told. Nothing if it is the waypoint of a gateway that is not there.
+    pub fn part(&self, subject: &Subject) -> Arc<Part> {
+        match subject {
+            Subject::Node(_) => Arc::clone(&self.nodes),
+            Subject::Waypoint(gateway) => self.waypoints.get(gateway).cloned().unwrap_or_default(),
+        }
+    }
+
+    /// Whether a subject is anybody: a node, or the waypoint of a gateway that is there.
+    pub fn knows(&self, subject: &Subject) -> bool {
+        match subject {
+            Subject::Node(_) => true,
+            Subject::Waypoint(gateway) => self.waypoints.contains_key(gateway),
+        }
+    }
+
+    /// What all nodes are told.
+    pub fn nodes(&self) -> &Part {
+        &self.nodes
+    }
+
+    /// What each waypoint is told.
+    pub fn waypoints(&self) -> &BTreeMap<Key, Arc<Part>> {
+        &self.waypoints
     }
 
     /// Whether both are the same state.
     pub fn same(&self, other: &Self) -> bool {
-        self.versions == other.versions
+        let parts = |all: &BTreeMap<Key, Arc<Part>>| all.keys().cloned().collect::<Vec<_>>();
+        parts(&self.waypoints) == parts(&other.waypoints)
+            && self.nodes.same(&other.nodes)
+            && (self.waypoints.values())
+                .zip(other.waypoints.values())
+                .all(|(one, other)| Arc::ptr_eq(one, other) || one.same(other))
     }
+}
+
+fn each<'a, T>(messages: &'a BTreeMap<String, T>, resource: fn(&T) -> Resource) -> Resources<'a> {
+    let all = messages.iter();
+    Box::new(all.map(move |(name, message)| (name.as_str(), resource(message))))
 }
 
 fn address_resource(address: &workload::Address) -> Resource {
@@ -168,21 +295,33 @@ fn address_resource(address: &workload::Address) -> Resource {
         Some(workload::address::Type::Workload(workload)) => Role::Workload {
             policies: workload.authorization_policies.clone(),
         },
-        _ => Role::Service,
+        _ => Role::Plain,
     };
     resource(address.encode_to_vec(), role)
 }
 
-fn policy_resource(policy: &security::Authorization) -> Resource {
-    let named = policy.scope == security::Scope::WorkloadSelector as i32;
-    resource(
-        policy.encode_to_vec(),
-        if named {
-            Role::NamedPolicy
-        } else {
-            Role::WidePolicy
-        },
-    )
+fn authorization_resource(policy: &security::Authorization) -> Resource {
+    resource(policy.encode_to_vec(), role_of(policy))
+}
+
+fn policy_resource(policy: &waypoint::Policy) -> Resource {
+    let role = match &policy.policy {
+        Some(waypoint::policy::Policy::Connection(policy)) => role_of(policy),
+        _ => Role::Plain,
+    };
+    resource(policy.encode_to_vec(), role)
+}
+
+fn plain_resource(message: &impl prost::Message) -> Resource {
+    resource(message.encode_to_vec(), Role::Plain)
+}
+
+fn role_of(policy: &security::Authorization) -> Role {
+    if policy.scope == security::Scope::WorkloadSelector as i32 {
+        Role::NamedPolicy
+    } else {
+        Role::WidePolicy
+    }
 }
 
 fn resource(bytes: Vec<u8>, role: Role) -> Resource {
@@ -214,11 +353,8 @@ fn version_of(set: &Set) -> Version {
 
 #[cfg(test)]
 impl Resource {
-    /// The message, if it is an Address.
+    /// The message, which is to be an Address.
     pub(crate) fn address(&self) -> Option<workload::Address> {
-        let is_address = matches!(self.role, Role::Workload { .. } | Role::Service);
-        is_address
-            .then(|| workload::Address::decode(self.bytes.as_slice()).ok())
-            .flatten()
+        workload::Address::decode(self.bytes.as_slice()).ok()
     }
 }

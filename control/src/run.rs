@@ -5,7 +5,7 @@ use std::{
     io::Write as _,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -21,7 +21,7 @@ use crate::{
     ca::{Authority, NotSigned, ServerName},
     compile::Settings,
     config::Config,
-    follow::{self, Refused, Source},
+    follow::{self, Bindings, Refused, Source},
     reports::Reports,
     serve::{
         self, Hub, Mesh,
@@ -31,6 +31,7 @@ use crate::{
         streams::Streams,
     },
     state::{StateDir, StateError},
+    subject::Subject,
     tokens::Tokens,
     watch::Watch,
 };
@@ -67,7 +68,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let source = Source::open(&config.from, settings(&config)).map_err(Error::Source)?;
     // Before the first look at it would be too late for what changes meanwhile; the first rescan is immediate.
     let watch = Watch::new(&config.from).map_err(Error::Watch)?;
-    follow::publish(&hub, &state, &source);
+    let mut bindings = Bindings::open(Arc::clone(&state), Instant::now()).map_err(Error::State)?;
+    follow::publish(&hub, &state, &source, &mut bindings);
 
     let listener = listen(config.listen)?;
     let admin = listen(Some(config.admin))?;
@@ -89,6 +91,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         Arc::clone(&hub),
         Arc::clone(&state),
         source,
+        bindings,
         watch,
     ));
     tracing::info!(%address, root = %state.path(crate::ca::ROOT_CERT).display(), "serving");
@@ -116,7 +119,9 @@ fn hub(config: &Config, state: &Arc<StateDir>) -> Result<Hub, Error> {
         Authority::open(state, &config.trust_domain, SystemTime::now()).map_err(Error::State)?;
     let tokens = Tokens::open(Arc::clone(state)).map_err(Error::State)?;
     for node in &config.nodes {
-        tokens.ensure(node).map_err(Error::State)?;
+        tokens
+            .ensure(&Subject::Node(node.clone()))
+            .map_err(Error::State)?;
     }
     Ok(Hub {
         authority,
@@ -136,6 +141,8 @@ fn settings(config: &Config) -> Settings {
         root_namespace: config.root_namespace.clone(),
         trust_domain: config.trust_domain.clone(),
         cluster_id: config.cluster_id.clone(),
+        deploys: true,
+        waypoint_namespaces: config.trusted_waypoint_namespaces.iter().cloned().collect(),
         ..Settings::default()
     }
 }

@@ -1,9 +1,9 @@
 //! The services on the wire: discovery, certificates, the nodes' reports, and the operator's local pages.
 //!
 //! Here requests meet decisions made elsewhere ([`crate::publish`], [`crate::placements`], [`crate::ca`]); nothing is
-//! decided here. Every call needs a node's token, and who calls is the node of that token.
+//! decided here. Every call needs a token, and who calls is the node or the waypoint of that token.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{io::AsyncRead, io::AsyncWrite, sync::watch};
 use tokio_stream::Stream;
@@ -23,7 +23,9 @@ use crate::{
         discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
         node::node_service_server::NodeServiceServer,
     },
+    subject::Subject,
     tokens::Tokens,
+    world::{Key, Phase},
 };
 
 pub mod accept;
@@ -48,6 +50,8 @@ pub struct Mesh {
     pub snapshot: Arc<Snapshot>,
     /// Which pods run where.
     pub placements: Placements,
+    /// How far the bindings of services to waypoints have come.
+    pub bindings: BTreeMap<Key, Phase>,
     /// The status of every object, and the problems of the source, as JSON.
     pub statuses: String,
 }
@@ -76,7 +80,11 @@ pub struct Hub {
 }
 
 impl Hub {
-    fn caller<T>(&self, request: &tonic::Request<T>, call: &'static str) -> Result<String, Status> {
+    fn caller<T>(
+        &self,
+        request: &tonic::Request<T>,
+        call: &'static str,
+    ) -> Result<Subject, Status> {
         let caller = self
             .tokens
             .caller(request.metadata().as_ref())
@@ -86,7 +94,7 @@ impl Hub {
                 Status::unauthenticated(refused.to_string())
             })?;
         if let Some(connection) = request.extensions().get::<accept::Caller>() {
-            connection.is_a_node();
+            connection.is_known();
         }
         Ok(caller)
     }

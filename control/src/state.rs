@@ -1,4 +1,5 @@
-//! The state directory: what a restarted control plane must find again (its root, the nodes' tokens, their last reports).
+//! The state directory: what a restarted control plane must find again: its root, the tokens it gave, the nodes' last
+//! reports, and how far bindings to waypoints have come.
 //!
 //! It is not a cache: a file is replaced whole, by a rename after an fsync, so that a crash leaves the old or the new one.
 //! One process at a time holds the directory.
@@ -95,6 +96,18 @@ impl StateDir {
     pub fn write(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), StateError> {
         self.replace(&self.path(name), bytes, mode)
             .map_err(|error| self.failed(name, "cannot be written", &error))
+    }
+
+    /// Removes a file, if it is there. When this returns, a crash or a power cut does not bring it back.
+    pub fn remove(&self, name: &str) -> Result<(), StateError> {
+        let path = self.path(name);
+        let removed = match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            removed => removed,
+        };
+        removed
+            .and_then(|()| fs::File::open(path.parent().unwrap_or(&self.path))?.sync_all())
+            .map_err(|error| self.failed(name, "cannot be removed", &error))
     }
 
     fn replace(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
@@ -197,6 +210,9 @@ mod tests {
             SECRET
         );
         assert_eq!(state.list("tokens").unwrap(), ["n1"]);
+        state.remove("tokens/n1").unwrap();
+        state.remove("tokens/n1").unwrap();
+        assert_eq!(state.read("tokens/n1").unwrap(), None);
     }
 
     #[test]

@@ -1,29 +1,36 @@
-//! The nodes' bearer tokens: who calls is decided by the token alone, never by what the request says.
+//! Bearer tokens: who calls is decided by the token alone, never by what the request says.
 //!
-//! One token per node, made on demand, kept as `tokens/<node>` in the state directory. To revoke one, end the control
-//! plane, remove the file and start again: a new token is made. Not for people, and not for workloads.
+//! One token per node, made on demand, kept as `tokens/<node>` in the state directory; one per Gateway of ours, kept as
+//! `waypoint-tokens/<namespace>.<gateway>` as long as that Gateway is there, for whoever starts its waypoint. To revoke
+//! one, end the control plane, remove the file and start again: a new token is made. Not for people, and not for other
+//! workloads.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, PoisonError, RwLock},
 };
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 
-use crate::state::{SECRET, StateDir, StateError};
+use crate::{
+    state::{SECRET, StateDir, StateError},
+    subject::Subject,
+    world::Key,
+};
 
-const FOLDER: &str = "tokens";
+const NODES: &str = "tokens";
+const WAYPOINTS: &str = "waypoint-tokens";
 /// Random bytes in a token.
 const BYTES: usize = 32;
 /// Characters of a token: base64url without padding.
 const LENGTH: usize = 43;
 
-/// The tokens of all nodes known so far.
+/// The tokens of all nodes known so far, and of the waypoints.
 #[derive(Debug)]
 pub struct Tokens {
     state: Arc<StateDir>,
-    by_node: RwLock<BTreeMap<String, String>>,
+    by_subject: RwLock<BTreeMap<Subject, String>>,
 }
 
 /// Why a caller is not let in.
@@ -37,112 +44,136 @@ pub enum NotAuthenticated {
     NotBearer,
     /// The token holds a character that no token has, such as the newline at the end of a file.
     BadCharacter,
-    /// No node has this token.
+    /// Nobody has this token.
     Unknown,
 }
 
 impl Tokens {
     /// Loads the tokens that the state directory keeps.
     pub fn open(state: Arc<StateDir>) -> Result<Self, StateError> {
-        let mut by_node = BTreeMap::new();
-        for node in state.list(FOLDER)? {
-            if let Some(token) = stored(&state, &node)? {
-                by_node.insert(node, token);
+        let mut by_subject = BTreeMap::new();
+        let subjects: [(_, fn(&str) -> Option<Subject>); 2] =
+            [(NODES, node), (WAYPOINTS, waypoint)];
+        for (folder, subject) in subjects {
+            for name in state.list(folder)? {
+                let file = format!("{folder}/{name}");
+                let subject = subject(&name).ok_or_else(|| StateError {
+                    path: state.path(&file),
+                    reason: "is not named after anybody; remove the file".to_owned(),
+                })?;
+                if let Some(token) = stored(&state, &file)? {
+                    by_subject.insert(subject, token);
+                }
             }
         }
         Ok(Self {
             state,
-            by_node: RwLock::new(by_node),
+            by_subject: RwLock::new(by_subject),
         })
     }
 
-    /// Makes a token for a node that has none yet.
-    pub fn ensure(&self, node: &str) -> Result<(), StateError> {
-        if self
-            .by_node
+    /// Makes a token for a node or a waypoint that has none yet.
+    pub fn ensure(&self, subject: &Subject) -> Result<(), StateError> {
+        let has = |tokens: &BTreeMap<_, _>| tokens.contains_key(subject);
+        if has(&*self
+            .by_subject
             .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains_key(node)
+            .unwrap_or_else(PoisonError::into_inner))
         {
             return Ok(());
         }
-        if !is_node_name(node) {
-            let reason =
-                format!("{node:?} is not a node name (lowercase letters, digits, '-' and '.')");
-            return Err(StateError {
-                path: self.state.path(FOLDER),
-                reason,
-            });
-        }
-        let mut by_node = self.by_node.write().unwrap_or_else(PoisonError::into_inner);
-        if !by_node.contains_key(node) {
+        let file = file(subject).ok_or_else(|| StateError {
+            path: self.state.path(""),
+            reason: format!("{subject}: not a name (lowercase letters, digits, '-' and '.')"),
+        })?;
+        let mut tokens = self
+            .by_subject
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if !has(&*tokens) {
             let mut random = [0; BYTES];
             aws_lc_rs::rand::fill(&mut random).map_err(|_| StateError {
-                path: self.state.path(FOLDER),
+                path: self.state.path(&file),
                 reason: "the system gives no random bytes".to_owned(),
             })?;
             let token = BASE64_URL_SAFE_NO_PAD.encode(random);
-            self.state
-                .write(&format!("{FOLDER}/{node}"), token.as_bytes(), SECRET)?;
-            by_node.insert(node.to_owned(), token);
+            self.state.write(&file, token.as_bytes(), SECRET)?;
+            tokens.insert(subject.clone(), token);
         }
         Ok(())
     }
 
-    /// The node that a request comes from, by its `authorization` headers.
-    pub fn caller(&self, headers: &http::HeaderMap) -> Result<String, NotAuthenticated> {
+    /// Takes the tokens back of all waypoints whose Gateway is not among these.
+    pub fn retain(&self, gateways: &BTreeSet<&Key>) -> Result<(), StateError> {
+        let mut tokens = self
+            .by_subject
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let gone = |subject: &Subject| match subject {
+            Subject::Node(_) => false,
+            Subject::Waypoint(gateway) => !gateways.contains(gateway),
+        };
+        // Whatever becomes of the files, these tokens are good for nothing from now on.
+        let gone: Vec<_> = tokens.extract_if(.., |subject, _| gone(subject)).collect();
+        let files = gone.iter().filter_map(|(subject, _)| file(subject));
+        files.map(|file| self.state.remove(&file)).collect()
+    }
+
+    /// Who sends a request, by its `authorization` headers.
+    pub fn caller(&self, headers: &http::HeaderMap) -> Result<Subject, NotAuthenticated> {
         let mut values = headers.get_all(http::header::AUTHORIZATION).iter();
         let value = values.next().ok_or(NotAuthenticated::Missing)?;
         if values.next().is_some() {
             return Err(NotAuthenticated::Several);
         }
         let token = bearer(value.as_bytes())?;
-        let by_node = self.by_node.read().unwrap_or_else(PoisonError::into_inner);
+        let tokens = self
+            .by_subject
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         // Every token is compared, each in constant time: the answer's timing tells nothing about any of them.
         let mut caller = None;
-        for (node, known) in by_node.iter() {
+        for (subject, known) in tokens.iter() {
             if aws_lc_rs::constant_time::verify_slices_are_equal(known.as_bytes(), token).is_ok() {
-                caller = Some(node);
+                caller = Some(subject);
             }
         }
         caller.cloned().ok_or(NotAuthenticated::Unknown)
     }
+}
 
-    /// The nodes that have a token.
-    pub fn nodes(&self) -> Vec<String> {
-        self.by_node
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .keys()
-            .cloned()
-            .collect()
+/// Where the token of a subject is kept; `None` if its name is none.
+fn file(subject: &Subject) -> Option<String> {
+    match subject {
+        Subject::Node(name) => is_node_name(name).then(|| format!("{NODES}/{name}")),
+        Subject::Waypoint((namespace, name)) => (is_node_name(name) && is_label(namespace))
+            .then(|| format!("{WAYPOINTS}/{namespace}.{name}")),
     }
+}
+
+fn node(file: &str) -> Option<Subject> {
+    is_node_name(file).then(|| Subject::Node(file.to_owned()))
+}
+
+/// A namespace has no dot in its name, a Gateway may.
+fn waypoint(file: &str) -> Option<Subject> {
+    let (namespace, name) = file.split_once('.')?;
+    let valid = is_label(namespace) && is_node_name(name);
+    valid.then(|| Subject::Waypoint((namespace.to_owned(), name.to_owned())))
 }
 
 /// Whether a text can name a node: a DNS subdomain (RFC 1123), so that it is a file's name too.
 pub fn is_node_name(text: &str) -> bool {
-    let label = |label: &str| {
-        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        !label.is_empty()
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(inner)
-    };
-    text.len() <= 253 && text.split('.').all(label)
+    text.len() <= 253 && text.split('.').all(is_label)
 }
 
-fn stored(state: &StateDir, node: &str) -> Result<Option<String>, StateError> {
-    let name = format!("{FOLDER}/{node}");
-    let refused = |reason: &str| {
-        Err(StateError {
-            path: state.path(&name),
-            reason: reason.to_owned(),
-        })
-    };
-    if !is_node_name(node) {
-        return refused("is not the name of a node; remove the file");
-    }
-    let Some(bytes) = state.read(&name)? else {
+fn is_label(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    !text.is_empty() && !text.starts_with('-') && !text.ends_with('-') && text.bytes().all(inner)
+}
+
+fn stored(state: &StateDir, name: &str) -> Result<Option<String>, StateError> {
+    let Some(bytes) = state.read(name)? else {
         return Ok(None);
     };
     let valid = bytes.len() == LENGTH
@@ -151,9 +182,10 @@ fn stored(state: &StateDir, node: &str) -> Result<Option<String>, StateError> {
             .is_ok_and(|raw| raw.len() == BYTES);
     match String::from_utf8(bytes) {
         Ok(token) if valid => Ok(Some(token)),
-        _ => refused(
-            "is not a token (43 characters of base64url, no newline); remove the file to have a new one made",
-        ),
+        _ => Err(StateError {
+            path: state.path(name),
+            reason: "is not a token (43 characters of base64url, no newline); remove the file to have a new one made".to_owned(),
+        }),
     }
 }
 
@@ -176,13 +208,13 @@ fn bearer(value: &[u8]) -> Result<&[u8], NotAuthenticated> {
 impl fmt::Display for NotAuthenticated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Missing => "no bearer token: send `authorization: Bearer <token of the node>`",
+            Self::Missing => "no bearer token: send `authorization: Bearer <token of the node or the waypoint>`",
             Self::Several => "more than one authorization header",
             Self::NotBearer => "the authorization header is not `Bearer <token>`",
             Self::BadCharacter => {
                 "the bearer token holds a character that no token has (does its file end in a newline or a space?)"
             }
-            Self::Unknown => "no node has this bearer token",
+            Self::Unknown => "nobody has this bearer token",
         })
     }
 }
@@ -198,7 +230,15 @@ mod tests {
         Tokens::open(Arc::new(StateDir::open(scratch.path()).unwrap())).unwrap()
     }
 
-    fn caller(tokens: &Tokens, value: &str) -> Result<String, NotAuthenticated> {
+    fn n(name: &str) -> Subject {
+        Subject::Node(name.to_owned())
+    }
+
+    fn w(namespace: &str, name: &str) -> Subject {
+        Subject::Waypoint((namespace.to_owned(), name.to_owned()))
+    }
+
+    fn caller(tokens: &Tokens, value: &str) -> Result<Subject, NotAuthenticated> {
         let mut headers = http::HeaderMap::new();
         headers.insert(http::header::AUTHORIZATION, value.parse().unwrap());
         tokens.caller(&headers)
@@ -208,28 +248,21 @@ mod tests {
     fn the_token_names_the_node_also_after_a_restart() {
         let scratch = Scratch::new();
         let tokens = open(&scratch);
-        tokens.ensure("n1").unwrap();
-        tokens.ensure("n2").unwrap();
-        tokens.ensure("n1").unwrap();
+        tokens.ensure(&n("n1")).unwrap();
+        tokens.ensure(&n("n2")).unwrap();
+        tokens.ensure(&n("n1")).unwrap();
         let n1 = std::fs::read_to_string(scratch.path().join("tokens/n1")).unwrap();
-        assert_eq!(
-            caller(&tokens, &format!("Bearer {n1}")),
-            Ok("n1".to_owned())
-        );
+        assert_eq!(caller(&tokens, &format!("Bearer {n1}")), Ok(n("n1")));
         drop(tokens);
         let tokens = open(&scratch);
-        assert_eq!(tokens.nodes(), ["n1", "n2"]);
-        assert_eq!(
-            caller(&tokens, &format!("bearer {n1}")),
-            Ok("n1".to_owned())
-        );
+        assert_eq!(caller(&tokens, &format!("bearer {n1}")), Ok(n("n1")));
     }
 
     #[test]
     fn a_caller_without_a_nodes_token_is_refused_with_the_reason() {
         let scratch = Scratch::new();
         let tokens = open(&scratch);
-        tokens.ensure("n1").unwrap();
+        tokens.ensure(&n("n1")).unwrap();
         let n1 = std::fs::read_to_string(scratch.path().join("tokens/n1")).unwrap();
         assert_eq!(
             tokens.caller(&http::HeaderMap::new()),
@@ -260,6 +293,42 @@ mod tests {
     }
 
     #[test]
+    fn a_waypoint_has_a_token_as_long_as_its_gateway_is_there() {
+        let scratch = Scratch::new();
+        let tokens = open(&scratch);
+        // The file of the second would be the file of a gateway `b.c` in `a`, if namespaces had dots.
+        let [one, other] = [w("a", "b.c"), w("a", "b")];
+        for subject in [&one, &other, &n("a.b")] {
+            tokens.ensure(subject).unwrap();
+        }
+        assert!(tokens.ensure(&w("a.b", "c")).is_err());
+        let read = |file: &str| std::fs::read_to_string(scratch.path().join(file));
+        let bearer = |file: &str| format!("Bearer {}", read(file).unwrap());
+        let (first, second) = (
+            bearer("waypoint-tokens/a.b.c"),
+            bearer("waypoint-tokens/a.b"),
+        );
+        let node = bearer("tokens/a.b");
+        drop(tokens);
+        let tokens = open(&scratch);
+        assert_eq!(caller(&tokens, &first), Ok(one.clone()));
+        assert_eq!(caller(&tokens, &second), Ok(other.clone()));
+        assert_eq!(caller(&tokens, &node), Ok(n("a.b")));
+        let kept = ("a".to_owned(), "b".to_owned());
+        tokens.retain(&[&kept].into()).unwrap();
+        assert_eq!(caller(&tokens, &first), Err(NotAuthenticated::Unknown));
+        assert_eq!(caller(&tokens, &second), Ok(other));
+        assert_eq!(caller(&tokens, &node), Ok(n("a.b")));
+        assert!(read("waypoint-tokens/a.b.c").is_err());
+        tokens.ensure(&one).unwrap();
+        assert_ne!(
+            bearer("waypoint-tokens/a.b.c"),
+            first,
+            "a new Gateway, a new token"
+        );
+    }
+
+    #[test]
     fn a_name_that_is_no_node_gets_no_file() {
         let scratch = Scratch::new();
         let tokens = open(&scratch);
@@ -275,9 +344,9 @@ mod tests {
             "n1.",
             &"n".repeat(254),
         ] {
-            assert!(tokens.ensure(name).is_err(), "{name:?}");
+            assert!(tokens.ensure(&n(name)).is_err(), "{name:?}");
         }
-        assert!(tokens.ensure("ip-10-0-0-1.eu.example.com").is_ok());
+        assert!(tokens.ensure(&n("ip-10-0-0-1.eu.example.com")).is_ok());
     }
 
     #[test]

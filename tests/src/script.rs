@@ -24,6 +24,7 @@ use control::{
         streams::Streams,
     },
     state::StateDir,
+    subject::Subject,
     stubs::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
     tokens::Tokens,
 };
@@ -271,7 +272,8 @@ fn hub(world: &World) -> Hub {
     let state = Arc::new(StateDir::open(&world.path("state")).expect("a directory of its own"));
     let tokens = Tokens::open(Arc::clone(&state)).expect("a new directory");
     for node in ["n1", "n2"] {
-        tokens.ensure(node).expect("a token");
+        let node = Subject::Node(node.to_owned());
+        tokens.ensure(&node).expect("a token");
     }
     let mut placements = Placements::default();
     for pod in world.pods() {

@@ -88,12 +88,23 @@ fn in_namespace(text: &str, namespace: &str) -> String {
 }
 
 fn mesh(source: &Source) -> Mesh {
-    source.mesh(&ByNode::new(), &Snapshot::default())
+    mesh_with(source, &ByNode::new())
+}
+
+/// The mesh as a control plane without subscribers would publish it first.
+fn mesh_with(source: &Source, reports: &ByNode) -> Mesh {
+    let scratch = Scratch::new();
+    let state = Arc::new(StateDir::open(scratch.path()).unwrap());
+    let now = Instant::now();
+    let mut bindings = Bindings::open(state, now).unwrap();
+    let nobody = Reached::default();
+    source.mesh(reports, &mut bindings, (&nobody, now), &Snapshot::default())
 }
 
 fn policies(source: &Source) -> Vec<String> {
     mesh(source)
         .snapshot
+        .nodes()
         .set(Kind::Authorization)
         .keys()
         .map(ToString::to_string)
@@ -122,6 +133,7 @@ fn reporting(node: &str, pods: &[&str]) -> ByNode {
 fn by_hbone(mesh: &Mesh) -> Option<bool> {
     let (_, resource) = mesh
         .snapshot
+        .nodes()
         .set(Kind::Address)
         .iter()
         .find(|(name, _)| name.ends_with("/cart"))?;
@@ -134,7 +146,7 @@ fn by_hbone(mesh: &Mesh) -> Option<bool> {
 #[test]
 fn a_pod_is_reached_by_hbone_once_its_own_node_has_captured_it() {
     let source = Files::new(&[("pods.yaml", PODS)]).open().unwrap();
-    let with = |reports: ByNode| by_hbone(&source.mesh(&reports, &Snapshot::default()));
+    let with = |reports: ByNode| by_hbone(&mesh_with(&source, &reports));
     assert_ne!(with(ByNode::new()), Some(true));
     assert_ne!(with(reporting("n2", &["cart"])), Some(true));
     assert_eq!(with(reporting("n1", &["cart"])), Some(true));
@@ -144,8 +156,7 @@ fn a_pod_is_reached_by_hbone_once_its_own_node_has_captured_it() {
 fn the_same_files_and_reports_make_the_same_versions() {
     let files = Files::new(&[("pods.yaml", PODS), ("p.yaml", &in_namespace(GOOD, "shop"))]);
     let reports = reporting("n1", &["cart"]);
-    let [first, second] =
-        [(); 2].map(|()| files.open().unwrap().mesh(&reports, &Snapshot::default()));
+    let [first, second] = [(); 2].map(|()| mesh_with(&files.open().unwrap(), &reports));
     assert!(first.snapshot.same(&second.snapshot));
     assert_eq!(first.placements, second.placements);
     assert!(!first.snapshot.same(&mesh(&files.open().unwrap()).snapshot));
@@ -231,7 +242,7 @@ fn one_that_would_deny_the_whole_mesh_holds_back_the_files_until_it_is_corrected
     // Reports count all the while, and the reason stays while nothing changes.
     reread(&mut source);
     assert_eq!(
-        by_hbone(&source.mesh(&reporting("n1", &["cart"]), &Snapshot::default())),
+        by_hbone(&mesh_with(&source, &reporting("n1", &["cart"]))),
         Some(true)
     );
     assert_eq!(source.problems(), 2);
@@ -330,6 +341,7 @@ policies:
     let mesh = mesh(&Source::open(&file, Settings::default()).unwrap());
     assert_eq!(
         mesh.snapshot
+            .nodes()
             .set(Kind::Address)
             .keys()
             .map(|name| &**name)

@@ -1,6 +1,8 @@
 //! In which order the changes of one push are sent, so that no moment in between allows what neither the old nor the
 //! new state allows.
 //!
+//! # To a node
+//!
 //! A subscriber applies one response at a time, and a response is of one type. A workload that names a policy it does not
 //! know denies all, which is safe but cuts connections; a workload that no longer names a policy is no longer bound by
 //! it. So, where both types change:
@@ -12,6 +14,13 @@
 //! 5. the policies that are gone.
 //!
 //! Most pushes need one or two of these steps.
+//!
+//! # To a waypoint
+//!
+//! A table is in force once all that it names is there in the versions that it names, so what is named comes first:
+//! policies, backends, routes, tables; then what is gone. A policy for connections takes effect by itself, as on a node:
+//! one that changes and binds only whoever names it comes after the backends, whose endpoints may stop naming it in the
+//! same push and were not meant by its new rules.
 
 use std::sync::Arc;
 
@@ -42,8 +51,33 @@ pub(super) struct Between<'a> {
     pub(super) new_policies: &'a Set,
 }
 
-/// The steps of a push, each one type; a step may be empty.
-pub(super) fn steps(
+/// What changes for a waypoint.
+pub(super) struct Told {
+    pub(super) tables: Change,
+    pub(super) routes: Change,
+    pub(super) policies: Change,
+    pub(super) backends: Change,
+}
+
+/// The steps of a push to a waypoint, each one type.
+pub(super) fn to_waypoint(told: Told, held: &dyn Fn(&str) -> bool) -> Vec<(Kind, Change)> {
+    let late =
+        |(name, policy): &(Arc<str>, Arc<Resource>)| policy.role == Role::NamedPolicy && held(name);
+    let (changed, first): (Vec<_>, Vec<_>) = told.policies.upserts.into_iter().partition(late);
+    joined([
+        (Kind::Policy, upserted(first)),
+        (Kind::Backend, upserted(told.backends.upserts)),
+        (Kind::Policy, upserted(changed)),
+        (Kind::Route, upserted(told.routes.upserts)),
+        (Kind::Table, told.tables),
+        (Kind::Route, removed(told.routes.removed)),
+        (Kind::Backend, removed(told.backends.removed)),
+        (Kind::Policy, removed(told.policies.removed)),
+    ])
+}
+
+/// The steps of a push to a node, each one type; a step may be empty.
+pub(super) fn to_node(
     addresses: Change,
     policies: Change,
     between: &Between<'_>,
@@ -78,26 +112,31 @@ pub(super) fn steps(
             }
         }
     }
-    let only = |upserts| Change {
+    joined([
+        (Kind::Authorization, upserted(first)),
+        (Kind::Address, interim),
+        (Kind::Authorization, upserted(rest)),
+        (Kind::Address, last),
+        (Kind::Authorization, removed(policies.removed)),
+    ])
+}
+
+fn upserted(upserts: Vec<(Arc<str>, Arc<Resource>)>) -> Change {
+    Change {
         upserts,
         removed: Vec::new(),
-    };
-    let gone = Change {
+    }
+}
+
+fn removed(removed: Vec<Arc<str>>) -> Change {
+    Change {
         upserts: Vec::new(),
-        removed: policies.removed,
-    };
-    let steps = [
-        (Kind::Authorization, only(first)),
-        (Kind::Address, interim),
-        (Kind::Authorization, only(rest)),
-        (Kind::Address, last),
-        (Kind::Authorization, gone),
-    ];
-    joined(steps)
+        removed,
+    }
 }
 
 /// Drops empty steps, and joins those of one type that come to stand next to each other.
-fn joined(steps: [(Kind, Change); 5]) -> Vec<(Kind, Change)> {
+fn joined<const N: usize>(steps: [(Kind, Change); N]) -> Vec<(Kind, Change)> {
     let mut all: Vec<(Kind, Change)> = Vec::new();
     for (kind, change) in steps.into_iter().filter(|(_, change)| !change.is_empty()) {
         match all.last_mut() {

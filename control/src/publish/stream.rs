@@ -1,7 +1,7 @@
 //! One subscriber: what it asked for, what it holds, what it must be sent.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
     fmt,
     sync::Arc,
 };
@@ -9,9 +9,10 @@ use std::{
 use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource};
 
 use super::{
-    Kind, Resource, Snapshot, Version,
-    order::{self, Between, Change},
+    Kind, Part, Resource, Set, Snapshot, Version,
+    order::{self, Between, Change, Told},
 };
+use crate::subject::Subject;
 
 /// Bytes of resources in one response: well below the 4 MiB at which gRPC clients refuse a message by default.
 const RESPONSE: usize = 2 * 1024 * 1024;
@@ -25,17 +26,17 @@ const MAX_UNANSWERED: usize = 256;
 const MAX_COMPLAINT: usize = 1024;
 
 /// One subscriber.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Stream {
-    subscriptions: [Subscription; 2],
+    subject: Subject,
+    subscriptions: BTreeMap<Kind, Subscription>,
     /// The state that the subscriber was brought to last.
-    last: Arc<Snapshot>,
+    last: Arc<Part>,
     nonces: u64,
 }
 
 #[derive(Debug, Default)]
 struct Subscription {
-    asked: bool,
     wildcard: bool,
     names: BTreeSet<String>,
     held: BTreeMap<Arc<str>, Held>,
@@ -43,8 +44,17 @@ struct Subscription {
     absent: BTreeSet<String>,
     /// A response is due even if it is empty.
     owed: bool,
-    unanswered: VecDeque<(u64, Option<Version>)>,
+    /// By nonce, the oldest first. The last response of a push stands for the state that it brings the subscriber to.
+    unanswered: VecDeque<(u64, Option<State>)>,
     progress: Progress,
+}
+
+/// A state of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct State {
+    version: Version,
+    /// Of the last snapshot that has it.
+    number: u64,
 }
 
 /// A version that the subscriber holds: one of ours, or something that we never sent.
@@ -57,6 +67,8 @@ pub struct Progress {
     pub sent: Option<Version>,
     /// The version of the whole that was accepted last.
     pub accepted: Option<Version>,
+    /// The number of the last snapshot of which this type was accepted.
+    pub reached: Option<u64>,
     /// Responses of which something was not accepted.
     pub rejections: u64,
     /// What was not accepted last, in the subscriber's words.
@@ -66,8 +78,8 @@ pub struct Progress {
 /// A request that ends its stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Malformed {
-    /// A type that is not served here.
-    UnknownType(String),
+    /// A type that its subject is not served: the type, and those that it is.
+    UnknownType(String, &'static [Kind]),
     /// More names than a subscription may list.
     TooManyNames,
     /// A name that is too long to be one.
@@ -75,13 +87,28 @@ pub enum Malformed {
 }
 
 impl Stream {
+    /// A stream of this subject, which has asked for nothing yet.
+    pub fn new(subject: Subject) -> Self {
+        Self {
+            subject,
+            subscriptions: BTreeMap::new(),
+            last: Arc::default(),
+            nonces: 0,
+        }
+    }
+
+    /// Whom it is for.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
     /// Takes in a request. What it makes due is sent by the next [`Stream::push`]. Returns what the subscriber did not
     /// accept, if this is a NACK.
     pub fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<Option<String>, Malformed> {
-        let Some(kind) = Kind::of(&request.type_url) else {
-            return Err(Malformed::UnknownType(
-                request.type_url.chars().take(256).collect(),
-            ));
+        let served = Kind::served(&self.subject);
+        let Some(kind) = Kind::of(&request.type_url).filter(|kind| served.contains(kind)) else {
+            let asked = request.type_url.chars().take(256).collect();
+            return Err(Malformed::UnknownType(asked, served));
         };
         let lists = [
             &request.resource_names_subscribe,
@@ -94,56 +121,99 @@ impl Stream {
         {
             return Err(Malformed::LongName(name.len()));
         }
-        let subscription = &mut self.subscriptions[kind.index()];
-        if subscription.names.len() + request.resource_names_subscribe.len() > MAX_NAMES {
+        let held = self.subscriptions.get(&kind);
+        let listed = held.map_or(0, |subscription| subscription.names.len());
+        if listed + request.resource_names_subscribe.len() > MAX_NAMES {
             return Err(Malformed::TooManyNames);
         }
-        let complaint = subscription.answer(&request);
-        if subscription.asked {
-            subscription.subscribe(request.resource_names_subscribe);
-            subscription.unsubscribe(&request.resource_names_unsubscribe);
-        } else {
-            subscription.begin(request);
+        match self.subscriptions.entry(kind) {
+            Entry::Vacant(entry) => {
+                entry.insert(Subscription::begin(request));
+                Ok(None)
+            }
+            Entry::Occupied(entry) => {
+                let subscription = entry.into_mut();
+                let complaint = subscription.answer(&request);
+                subscription.subscribe(request.resource_names_subscribe);
+                subscription.unsubscribe(&request.resource_names_unsubscribe);
+                Ok(complaint)
+            }
         }
-        Ok(complaint)
     }
 
     /// What brings the subscriber to this state, in the order in which it must be sent; nothing if it is there.
-    pub fn push(&mut self, snapshot: &Arc<Snapshot>) -> Vec<DeltaDiscoveryResponse> {
-        let [addresses, policies] =
-            Kind::ALL.map(|kind| self.subscriptions[kind.index()].change(snapshot, kind));
-        let held = &self.subscriptions[Kind::Authorization.index()].held;
-        let between = Between {
-            old_addresses: self.last.set(Kind::Address),
-            held_policies: &|name| held.contains_key(name),
-            new_policies: snapshot.set(Kind::Authorization),
-        };
-        let steps = order::steps(addresses, policies, &between);
+    pub fn push(&mut self, snapshot: &Snapshot) -> Vec<DeltaDiscoveryResponse> {
+        let part = snapshot.part(&self.subject);
+        let before = self.nonces;
         let mut responses = Vec::new();
-        for (kind, change) in steps {
-            self.respond(kind, change, snapshot, &mut responses);
+        for (kind, change) in self.steps(&part) {
+            self.respond(kind, change, &part, &mut responses);
         }
-        for kind in Kind::ALL {
-            if self.subscriptions[kind.index()].owed {
-                self.respond(kind, Change::default(), snapshot, &mut responses);
+        for &kind in Kind::served(&self.subject) {
+            if self.subscriptions.get(&kind).is_some_and(|it| it.owed) {
+                self.respond(kind, Change::default(), &part, &mut responses);
             }
         }
-        self.last = Arc::clone(snapshot);
+        for (kind, subscription) in &mut self.subscriptions {
+            let version = part.version(*kind);
+            let number = snapshot.number();
+            subscription.brought_to(version.map(|version| State { version, number }), before);
+        }
+        self.last = part;
         responses
     }
 
-    /// How many types it has asked for.
-    pub fn asked(&self) -> usize {
-        self.subscriptions
-            .iter()
-            .filter(|subscription| subscription.asked)
-            .count()
+    fn steps(&self, part: &Part) -> Vec<(Kind, Change)> {
+        let change = |kind| {
+            let subscription = self.subscriptions.get(&kind);
+            subscription.map_or_else(Change::default, |it| it.change(part.set(kind)))
+        };
+        let holds = |kind, name: &str| {
+            let subscription = self.subscriptions.get(&kind);
+            subscription.is_some_and(|it| it.held.contains_key(name))
+        };
+        match self.subject {
+            Subject::Node(_) => {
+                let between = Between {
+                    old_addresses: self.last.set(Kind::Address),
+                    held_policies: &|name| holds(Kind::Authorization, name),
+                    new_policies: part.set(Kind::Authorization),
+                };
+                order::to_node(change(Kind::Address), change(Kind::Authorization), &between)
+            }
+            Subject::Waypoint(_) => {
+                let told = Told {
+                    tables: change(Kind::Table),
+                    routes: change(Kind::Route),
+                    policies: change(Kind::Policy),
+                    backends: change(Kind::Backend),
+                };
+                order::to_waypoint(told, &|name| holds(Kind::Policy, name))
+            }
+        }
+    }
+
+    /// Whether it has asked for all that it is served.
+    pub fn asked_for_all(&self) -> bool {
+        self.subscriptions.len() == Kind::served(&self.subject).len()
+    }
+
+    /// Whether it has asked for anything.
+    pub fn asked(&self) -> bool {
+        !self.subscriptions.is_empty()
+    }
+
+    /// The number of the last snapshot of which the subscriber has accepted all that it is served; `None` if it never has.
+    pub fn reached(&self) -> Option<u64> {
+        let served = Kind::served(&self.subject).iter();
+        let reached = served.map(|kind| self.progress(*kind)?.reached);
+        // `None` is less than any number.
+        reached.min().flatten()
     }
 
     /// How far the subscriber has come in a type; `None` if it has not asked for it.
     pub fn progress(&self, kind: Kind) -> Option<&Progress> {
-        let subscription = &self.subscriptions[kind.index()];
-        subscription.asked.then_some(&subscription.progress)
+        Some(&self.subscriptions.get(&kind)?.progress)
     }
 
     /// One step as responses: all that is new before anything that is gone, so that a resource is never replaced by a
@@ -152,15 +222,17 @@ impl Stream {
         &mut self,
         kind: Kind,
         change: Change,
-        snapshot: &Snapshot,
+        part: &Part,
         responses: &mut Vec<DeltaDiscoveryResponse>,
     ) {
-        let subscription = &mut self.subscriptions[kind.index()];
+        let Some(subscription) = self.subscriptions.get_mut(&kind) else {
+            return;
+        };
         if change.is_empty() && !subscription.owed {
             return;
         }
         subscription.owed = false;
-        let version = snapshot.version(kind);
+        let version = part.version(kind);
         let mut open = Chunk::default();
         let mut chunks = Vec::new();
         for (name, resource) in change.upserts {
@@ -178,8 +250,7 @@ impl Stream {
             open.response.removed_resources.push(name.to_string());
         }
         chunks.push(open.response);
-        let last = chunks.len() - 1;
-        for (index, mut response) in chunks.into_iter().enumerate() {
+        for mut response in chunks {
             self.nonces += 1;
             response.nonce = self.nonces.to_string();
             response.type_url = kind.type_url().to_owned();
@@ -189,9 +260,7 @@ impl Stream {
             if subscription.unanswered.len() == MAX_UNANSWERED {
                 subscription.unanswered.pop_front();
             }
-            subscription
-                .unanswered
-                .push_back((self.nonces, version.filter(|_| index == last)));
+            subscription.unanswered.push_back((self.nonces, None));
             responses.push(response);
         }
         subscription.progress.sent = version;
@@ -200,20 +269,35 @@ impl Stream {
 
 impl Subscription {
     /// The first request of a type: what is wanted, and what is held from an earlier stream.
-    fn begin(&mut self, request: DeltaDiscoveryRequest) {
-        self.asked = true;
-        self.owed = true;
-        self.wildcard = request.resource_names_subscribe.is_empty();
-        self.subscribe(request.resource_names_subscribe);
-        self.unsubscribe(&request.resource_names_unsubscribe);
-        let wanted = |name: &String| self.wildcard || self.names.contains(name);
-        let claims = request
-            .initial_resource_versions
-            .into_iter()
-            .filter(|(name, _)| wanted(name));
-        self.held = claims
+    fn begin(request: DeltaDiscoveryRequest) -> Self {
+        let mut new = Self {
+            owed: true,
+            wildcard: request.resource_names_subscribe.is_empty(),
+            ..Self::default()
+        };
+        new.subscribe(request.resource_names_subscribe);
+        new.unsubscribe(&request.resource_names_unsubscribe);
+        let claims = request.initial_resource_versions.into_iter();
+        let claims = claims.filter(|(name, _)| new.wildcard || new.names.contains(name));
+        new.held = claims
             .map(|(name, version)| (Arc::from(name), Version::parse(&version)))
             .collect();
+        new
+    }
+
+    /// Notes to which state a push has brought the subscriber. Its responses have later nonces than `before`; if there
+    /// are none, what was sent last is of this state too.
+    fn brought_to(&mut self, state: Option<State>, before: u64) {
+        let version = state.map(|state| state.version);
+        match self.unanswered.back_mut() {
+            Some((nonce, last)) if *nonce > before || last.map(|it| it.version) == version => {
+                *last = state;
+            }
+            None if self.progress.accepted == version => {
+                self.progress.reached = state.map(|state| state.number);
+            }
+            _ => {}
+        }
     }
 
     fn subscribe(&mut self, names: Vec<String>) {
@@ -249,10 +333,13 @@ impl Subscription {
             .unanswered
             .iter()
             .position(|(sent, _)| *sent == nonce)?;
-        let (_, version) = self.unanswered.drain(..=at).next_back()?;
+        let (_, state) = self.unanswered.drain(..=at).next_back()?;
         match &request.error_detail {
             None => {
-                self.progress.accepted = version.or(self.progress.accepted);
+                if let Some(State { version, number }) = state {
+                    self.progress.accepted = Some(version);
+                    self.progress.reached = Some(number);
+                }
                 None
             }
             Some(error) => {
@@ -271,12 +358,8 @@ impl Subscription {
     }
 
     /// The difference between what the subscriber holds and what it is to hold.
-    fn change(&self, snapshot: &Snapshot, kind: Kind) -> Change {
+    fn change(&self, set: &Set) -> Change {
         let mut change = Change::default();
-        if !self.asked {
-            return change;
-        }
-        let set = snapshot.set(kind);
         let mut compare = |name: &Arc<str>, resource: &Arc<Resource>| {
             if self.held.get(name) != Some(&Some(resource.version)) {
                 change
@@ -348,12 +431,10 @@ fn wire(kind: Kind, name: &str, resource: &Resource) -> WireResource {
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UnknownType(type_url) => {
-                write!(
-                    f,
-                    "{type_url:?} is not served here; {} are",
-                    Kind::ALL.map(Kind::type_url).join(" and ")
-                )
+            Self::UnknownType(type_url, served) => {
+                let served: Vec<_> = served.iter().map(|kind| kind.type_url()).collect();
+                let served = served.join(" and ");
+                write!(f, "{type_url:?} is not served to this caller; {served} are")
             }
             Self::TooManyNames => write!(
                 f,
@@ -370,15 +451,13 @@ impl std::error::Error for Malformed {}
 impl Stream {
     /// How many responses of a kind wait for an answer.
     pub(super) fn unanswered(&self, kind: Kind) -> usize {
-        self.subscriptions[kind.index()].unanswered.len()
+        self.subscriptions[&kind].unanswered.len()
     }
 
     /// Whether a response of this kind and nonce waits for an answer.
     pub(super) fn awaits(&self, kind: Kind, nonce: u64) -> bool {
-        self.subscriptions[kind.index()]
-            .unanswered
-            .iter()
-            .any(|(sent, _)| *sent == nonce)
+        let unanswered = &self.subscriptions[&kind].unanswered;
+        unanswered.iter().any(|(sent, _)| *sent == nonce)
     }
 
     /// Responses sent so far.

@@ -68,12 +68,29 @@ fn snapshot(
     addresses: &[(String, Address)],
     policies: &[(String, security::Authorization)],
 ) -> Arc<Snapshot> {
-    Arc::new(Snapshot::new(
-        &addresses.iter().cloned().collect(),
-        &policies.iter().cloned().collect(),
-        &Snapshot::default(),
-    ))
+    let addresses = addresses.iter().cloned().collect();
+    let compiled = compiled(addresses, policies.iter().cloned().collect());
+    Arc::new(Snapshot::new(&compiled, &Snapshot::default()))
 }
+
+fn compiled(
+    addresses: BTreeMap<String, Address>,
+    authorizations: BTreeMap<String, security::Authorization>,
+) -> Compiled {
+    Compiled {
+        addresses,
+        authorizations,
+        ..Compiled::default()
+    }
+}
+
+/// A node's stream.
+fn stream() -> Stream {
+    Stream::new(Subject::Node("n1".to_owned()))
+}
+
+/// The kinds that it is served.
+const NODE: [Kind; 2] = [Kind::Address, Kind::Authorization];
 
 fn request(kind: Kind) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
@@ -88,8 +105,8 @@ fn strings(names: &[&str]) -> Vec<String> {
 
 /// A subscriber to everything that holds this state.
 fn subscribed(snapshot: &Arc<Snapshot>) -> Stream {
-    let mut stream = Stream::default();
-    for kind in Kind::ALL {
+    let mut stream = stream();
+    for kind in NODE {
         stream.request(request(kind)).unwrap();
     }
     stream.push(snapshot);
@@ -136,7 +153,7 @@ fn decode(resource: &proto::discovery::Resource) -> Option<Type> {
 
 #[test]
 fn the_first_request_of_each_type_is_answered_even_with_nothing() {
-    let mut stream = Stream::default();
+    let mut stream = stream();
     let empty = snapshot(&[], &[]);
     assert_eq!(short(&stream.push(&empty)), "");
     stream.request(request(Kind::Address)).unwrap();
@@ -253,9 +270,10 @@ fn a_reconnect_costs_what_changed_in_both_types() {
         &[wide("p"), wide("q")],
     );
     let after = snapshot(&[workload("a", &[]), workload("c", &[])], &[wide("p")]);
-    let mut stream = Stream::default();
-    for kind in Kind::ALL {
+    let mut stream = stream();
+    for kind in NODE {
         let held = before
+            .nodes()
             .set(kind)
             .iter()
             .map(|(name, resource)| (name.to_string(), resource.version.to_string()));
@@ -275,7 +293,7 @@ fn a_reconnect_costs_what_changed_in_both_types() {
 #[test]
 fn versions_that_we_never_gave_are_replaced() {
     let state = snapshot(&[workload("a", &[])], &[]);
-    let real = state.set(Kind::Address)["a"].version.to_string();
+    let real = state.nodes().set(Kind::Address)["a"].version.to_string();
     for claimed in [
         "",
         "1",
@@ -287,7 +305,7 @@ fn versions_that_we_never_gave_are_replaced() {
         if claimed == real {
             continue;
         }
-        let mut stream = Stream::default();
+        let mut stream = stream();
         let claims = [
             ("a".to_owned(), claimed.to_owned()),
             ("ghost".to_owned(), claimed.to_owned()),
@@ -306,7 +324,7 @@ fn versions_that_we_never_gave_are_replaced() {
 #[test]
 fn names_can_be_subscribed_to_alone() {
     let state = snapshot(&[workload("a", &[]), workload("b", &[])], &[]);
-    let mut stream = Stream::default();
+    let mut stream = stream();
     let ask = |subscribe: &[&str], unsubscribe: &[&str]| DeltaDiscoveryRequest {
         resource_names_subscribe: strings(subscribe),
         resource_names_unsubscribe: strings(unsubscribe),
@@ -349,7 +367,7 @@ fn answers_move_the_progress_and_bogus_ones_do_not() {
     }
     let progress = stream.progress(Kind::Address).unwrap().clone();
     assert_eq!((progress.accepted, progress.rejections), (None, 0));
-    assert_eq!(progress.sent, state.version(Kind::Address));
+    assert_eq!(progress.sent, state.nodes().version(Kind::Address));
 
     let nonce = stream.sent();
     let of_address = (1..=nonce)
@@ -359,7 +377,7 @@ fn answers_move_the_progress_and_bogus_ones_do_not() {
     assert_eq!(stream.request(answer(&of_address, None)), Ok(None));
     assert_eq!(
         stream.progress(Kind::Address).unwrap().accepted,
-        state.version(Kind::Address)
+        state.nodes().version(Kind::Address)
     );
     // Answered once, it is answered.
     assert_eq!(stream.request(answer(&of_address, Some("late"))), Ok(None));
@@ -380,7 +398,7 @@ fn answers_move_the_progress_and_bogus_ones_do_not() {
         (progress.rejections, progress.rejected.as_deref()),
         (1, Some("b: bad address"))
     );
-    assert_eq!(progress.accepted, state.version(Kind::Address));
+    assert_eq!(progress.accepted, state.nodes().version(Kind::Address));
     assert_eq!(
         short(&stream.push(&next)),
         "",
@@ -397,10 +415,10 @@ fn hostile_requests_end_the_stream_or_are_ignored() {
                 type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster".to_owned(),
                 ..Default::default()
             },
-            |e| matches!(e, Malformed::UnknownType(_)),
+            |e| matches!(e, Malformed::UnknownType(..)),
         ),
         (DeltaDiscoveryRequest::default(), |e| {
-            matches!(e, Malformed::UnknownType(_))
+            matches!(e, Malformed::UnknownType(..))
         }),
         (
             DeltaDiscoveryRequest {
@@ -418,10 +436,10 @@ fn hostile_requests_end_the_stream_or_are_ignored() {
         ),
     ];
     for (request, expected) in rows {
-        let refused = Stream::default().request(request).unwrap_err();
+        let refused = stream().request(request).unwrap_err();
         assert!(expected(&refused), "{refused}");
     }
-    let mut stream = Stream::default();
+    let mut stream = stream();
     for round in 0..70 {
         let names = (0..1000).map(|n| format!("{round}-{n}")).collect();
         let asked = stream.request(DeltaDiscoveryRequest {
@@ -477,25 +495,31 @@ fn a_large_state_comes_in_several_responses_removals_last() {
 #[test]
 fn unchanged_resources_are_shared_between_states() {
     let addresses: BTreeMap<_, _> = [workload("a", &[]), workload("b", &[])].into();
-    let first = Snapshot::new(&addresses, &BTreeMap::new(), &Snapshot::default());
+    let first = Snapshot::new(
+        &compiled(addresses.clone(), BTreeMap::new()),
+        &Snapshot::default(),
+    );
     let mut changed = addresses;
     changed.extend([workload("b", &["shop/p"])]);
-    let second = Snapshot::new(&changed, &BTreeMap::new(), &first);
+    let second = Snapshot::new(&compiled(changed, BTreeMap::new()), &first);
     assert!(Arc::ptr_eq(
-        &first.set(Kind::Address)["a"],
-        &second.set(Kind::Address)["a"]
+        &first.nodes().set(Kind::Address)["a"],
+        &second.nodes().set(Kind::Address)["a"]
     ));
     assert_ne!(
-        first.set(Kind::Address)["b"].version,
-        second.set(Kind::Address)["b"].version
+        first.nodes().set(Kind::Address)["b"].version,
+        second.nodes().set(Kind::Address)["b"].version
     );
-    assert_ne!(first.version(Kind::Address), second.version(Kind::Address));
-    assert_eq!(
-        first.version(Kind::Authorization),
-        second.version(Kind::Authorization)
+    assert_ne!(
+        first.nodes().version(Kind::Address),
+        second.nodes().version(Kind::Address)
     );
     assert_eq!(
-        Version::parse(&first.version(Kind::Address).unwrap().to_string()),
-        first.version(Kind::Address)
+        first.nodes().version(Kind::Authorization),
+        second.nodes().version(Kind::Authorization)
+    );
+    assert_eq!(
+        Version::parse(&first.nodes().version(Kind::Address).unwrap().to_string()),
+        first.nodes().version(Kind::Address)
     );
 }

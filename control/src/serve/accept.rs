@@ -31,7 +31,7 @@ use crate::ca::ServerCertificate;
 /// Connections at once, handshakes included.
 const CONNECTIONS: usize = 4096;
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// From the handshake to the first call with a node's token.
+/// From the handshake to the first call with a token.
 const SILENCE: Duration = Duration::from_secs(20);
 
 /// The server's certificate, which may be replaced while connections are served.
@@ -65,7 +65,7 @@ impl fmt::Debug for Certificate {
     }
 }
 
-/// TLS 1.3 and HTTP/2 only, nothing resumed. Clients show no certificate: they send their node's token.
+/// TLS 1.3 and HTTP/2 only, nothing resumed. Clients show no certificate: they send a token.
 pub fn tls(certificate: Arc<Certificate>) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -130,7 +130,7 @@ impl Backoff {
     }
 }
 
-/// One connection. It is let go if nobody with a node's token has called on it within [`SILENCE`], so that strangers
+/// One connection. It is let go if nobody with a token has called on it within [`SILENCE`], so that strangers
 /// cannot use up the room.
 #[derive(Debug)]
 pub struct Connection<S> {
@@ -146,8 +146,8 @@ pub struct Connection<S> {
 pub struct Caller(Arc<AtomicBool>);
 
 impl Caller {
-    /// A call with a node's token came.
-    pub fn is_a_node(&self) {
+    /// A call with a token came.
+    pub fn is_known(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
@@ -221,14 +221,14 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_without_a_nodes_call_is_let_go() {
+    async fn a_connection_without_a_known_call_is_let_go() {
         let room = Arc::new(Semaphore::new(2));
-        for is_a_node in [false, true] {
+        for is_known in [false, true] {
             let (mut near, far) = tokio::io::duplex(64);
             let permit = Arc::clone(&room).acquire_owned().await.unwrap();
             let mut connection = Connection::new(far, permit);
-            if is_a_node {
-                connection.connect_info().is_a_node();
+            if is_known {
+                connection.connect_info().is_known();
             }
             let late = tokio::spawn(async move {
                 sleep(SILENCE * 2).await;
@@ -239,7 +239,7 @@ mod tests {
             let read = connection.read_u8().await.map_err(|error| error.kind());
             assert_eq!(
                 read,
-                if is_a_node {
+                if is_known {
                     Ok(b'x')
                 } else {
                     Err(io::ErrorKind::TimedOut)

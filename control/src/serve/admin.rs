@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::{Hub, accept::Backoff, metrics};
+use crate::{subject::Subject, world::Key};
 
 const CONNECTIONS: usize = 64;
 
@@ -85,10 +86,11 @@ fn answer(hub: &Hub, method: &Method, path: &str) -> Response<Full<Bytes>> {
 }
 
 fn subscribers(hub: &Hub) -> String {
-    let snapshot = hub.mesh.borrow().snapshot.clone();
+    let mesh = Arc::clone(&hub.mesh.borrow());
     let subscribers = hub.streams.list().into_iter().map(|subscriber| {
+        let part = mesh.snapshot.part(&subscriber.subject);
         let progress = subscriber.progress.into_iter().map(|(kind, progress)| {
-            let current = snapshot.version(kind);
+            let current = part.version(kind);
             let state = json!({
                 "sent": progress.sent.map(|version| version.to_string()),
                 "accepted": progress.accepted.map(|version| version.to_string()),
@@ -98,10 +100,32 @@ fn subscribers(hub: &Hub) -> String {
             });
             (metrics::name(kind).to_owned(), state)
         });
-        json!({ "node": subscriber.node, "id": subscriber.id, "types": serde_json::Map::from_iter(progress) })
+        let types = serde_json::Map::from_iter(progress);
+        match subscriber.subject {
+            Subject::Node(node) => json!({ "node": node, "id": subscriber.id, "types": types }),
+            Subject::Waypoint(gateway) => {
+                json!({ "waypoint": slashed(&gateway), "id": subscriber.id, "types": types })
+            }
+        }
     });
-    let page = json!({ "subscribers": subscribers.collect::<Vec<_>>() });
+    let bindings = mesh.bindings.iter().map(|(service, phase)| {
+        let waypoints: Vec<_> = phase.told().map(slashed).collect();
+        let state = json!({
+            "phase": phase.name(),
+            "published": phase.published().map(slashed),
+            "waypoints": waypoints,
+        });
+        (slashed(service), state)
+    });
+    let page = json!({
+        "subscribers": subscribers.collect::<Vec<_>>(),
+        "bindings": serde_json::Map::from_iter(bindings),
+    });
     format!("{page:#}\n")
+}
+
+fn slashed((namespace, name): &Key) -> String {
+    format!("{namespace}/{name}")
 }
 
 fn page(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {

@@ -10,7 +10,9 @@ use tonic::{Request, Response, Status};
 
 use super::Hub;
 use crate::{
-    ca, ca::Issued, stubs::certificate::istio_certificate_service_server::IstioCertificateService,
+    ca, ca::Issued, placements,
+    stubs::certificate::istio_certificate_service_server::IstioCertificateService,
+    subject::Subject,
 };
 
 pub(super) struct Certificates(pub(super) Arc<Hub>);
@@ -22,7 +24,7 @@ impl IstioCertificateService for Certificates {
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let hub = &self.0;
-        let node = hub.caller(&request, "certificate")?;
+        let caller = hub.caller(&request, "certificate")?;
         let request = request.into_inner();
         let asked = impersonated(&request);
         let shown: String = asked
@@ -31,14 +33,14 @@ impl IstioCertificateService for Certificates {
             .filter(|c| !c.is_control())
             .take(256)
             .collect();
-        match sign(hub, &node, asked, &request) {
+        match sign(hub, &caller, asked, &request) {
             Ok(issued) => {
                 let until = OffsetDateTime::from(issued.expires)
                     .format(&Rfc3339)
                     .unwrap_or_default();
                 tracing::info!(
                     identity = shown,
-                    node,
+                    %caller,
                     serial = issued.serial,
                     not_after = until,
                     "issued a certificate"
@@ -50,7 +52,7 @@ impl IstioCertificateService for Certificates {
             Err(status) => {
                 tracing::warn!(
                     identity = shown,
-                    node,
+                    %caller,
                     reason = status.message(),
                     "refused a certificate"
                 );
@@ -63,15 +65,19 @@ impl IstioCertificateService for Certificates {
 
 fn sign(
     hub: &Hub,
-    node: &str,
+    caller: &Subject,
     asked: Option<&str>,
     request: &IstioCertificateRequest,
 ) -> Result<Issued, Status> {
     let mesh = Arc::clone(&hub.mesh.borrow());
-    let identity = mesh
-        .placements
-        .may_ask(node, asked, &hub.trust_domain)
-        .map_err(|refused| Status::permission_denied(refused.to_string()))?;
+    let identity = match caller {
+        Subject::Node(node) => mesh.placements.may_ask(node, asked, &hub.trust_domain),
+        Subject::Waypoint(gateway) => {
+            let is_there = mesh.snapshot.knows(caller);
+            placements::own_identity(gateway, is_there, asked, &hub.trust_domain)
+        }
+    };
+    let identity = identity.map_err(|refused| Status::permission_denied(refused.to_string()))?;
     let signed = ca::life(request.validity_duration, hub.longest_life).and_then(|life| {
         hub.authority
             .sign(&request.csr, identity, life, SystemTime::now())
@@ -82,7 +88,7 @@ fn sign(
     })
 }
 
-/// The identity that a node proxy asks for in a pod's place.
+/// The identity that a caller names: a node proxy does so in a pod's place.
 fn impersonated(request: &IstioCertificateRequest) -> Option<&str> {
     match request
         .metadata

@@ -18,9 +18,11 @@ use crate::{
 
 /// Requests taken in before an answer is prepared: a subscriber sends one per type when it connects.
 const AT_ONCE: usize = 8;
-/// How long a new subscriber that has asked for one type is given to ask for the other: only then does the order of
+/// How long a new subscriber that has asked for one type is given to ask for the others: only then does the order of
 /// what it is sent hold across the types.
-const BOTH: Duration = Duration::from_millis(20);
+const OTHERS: Duration = Duration::from_millis(20);
+
+const NO_GATEWAY: &str = "the Gateway of this waypoint is not there any more";
 
 pub(super) struct Discovery(pub(super) Arc<Hub>);
 
@@ -32,18 +34,16 @@ impl AggregatedDiscoveryService for Discovery {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let node = self.0.caller(&request, "discovery")?;
-        let entry = self
-            .0
-            .streams
-            .enter(&node)
-            .ok_or_else(|| Status::resource_exhausted("this node has too many streams open"))?;
+        let subject = self.0.caller(&request, "discovery")?;
+        let entry =
+            self.0.streams.enter(&subject).ok_or_else(|| {
+                Status::resource_exhausted("this caller has too many streams open")
+            })?;
         let (responses, receiver) = mpsc::channel(1);
         let subscriber = Subscriber {
             hub: Arc::clone(&self.0),
-            node,
             entry,
-            stream: Stream::default(),
+            stream: Stream::new(subject),
         };
         tokio::spawn(subscriber.run(request.into_inner(), responses));
         Ok(Response::new(ReceiverStream::new(receiver)))
@@ -52,7 +52,6 @@ impl AggregatedDiscoveryService for Discovery {
 
 struct Subscriber {
     hub: Arc<Hub>,
-    node: String,
     entry: Entry,
     stream: Stream,
 }
@@ -63,7 +62,8 @@ impl Subscriber {
         requests: Streaming<DeltaDiscoveryRequest>,
         responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     ) {
-        tracing::info!(node = self.node, "a subscriber connected");
+        let subject = self.stream.subject().clone();
+        tracing::info!(%subject, "a subscriber connected");
         let mut closing = self.hub.closing.subscribe();
         let ended = tokio::select! {
             ended = self.converse(requests, &responses) => ended,
@@ -71,10 +71,10 @@ impl Subscriber {
             () = responses.closed() => Ok(()),
         };
         match ended {
-            Ok(()) => tracing::info!(node = self.node, "a subscriber left"),
+            Ok(()) => tracing::info!(%subject, "a subscriber left"),
             Err(status) => {
                 tracing::info!(
-                    node = self.node,
+                    %subject,
                     reason = status.message(),
                     "a subscriber's stream ended"
                 );
@@ -102,10 +102,10 @@ impl Subscriber {
                     return Err(Status::unavailable("the control plane ends"));
                 },
             }
-            let patience = sleep(BOTH);
+            let patience = sleep(OTHERS);
             tokio::pin!(patience);
             for _ in 1..AT_ONCE {
-                let waits = first && self.stream.asked() == 1;
+                let waits = first && self.stream.asked() && !self.stream.asked_for_all();
                 tokio::select! {
                     biased;
                     request = requests.message() => match request? {
@@ -116,8 +116,11 @@ impl Subscriber {
                     () = std::future::ready(()), if !waits => break,
                 }
             }
-            first = self.stream.asked() == 0;
+            first = !self.stream.asked();
             let snapshot = Arc::clone(&mesh.borrow_and_update().snapshot);
+            if !snapshot.knows(self.stream.subject()) {
+                return Err(Status::permission_denied(NO_GATEWAY));
+            }
             for response in self.stream.push(&snapshot) {
                 self.hub.metrics.pushed(&response);
                 if responses.send(Ok(response)).await.is_err() {
@@ -137,7 +140,7 @@ impl Subscriber {
             Ok(None) => Ok(()),
             Ok(Some(complaint)) => {
                 tracing::warn!(
-                    node = self.node,
+                    subject = %self.stream.subject(),
                     r#type = type_url,
                     reason = complaint,
                     "a subscriber did not accept resources"
@@ -146,9 +149,10 @@ impl Subscriber {
                 Ok(())
             }
             Err(malformed) => {
-                tracing::warn!(node = self.node, reason = %malformed, "a malformed discovery request");
+                let subject = self.stream.subject();
+                tracing::warn!(%subject, reason = %malformed, "a malformed discovery request");
                 Err(match malformed {
-                    Malformed::UnknownType(_) | Malformed::LongName(_) => {
+                    Malformed::UnknownType(..) | Malformed::LongName(_) => {
                         Status::invalid_argument(malformed.to_string())
                     }
                     Malformed::TooManyNames => Status::resource_exhausted(malformed.to_string()),

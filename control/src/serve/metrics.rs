@@ -1,5 +1,7 @@
 //! What is counted, in the OpenMetrics text form.
 
+use std::sync::Arc;
+
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -8,13 +10,13 @@ use prometheus_client::{
 use proto::discovery::DeltaDiscoveryResponse;
 
 use super::Hub;
-use crate::publish::Kind;
+use crate::{publish::Kind, world::Phase};
 
 /// The counts of a control plane.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Calls without a node's token.
+    /// Calls without a token.
     pub refused_callers: Counter,
     /// Objects that are not in force as written, and other problems of the source.
     pub problems: Gauge,
@@ -23,11 +25,17 @@ pub struct Metrics {
     certificates: Family<Answer, Counter>,
     resources: Family<OfType, Gauge>,
     streams: Gauge,
+    bindings: Family<InPhase, Gauge>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfType {
     r#type: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InPhase {
+    phase: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -46,11 +54,12 @@ impl Default for Metrics {
             certificates: Family::default(),
             resources: Family::default(),
             streams: Gauge::default(),
+            bindings: Family::default(),
             registry: Registry::default(),
         };
         registry.register(
             "refused_callers",
-            "Calls without a node's token",
+            "Calls without a token",
             metrics.refused_callers.clone(),
         );
         registry.register(
@@ -78,6 +87,11 @@ impl Default for Metrics {
             "streams",
             "Subscribers connected now",
             metrics.streams.clone(),
+        );
+        registry.register(
+            "bindings",
+            "Services bound to waypoints now",
+            metrics.bindings.clone(),
         );
         Self {
             registry,
@@ -112,14 +126,20 @@ impl Metrics {
 
     /// All counts now.
     pub fn text(&self, hub: &Hub) -> String {
-        let snapshot = hub.mesh.borrow().snapshot.clone();
+        let mesh = Arc::clone(&hub.mesh.borrow());
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         for kind in Kind::ALL {
-            self.resources
-                .get_or_create(&of(kind))
-                .set(i64::try_from(snapshot.set(kind).len()).unwrap_or(i64::MAX));
+            let parts = mesh.snapshot.waypoints().values().map(AsRef::as_ref);
+            let parts = parts.chain([mesh.snapshot.nodes()]);
+            let number = parts.map(|part| part.set(kind).len()).sum();
+            self.resources.get_or_create(&of(kind)).set(count(number));
         }
-        self.streams
-            .set(i64::try_from(hub.streams.list().len()).unwrap_or(i64::MAX));
+        for phase in Phase::NAMES {
+            let in_phase = mesh.bindings.values().filter(|it| it.name() == phase);
+            let bindings = self.bindings.get_or_create(&InPhase { phase });
+            bindings.set(count(in_phase.count()));
+        }
+        self.streams.set(count(hub.streams.list().len()));
         let mut page = String::new();
         match text::encode(&mut page, &self.registry) {
             Ok(()) => page,
@@ -137,5 +157,9 @@ pub fn name(kind: Kind) -> &'static str {
     match kind {
         Kind::Address => "address",
         Kind::Authorization => "authorization",
+        Kind::Table => "table",
+        Kind::Route => "route",
+        Kind::Policy => "policy",
+        Kind::Backend => "backend",
     }
 }

@@ -9,6 +9,7 @@ use super::Hub;
 use crate::{
     reports::{NotTaken, own},
     stubs::node::node_service_server::NodeService,
+    subject::Subject,
 };
 
 /// Pods named in one log record.
@@ -22,7 +23,13 @@ impl NodeService for Nodes {
         &self,
         request: Request<ReportRequest>,
     ) -> Result<Response<ReportResponse>, Status> {
-        let node = self.0.caller(&request, "report")?;
+        let node = match self.0.caller(&request, "report")? {
+            Subject::Node(node) => node,
+            caller @ Subject::Waypoint(_) => {
+                tracing::warn!(%caller, "refused a report: only nodes report");
+                return Err(Status::permission_denied("only nodes report pods"));
+            }
+        };
         let report = request.into_inner();
         let mesh = Arc::clone(&self.0.mesh.borrow());
         let (_, foreign) = own(&node, &report, &mesh.placements);

@@ -1,28 +1,39 @@
-//! The subscribers that are connected, and how far each has come: for the operator, never for a decision.
+//! The subscribers that are connected, and how far each has come: for the operator, and for what must wait until
+//! everybody who is connected has come so far.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::sync::watch;
+
+use crate::{
+    phase::Reached,
+    publish::{Kind, Progress, Stream},
+    subject::Subject,
 };
-
-use crate::publish::{Kind, Progress, Stream};
 
 /// Subscriptions that one node may have open; a proxy needs one, and one more while it is replaced.
 const PER_NODE: usize = 16;
+/// Subscriptions of one gateway's waypoints, however many there are of it.
+const PER_WAYPOINT: usize = 256;
 
 /// All connected subscribers.
 #[derive(Clone, Debug, Default)]
-pub struct Streams(Arc<Mutex<BTreeMap<u64, Subscriber>>>);
+pub struct Streams(Arc<watch::Sender<Subscribers>>);
+
+/// By number, the oldest first.
+pub type Subscribers = BTreeMap<u64, Subscriber>;
 
 /// One connected subscriber.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscriber {
     /// Whose token it came with.
-    pub node: String,
+    pub subject: Subject,
     /// What it calls itself; not verified.
     pub id: String,
     /// Its progress in each kind that it asked for.
     pub progress: Vec<(Kind, Progress)>,
+    /// The number of the last snapshot of which it accepted all.
+    pub reached: Option<u64>,
 }
 
 /// A subscriber's entry, which ends with this value.
@@ -33,27 +44,29 @@ pub struct Entry {
 }
 
 impl Streams {
-    /// Lists a new subscriber; `None` if its node has too many.
-    pub fn enter(&self, node: &str) -> Option<Entry> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all
-            .values()
-            .filter(|subscriber| subscriber.node == node)
-            .count()
-            >= PER_NODE
-        {
-            return None;
-        }
-        let number = all.last_key_value().map_or(0, |(number, _)| number + 1);
-        all.insert(
-            number,
-            Subscriber {
-                node: node.to_owned(),
-                id: String::new(),
-                progress: Vec::new(),
-            },
-        );
-        Some(Entry {
+    /// Lists a new subscriber; `None` if its subject has too many.
+    pub fn enter(&self, subject: &Subject) -> Option<Entry> {
+        let most = match subject {
+            Subject::Node(_) => PER_NODE,
+            Subject::Waypoint(_) => PER_WAYPOINT,
+        };
+        let mut entered = None;
+        self.0.send_if_modified(|all| {
+            let open = all.values().filter(|it| it.subject == *subject).count();
+            if open < most {
+                let number = all.last_key_value().map_or(0, |(number, _)| number + 1);
+                let subscriber = Subscriber {
+                    subject: subject.clone(),
+                    id: String::new(),
+                    progress: Vec::new(),
+                    reached: None,
+                };
+                all.insert(number, subscriber);
+                entered = Some(number);
+            }
+            entered.is_some()
+        });
+        entered.map(|number| Entry {
             streams: self.clone(),
             number,
         })
@@ -61,12 +74,27 @@ impl Streams {
 
     /// All subscribers, the oldest first.
     pub fn list(&self) -> Vec<Subscriber> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect()
+        self.0.borrow().values().cloned().collect()
+    }
+
+    /// Tells of every change.
+    pub fn watch(&self) -> watch::Receiver<Subscribers> {
+        self.0.subscribe()
+    }
+
+    /// How far those have come who are connected now.
+    pub fn reached(&self) -> Reached {
+        let mut reached = Reached::default();
+        for subscriber in self.0.borrow().values() {
+            match &subscriber.subject {
+                Subject::Node(_) => reached.nodes.push(subscriber.reached),
+                Subject::Waypoint(gateway) => {
+                    let of_gateway = reached.waypoints.entry(gateway.clone()).or_default();
+                    of_gateway.push(subscriber.reached);
+                }
+            }
+        }
+        reached
     }
 }
 
@@ -84,28 +112,30 @@ impl Entry {
             .into_iter()
             .filter_map(|kind| Some((kind, stream.progress(kind)?.clone())))
             .collect();
-        self.change(|subscriber| subscriber.progress = progress);
+        let reached = stream.reached();
+        self.change(|subscriber| {
+            subscriber.progress = progress;
+            subscriber.reached = reached;
+        });
     }
 
     fn change(&self, change: impl FnOnce(&mut Subscriber)) {
-        let mut all = self
-            .streams
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(subscriber) = all.get_mut(&self.number) {
+        self.streams.0.send_if_modified(|all| {
+            let Some(subscriber) = all.get_mut(&self.number) else {
+                return false;
+            };
+            let before = subscriber.clone();
             change(subscriber);
-        }
+            *subscriber != before
+        });
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.streams
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.number);
+        self.streams.0.send_modify(|all| {
+            all.remove(&self.number);
+        });
     }
 }
 
@@ -116,13 +146,12 @@ mod tests {
     #[test]
     fn a_node_has_a_bounded_number_of_streams() {
         let streams = Streams::default();
-        let mut entries: Vec<_> = (0..PER_NODE)
-            .map(|_| streams.enter("n1").unwrap())
-            .collect();
-        assert!(streams.enter("n1").is_none());
-        assert!(streams.enter("n2").is_some());
+        let [n1, n2] = ["n1", "n2"].map(|name| Subject::Node(name.to_owned()));
+        let mut entries: Vec<_> = (0..PER_NODE).map(|_| streams.enter(&n1).unwrap()).collect();
+        assert!(streams.enter(&n1).is_none());
+        assert!(streams.enter(&n2).is_some());
         entries.pop();
-        assert!(streams.enter("n1").is_some());
+        assert!(streams.enter(&n1).is_some());
         assert_eq!(streams.list().len(), PER_NODE - 1);
     }
 }

@@ -25,6 +25,7 @@ use tonic_prost::ProstCodec;
 
 use super::*;
 use crate::{
+    compile::{Compiled, Told},
     publish::Kind,
     state::{StateDir, scratch::Scratch},
 };
@@ -59,7 +60,7 @@ impl Control {
             closing: watch::Sender::new(false),
         });
         for node in ["n1", "n2"] {
-            hub.tokens.ensure(node).unwrap();
+            hub.tokens.ensure(&Subject::Node(node.to_owned())).unwrap();
         }
         let (connections, accepted) = mpsc::channel(1);
         let served = tokio::spawn(serve(Arc::clone(&hub), ReceiverStream::new(accepted)));
@@ -101,14 +102,29 @@ impl Control {
                 )
             })
             .collect();
+        let compiled = Compiled {
+            addresses,
+            authorizations: policies,
+            ..Compiled::default()
+        };
+        self.tell(&compiled);
+    }
+
+    /// Publishes what was compiled, with pods in their places.
+    fn tell(&self, compiled: &Compiled) {
         let mut placements = Placements::default();
         placements.add("n1", "shop", "cart", "cart");
         placements.add("n2", "shop", "till", "till");
-        let snapshot = Arc::new(Snapshot::new(&addresses, &policies, &Snapshot::default()));
+        let previous = Arc::clone(&self.hub.mesh.borrow().snapshot);
+        let snapshot = Arc::new(Snapshot::new(compiled, &previous));
+        for gateway in compiled.told.keys() {
+            let waypoint = Subject::Waypoint(gateway.clone());
+            self.hub.tokens.ensure(&waypoint).unwrap();
+        }
         self.hub.mesh.send_replace(Arc::new(Mesh {
             snapshot,
             placements,
-            statuses: String::new(),
+            ..Mesh::default()
         }));
     }
 
@@ -301,7 +317,7 @@ async fn without_a_nodes_token_no_service_answers() {
     let control = Control::start(&scratch);
     for (token, reason) in [
         (None, "no bearer token"),
-        (Some("Bearer wrong"), "no node has this bearer token"),
+        (Some("Bearer wrong"), "nobody has this bearer token"),
         (Some("Bearer tab\tbed"), "a character that no token has"),
         (Some("Basic bjE6"), "not `Bearer <token>`"),
     ] {
@@ -522,9 +538,12 @@ async fn the_order_of_the_types_does_not_depend_on_which_is_asked_for_first() {
         scope: security::Scope::WorkloadSelector as i32,
         ..Default::default()
     };
-    let addresses = [("w".to_owned(), address)].into();
-    let policies = [("shop/p".to_owned(), policy)].into();
-    let snapshot = Arc::new(Snapshot::new(&addresses, &policies, &Snapshot::default()));
+    let compiled = Compiled {
+        addresses: [("w".to_owned(), address)].into(),
+        authorizations: [("shop/p".to_owned(), policy)].into(),
+        ..Compiled::default()
+    };
+    let snapshot = Arc::new(Snapshot::new(&compiled, &Snapshot::default()));
     control.hub.mesh.send_replace(Arc::new(Mesh {
         snapshot,
         ..Default::default()
@@ -586,7 +605,7 @@ async fn a_malformed_request_ends_its_stream_alone() {
     let status = bad.end().await;
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(
-        status.message().contains("is not served here"),
+        status.message().contains("is not served to this caller"),
         "{}",
         status.message()
     );
@@ -610,7 +629,13 @@ async fn a_slow_subscriber_is_brought_to_the_latest_state() {
         control.publish(&[("shop/a", 500_000 + size)], &[]);
         tokio::task::yield_now().await;
     }
-    let latest = control.hub.mesh.borrow().snapshot.set(Kind::Address)["shop/a"]
+    let latest = control
+        .hub
+        .mesh
+        .borrow()
+        .snapshot
+        .nodes()
+        .set(Kind::Address)["shop/a"]
         .version
         .to_string();
     let mut responses = 0;

@@ -11,6 +11,7 @@ use control::{
     ca::Authority,
     compile::{Settings, compile},
     publish::{Snapshot, Stream},
+    subject::Subject,
     state::{SECRET, StateDir},
     tokens::Tokens,
 };
@@ -47,8 +48,8 @@ pub fn token(data: &[u8]) {
         }
     }
     match TOKENS.caller(&headers) {
-        Ok(node) => {
-            assert_eq!((node.as_str(), headers.len()), ("n1", 1));
+        Ok(caller) => {
+            assert_eq!((caller, headers.len()), (Subject::Node("n1".to_owned()), 1));
             assert_eq!(&headers[AUTHORIZATION].as_bytes()[7..], TOKEN.as_bytes());
         }
         Err(why) => drop(why.to_string()),
@@ -82,7 +83,7 @@ pub(super) fn armoured(label: &str, der: &[u8]) -> String {
 /// then there is nothing left to tell.
 pub fn publish(mut data: &[u8]) {
     static STATES: LazyLock<[Arc<Snapshot>; 2]> = LazyLock::new(states);
-    let mut stream = Stream::default();
+    let mut stream = Stream::new(Subject::Node("n1".to_owned()));
     for state in STATES.iter().cycle() {
         let Ok(request) = DeltaDiscoveryRequest::decode_length_delimited(&mut data) else {
             return;
@@ -104,11 +105,7 @@ fn states() -> [Arc<Snapshot>; 2] {
         let files = BTreeMap::from([("a.yaml".into(), text)]);
         let loaded = control::source::load(&files, None);
         let compiled = compile(&loaded.world, &Settings::default());
-        Arc::new(Snapshot::new(
-            &compiled.addresses,
-            &compiled.authorizations,
-            previous,
-        ))
+        Arc::new(Snapshot::new(&compiled, previous))
     };
     let first = state(format!("{POD}\n---\n{POLICY}\n"), &Snapshot::default());
     let second = state(POD.replace("cart", "bank"), &first);

@@ -91,7 +91,7 @@ impl AggregatedDiscoveryService for Discovery {
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         if let Some(connection) = request.extensions().get::<accept::Caller>() {
             // Tokens are the real control plane's business; without this the connection would be let go.
-            connection.is_a_node();
+            connection.is_known();
         }
         let (to, responses) = mpsc::unbounded_channel();
         tokio::spawn(converse(self.0.clone(), request.into_inner(), to));

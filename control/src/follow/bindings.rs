@@ -1,0 +1,114 @@
+//! How far bindings have come: decided by [`phase`], and on disk before anybody is told.
+//!
+//! A service that is bound stays so over a restart, while its waypoint is away, and without anybody who remembers that it
+//! was ever ready. So a record that is missing is that of a first start, and one that cannot be read refuses the start.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use crate::{
+    compile::{Compiled, Wanted},
+    phase::{self, Known, Reached, Waits},
+    state::{SECRET, StateDir, StateError},
+    world::{Key, Waypoints},
+};
+
+mod record;
+
+/// Which waypoints were ready, and how far bindings have come, in the state directory.
+pub const WAYPOINTS: &str = "waypoints.json";
+
+/// The bindings of all services.
+#[derive(Debug)]
+pub struct Bindings {
+    state: Arc<StateDir>,
+    recorded: Waypoints,
+    waits: Waits,
+    /// As compiled last.
+    wanted: BTreeMap<Key, Wanted>,
+    gateways: BTreeSet<Key>,
+}
+
+impl Bindings {
+    /// What the state directory keeps.
+    pub fn open(state: Arc<StateDir>, now: Instant) -> Result<Self, StateError> {
+        let recorded = match state.read(WAYPOINTS)? {
+            None => Waypoints::default(),
+            Some(bytes) => record::read(&bytes).map_err(|reason| StateError {
+                path: state.path(WAYPOINTS),
+                reason: format!(
+                    "is not a record of waypoints: {reason}; restore it, or, if it is lost, remove the file (services whose \
+                     waypoint is away are then reached without it until it has been ready once)"
+                ),
+            })?,
+        };
+        Ok(Self {
+            state,
+            waits: Waits::restored(&recorded, now),
+            recorded,
+            wanted: BTreeMap::new(),
+            gateways: BTreeSet::new(),
+        })
+    }
+
+    /// What is on disk, and so may be published.
+    pub fn recorded(&self) -> &Waypoints {
+        &self.recorded
+    }
+
+    /// Takes in what is wanted, and decides and records what follows. Returns whether anything did.
+    pub fn advance(&mut self, compiled: &Compiled, reached: &Reached, now: Instant) -> bool {
+        self.wanted.clone_from(&compiled.wanted);
+        self.gateways = compiled.told.keys().cloned().collect();
+        let next = self.next(reached, now);
+        if next == self.recorded {
+            return false;
+        }
+        if let Err(error) = self.state.write(WAYPOINTS, &record::write(&next), SECRET) {
+            tracing::error!(%error, "bindings to waypoints stay as they are");
+            return false;
+        }
+        for (service, phase) in &next.phases {
+            if self.recorded.phases.get(service) != Some(phase) {
+                tracing::info!(
+                    service = service.1,
+                    namespace = service.0,
+                    phase = phase.name(),
+                    "a binding went on"
+                );
+            }
+        }
+        self.waits.recorded(&self.recorded, &next, now);
+        self.recorded = next;
+        true
+    }
+
+    /// What is recorded is published, in the snapshot of this number.
+    pub fn published(&mut self, number: u64) {
+        self.waits.published(number);
+    }
+
+    /// Whether [`Bindings::advance`] would do something.
+    pub fn is_due(&self, reached: &Reached, now: Instant) -> bool {
+        self.next(reached, now) != self.recorded
+    }
+
+    /// When to ask that again although nobody has come any further.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.waits.deadline(now)
+    }
+
+    fn next(&self, reached: &Reached, now: Instant) -> Waypoints {
+        let known = Known {
+            wanted: &self.wanted,
+            gateways: &self.gateways,
+            reached,
+            waits: &self.waits,
+            now,
+        };
+        phase::next(&self.recorded, &known)
+    }
+}

@@ -1,0 +1,290 @@
+//! How the binding of a service to a waypoint comes and goes without losing a new request, and without a moment in which
+//! its workloads deny what is sent to them as they were told.
+//!
+//! Pure: what is known is an argument, and so is the time. One step at a time, each of them published, and each waited
+//! for until everybody who is concerned and connected has accepted it, though not for longer than [`PATIENCE`]:
+//!
+//! 1. the waypoint is told of the service ([`Phase::Told`]);
+//! 2. the service is published with its waypoint ([`Phase::Published`]);
+//! 3. its workloads deny whoever goes around, if that is wanted ([`Phase::Enforced`]).
+//!
+//! Unbinding is the same in reverse ([`Phase::Leaving`], [`Phase::Told`]). Between two waypoints ([`Phase::Moving`]) both
+//! are told, and a denial lets both through, first while the service is published with the old one and then with the new
+//! one. Nothing but the wish itself ends a binding: neither does a waypoint that is away, nor a Gateway that is deleted.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    compile::Wanted,
+    world::{Key, Phase, Waypoints},
+};
+
+#[cfg(test)]
+mod tests;
+
+/// How long a step waits for those who are connected and do not answer.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// More than the steps of any way: a Moving to be ended, and all of a binding.
+const STEPS: usize = 8;
+
+/// How far those have come who are connected: for each, the number of the last snapshot of which it accepted all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// Each node proxy.
+    pub nodes: Vec<Option<u64>>,
+    /// Each waypoint, by gateway.
+    pub waypoints: BTreeMap<Key, Vec<Option<u64>>>,
+}
+
+/// Who has to accept a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who<'a> {
+    /// All node proxies.
+    Nodes,
+    /// All waypoints of a gateway.
+    Waypoint(&'a Key),
+}
+
+/// What is known when the next steps are decided.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// By service.
+    pub wanted: &'a BTreeMap<Key, Wanted>,
+    /// The Gateways that are there.
+    pub gateways: &'a BTreeSet<Key>,
+    /// How far everybody has come.
+    pub reached: &'a Reached,
+    /// Since when each step is waited for.
+    pub waits: &'a Waits,
+    /// Now.
+    pub now: Instant,
+}
+
+/// What is to be recorded next; the same as is recorded if there is nothing to do.
+pub fn next(recorded: &Waypoints, known: &Known<'_>) -> Waypoints {
+    let accepted = |(gateway, all): (&Key, &Vec<Option<u64>>)| {
+        all.iter().any(Option::is_some).then(|| gateway.clone())
+    };
+    let became_ready = known.reached.waypoints.iter().filter_map(accepted);
+    let ready: BTreeSet<Key> = recorded.ready.iter().cloned().chain(became_ready).collect();
+    let ready: BTreeSet<Key> = ready.intersection(known.gateways).cloned().collect();
+    let services: BTreeSet<&Key> = recorded.phases.keys().chain(known.wanted.keys()).collect();
+    let phases = services.into_iter().filter_map(|service| {
+        let wanted = known.wanted.get(service);
+        let begins = wanted.filter(|it| it.policed || ready.contains(&it.gateway));
+        let recorded = recorded.phases.get(service);
+        let mut phase = recorded.cloned();
+        for _ in 0..STEPS {
+            let is_published = phase.as_ref() == recorded;
+            let settled = |who: Who<'_>| known.waits.is_over(service, is_published, who, known);
+            let stepped = step(phase.as_ref(), wanted, begins, &settled);
+            if stepped == phase {
+                break;
+            }
+            phase = stepped;
+        }
+        Some((service.clone(), phase?))
+    });
+    let phases = phases.collect();
+    Waypoints { ready, phases }
+}
+
+/// One step of one service. `begins` is `wanted`, if that is enough to bind a service that is not bound. `settled` says
+/// whether `phase` has reached everybody whom it concerns.
+fn step(
+    phase: Option<&Phase>,
+    wanted: Option<&Wanted>,
+    begins: Option<&Wanted>,
+    settled: &dyn Fn(Who<'_>) -> bool,
+) -> Option<Phase> {
+    let stays = phase.cloned();
+    let nodes = || settled(Who::Nodes);
+    match phase {
+        None => begins.map(|wanted| Phase::Told {
+            gateway: wanted.gateway.clone(),
+        }),
+        Some(Phase::Told { gateway: told }) => {
+            if begins.is_some_and(|wanted| wanted.gateway == *told) {
+                let gateway = told.clone();
+                settled(Who::Waypoint(told))
+                    .then_some(Phase::Published { gateway })
+                    .or(stays)
+            } else {
+                // Nodes may have sent there until now.
+                stays.filter(|_| !nodes())
+            }
+        }
+        Some(Phase::Moving {
+            from,
+            to,
+            arrived,
+            enforced,
+        }) => moving((from, to), *arrived, *enforced, wanted, settled).or(stays),
+        Some(Phase::Published { gateway }) => {
+            bound(gateway, Bound::Published, wanted, &nodes).or(stays)
+        }
+        Some(Phase::Enforced { gateway }) => {
+            bound(gateway, Bound::Enforced, wanted, &nodes).or(stays)
+        }
+        Some(Phase::Leaving { gateway }) => {
+            bound(gateway, Bound::Leaving, wanted, &nodes).or(stays)
+        }
+    }
+}
+
+/// How a service is bound that stays where it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    Published,
+    Enforced,
+    Leaving,
+}
+
+/// One step of a service that is published with the waypoint of `now`; `None` to stay.
+fn bound(
+    now: &Key,
+    how: Bound,
+    wanted: Option<&Wanted>,
+    nodes: &dyn Fn() -> bool,
+) -> Option<Phase> {
+    let gateway = now.clone();
+    let Some(wanted) = wanted else {
+        return match how {
+            Bound::Leaving => nodes().then_some(Phase::Told { gateway }),
+            Bound::Published | Bound::Enforced => Some(Phase::Leaving { gateway }),
+        };
+    };
+    if wanted.gateway != *now {
+        return Some(Phase::Moving {
+            from: gateway,
+            to: wanted.gateway.clone(),
+            arrived: false,
+            enforced: how == Bound::Enforced && wanted.deny,
+        });
+    }
+    match how {
+        Bound::Published => (wanted.deny && nodes()).then_some(Phase::Enforced { gateway }),
+        Bound::Enforced => (!wanted.deny).then_some(Phase::Published { gateway }),
+        Bound::Leaving => Some(Phase::Published { gateway }),
+    }
+}
+
+/// One step of a service on its way from one waypoint to another; `None` to stay.
+fn moving(
+    (from, to): (&Key, &Key),
+    arrived: bool,
+    enforced: bool,
+    wanted: Option<&Wanted>,
+    settled: &dyn Fn(Who<'_>) -> bool,
+) -> Option<Phase> {
+    let (from, to) = (from.clone(), to.clone());
+    let nodes = || settled(Who::Nodes);
+    let moving = |from, to, arrived| Phase::Moving {
+        from,
+        to,
+        arrived,
+        enforced: enforced && wanted.is_some_and(|wanted| wanted.deny),
+    };
+    let at_rest = |gateway, denies| match denies {
+        true => Phase::Enforced { gateway },
+        false => Phase::Published { gateway },
+    };
+    match (arrived, wanted) {
+        (_, Some(wanted)) if enforced && !wanted.deny => Some(moving(from, to, arrived)),
+        (false, None) => Some(Phase::Leaving { gateway: from }),
+        (false, Some(wanted)) if wanted.gateway == to => {
+            let is_known = nodes() && settled(Who::Waypoint(&to));
+            is_known.then(|| moving(from, to, true))
+        }
+        // Nobody was sent to the new one yet.
+        (false, Some(wanted)) if wanted.gateway == from => Some(at_rest(from, enforced)),
+        (false, Some(wanted)) => Some(moving(from, wanted.gateway.clone(), false)),
+        (true, Some(wanted)) if wanted.gateway == from => Some(moving(to, from, false)),
+        // Somebody may still be sent to the old one, which is told and let through until then.
+        (true, wanted) => {
+            let denies = wanted.is_some_and(|wanted| wanted.deny && wanted.gateway == to);
+            nodes().then(|| at_rest(to, enforced || denies))
+        }
+    }
+}
+
+/// Since when the steps of services are waited for.
+#[derive(Clone, Debug, Default)]
+pub struct Waits {
+    /// By service.
+    begun: BTreeMap<Key, Wait>,
+    /// After a restart: those who were connected before may not be back until then.
+    quiet_until: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Wait {
+    until: Instant,
+    /// The snapshot that has the step; `None` if it is not published yet.
+    snapshot: Option<u64>,
+}
+
+impl Waits {
+    /// After a restart with what was recorded.
+    pub fn restored(recorded: &Waypoints, now: Instant) -> Self {
+        let mut waits = Self::default();
+        waits.recorded(&Waypoints::default(), recorded, now);
+        waits.quiet_until = (!recorded.phases.is_empty()).then(|| now + PATIENCE);
+        waits
+    }
+
+    /// Begins to wait for the steps that were recorded.
+    pub fn recorded(&mut self, before: &Waypoints, after: &Waypoints, now: Instant) {
+        self.begun
+            .retain(|service, _| after.phases.contains_key(service));
+        for (service, phase) in &after.phases {
+            if before.phases.get(service) != Some(phase) {
+                let wait = Wait {
+                    until: now + PATIENCE,
+                    snapshot: None,
+                };
+                self.begun.insert(service.clone(), wait);
+            }
+        }
+    }
+
+    /// What was recorded is published, in the snapshot of this number.
+    pub fn published(&mut self, number: u64) {
+        for wait in self.begun.values_mut() {
+            wait.snapshot.get_or_insert(number);
+        }
+    }
+
+    /// When to look again although nobody has come any further: at the next time that a wait ends.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        let waits = self.begun.values().map(|wait| wait.until);
+        waits
+            .chain(self.quiet_until)
+            .filter(|until| *until > now)
+            .min()
+    }
+
+    /// Whether a step has reached everybody whom it concerns. One that is only about to be recorded has reached nobody.
+    fn is_over(&self, service: &Key, is_recorded: bool, who: Who<'_>, known: &Known<'_>) -> bool {
+        let wait = self.begun.get(service).filter(|_| is_recorded);
+        if wait.is_some_and(|wait| wait.until <= known.now) {
+            return true;
+        }
+        let connected = match who {
+            Who::Nodes => known.reached.nodes.as_slice(),
+            Who::Waypoint(gateway) => known
+                .reached
+                .waypoints
+                .get(gateway)
+                .map_or(&[][..], Vec::as_slice),
+        };
+        let snapshot = wait.and_then(|wait| wait.snapshot);
+        // A number is greater than `None`: who has accepted nothing has not reached it.
+        let has = |reached: &Option<u64>| snapshot.is_some() && *reached >= snapshot;
+        self.quiet_until.is_none_or(|until| until <= known.now) && connected.iter().all(has)
+    }
+}
