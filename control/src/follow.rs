@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::{
-    compile::{Compiled, Settings, compile},
+    compile::{self, Compiled, Settings, compile},
     manifest::ObjectRef,
     phase::Reached,
     placements::Placements,
@@ -228,13 +228,8 @@ impl Source {
                 "reason": problem.reason,
             })
         });
-        let objects = compiled.statuses.iter().map(|(object, status)| {
-            let conditions = status.conditions.iter().map(|condition| {
-                let status = if condition.holds { "True" } else { "False" };
-                json!({ "type": condition.kind, "status": status, "reason": condition.reason, "message": condition.message })
-            });
-            (object.to_string(), json!({ "conditions": conditions.collect::<Vec<Value>>() }))
-        });
+        let objects = compiled.statuses.iter();
+        let objects = objects.map(|(object, status)| (object.to_string(), compile::json::status(status)));
         let page = json!({
             "heldBack": self.held_back,
             "unreadable": self.unreadable,

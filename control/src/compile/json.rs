@@ -14,11 +14,11 @@ use proto::{
 use serde_json::{Map, Value, json};
 
 use super::Compiled;
-use crate::status::Status;
 
+mod status;
 mod told;
 
-pub use told::told;
+pub use self::{status::status, told::told};
 
 /// `{"addresses": {NAME: …}, "authorizations": {NAME: …}, "status": {"Kind/namespace/name": {"conditions": […]}}}`,
 /// everything sorted by name. Messages of conditions are for people and not part of it.
@@ -36,7 +36,7 @@ pub fn compiled(compiled: &Compiled) -> Value {
     let statuses: Map<_, _> = compiled
         .statuses
         .iter()
-        .map(|(name, it)| (name.to_string(), status(it)))
+        .map(|(name, it)| (name.to_string(), status::compared(it)))
         .collect();
     json!({ "addresses": addresses, "authorizations": authorizations, "status": statuses })
 }
@@ -72,14 +72,6 @@ pub fn authorization(authorization: &Authorization) -> Value {
     });
     fields.flag("dry_run", authorization.dry_run);
     fields.0.into()
-}
-
-fn status(status: &Status) -> Value {
-    let condition = |condition: &crate::status::Condition| {
-        let holds = if condition.holds { "True" } else { "False" };
-        json!({ "type": condition.kind, "status": holds, "reason": condition.reason })
-    };
-    json!({ "conditions": status.conditions.iter().map(condition).collect::<Vec<_>>() })
 }
 
 /// A message under construction; fields at their zero value are never entered.

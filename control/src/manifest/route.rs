@@ -3,7 +3,7 @@
 //! The three have one shape here, of which each kind uses its part. Everything that the API has is known: what is not
 //! served is kept as the bare name of its field, so that a status can say so; what the API does not have is refused.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use super::{
     Meta,
@@ -67,6 +67,23 @@ pub struct ParentRef {
     pub section: Option<String>,
     /// Port.
     pub port: Option<u16>,
+}
+
+impl fmt::Display for ParentRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.as_deref().unwrap_or("Gateway"))?;
+        if let Some(namespace) = &self.namespace {
+            write!(f, "/{namespace}")?;
+        }
+        write!(f, "/{}", self.name)?;
+        if let Some(section) = &self.section {
+            write!(f, ", {section}")?;
+        }
+        if let Some(port) = self.port {
+            write!(f, ", port {port}")?;
+        }
+        Ok(())
+    }
 }
 
 /// One rule.

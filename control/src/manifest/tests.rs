@@ -7,6 +7,7 @@ use super::{
 };
 
 mod authorization;
+mod route;
 
 fn read(text: &str) -> Manifest {
     let documents = documents(text);
@@ -206,7 +207,7 @@ fn other_kinds_are_told_apart_from_mistakes() {
     );
     assert!(matches!(
         unused("security.istio.io/v1", "RequestAuthentication"),
-        Manifest::Unused(_)
+        Manifest::Object(_)
     ));
     assert!(matches!(
         unused("policy.example/v1", "AuthorizationPolicy"),

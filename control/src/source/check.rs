@@ -8,6 +8,7 @@ use super::{Loaded, Problem, load, read_dir};
 use crate::{
     compile::{Compiled, Settings, compile, json},
     manifest::ObjectRef,
+    status::Condition,
 };
 
 /// The outcome of compiling a directory.
@@ -77,20 +78,15 @@ fn checked(loaded: Loaded, alone: bool, settings: &Settings) -> Check {
         .map(|kind| format!("{kind}: not used"))
         .collect();
     for (object, status) in &compiled.statuses {
-        let telling = status
-            .conditions
-            .iter()
-            .filter(|condition| !condition.message.is_empty());
-        let holds = |holds| if holds { "True" } else { "False" };
-        notes.extend(telling.map(|it| {
-            format!(
-                "{object}: {} {} ({}): {}",
-                it.kind,
-                holds(it.holds),
-                it.reason,
-                it.message
-            )
-        }));
+        notes.extend(told(&object.to_string(), &status.conditions));
+        for parent in &status.parents {
+            let at = format!("{object} at {}", parent.parent);
+            notes.extend(told(&at, &parent.conditions));
+        }
+        for listener in &status.listeners {
+            let at = format!("{object}, listener {}", listener.name);
+            notes.extend(told(&at, &listener.conditions));
+        }
     }
     Check {
         compiled,
@@ -98,6 +94,19 @@ fn checked(loaded: Loaded, alone: bool, settings: &Settings) -> Check {
         refusal,
         notes,
     }
+}
+
+/// The conditions that have something to say.
+fn told(what: &str, conditions: &[Condition]) -> Vec<String> {
+    let telling = conditions.iter().filter(|it| !it.message.is_empty());
+    let note = |it: &Condition| {
+        let holds = if it.holds { "True" } else { "False" };
+        format!(
+            "{what}: {} {holds} ({}): {}",
+            it.kind, it.reason, it.message
+        )
+    };
+    telling.map(note).collect()
 }
 
 impl Check {
