@@ -2,7 +2,7 @@
 //!
 //! [`world`] is the place: nodes, pods, applications and processes. What tells its proxies what to do is either the
 //! real thing ([`mesh`]), or something that a test drives step by step and that may misbehave ([`driven`]): [`script`] for the
-//! control plane, [`agent`] for the node agent, [`peer`] for another proxy. The behaviours are in `tests/`, one file
+//! control plane, [`agent`] for the node agent, [`peer`] for another proxy, [`waypoint`] for one on the way. The behaviours are in `tests/`, one file
 //! each; a file's tests share one world, because starting one costs more than most of them.
 
 pub mod agent;
@@ -15,6 +15,7 @@ pub mod record;
 pub mod script;
 pub mod talk;
 pub mod traffic;
+pub mod waypoint;
 pub mod world;
 
 /// Where the calling test finds what Cargo built for it.

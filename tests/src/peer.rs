@@ -18,7 +18,10 @@ use tokio::{
     time::Instant,
 };
 
-use crate::world::PATIENCE;
+use crate::{
+    waypoint::{Manner, Waypoint},
+    world::PATIENCE,
+};
 
 /// A proxy in a namespace.
 #[derive(Debug)]
@@ -63,6 +66,39 @@ impl Peer {
             }
             Ok(statuses)
         })
+    }
+
+    /// Opens a tunnel and asks for one stream. Once that is open, does `then`, and waits until the stream is cut. `Err`:
+    /// it was not opened, or ended in peace.
+    pub fn until_cut(
+        &self,
+        to: SocketAddr,
+        expected: Identity,
+        request: Request<()>,
+        then: impl FnOnce(),
+    ) -> Result<(), String> {
+        self.tunnel(to, expected, async |send| {
+            let mut send = send.ready().await.map_err(text)?;
+            let (response, _body) = send.send_request(request, false).map_err(text)?;
+            let response = response.await.map_err(text)?;
+            if response.status() != http::StatusCode::OK {
+                return Err(response.status().to_string());
+            }
+            then();
+            let mut body = response.into_body();
+            loop {
+                match body.data().await {
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) => return Ok(()),
+                    None => return Err("it ended as if all had been said".to_owned()),
+                }
+            }
+        })
+    }
+
+    /// Is a waypoint from now on, at the port of tunnels in its namespace.
+    pub fn waypoint(&self, manner: Manner) -> Waypoint {
+        Waypoint::start(&self.netns, Arc::clone(&self.credential), manner)
     }
 
     /// Opens TLS, says these bytes instead of HTTP/2, and waits until the other end closes.

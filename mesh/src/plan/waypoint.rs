@@ -139,7 +139,7 @@ fn alone<'a>(
 /// Whether the flow comes from this workload.
 fn is_client(flow: &Flow<'_>, workload: &Workload) -> bool {
     let own = workload.addresses.contains(&flow.from.ip().to_canonical());
-    own && workload.network == flow.source.network && !workload.host_network
+    own && workload.network == flow.source.network
 }
 
 /// Whether a workload cannot be reached from where the flow comes from.

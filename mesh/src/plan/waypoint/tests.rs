@@ -417,6 +417,14 @@ fn a_waypoint_does_not_go_through_itself() {
     );
     // Another pod, even of the same service account.
     hop(planned_from(&mesh, "10.0.0.22", to, &[]));
+    // What has the client's address on another network is not the client.
+    let far = wire::Workload {
+        network: "far".into(),
+        ..endpoint("u", &["10.0.0.1"])
+    };
+    let endpoints = [endpoint("w", &["10.0.0.21"]), far];
+    let mesh = self::mesh(hostname("gw", 15_008), gateway(), &endpoints);
+    hop(planned(&mesh, to));
 }
 
 #[test]
