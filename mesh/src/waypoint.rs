@@ -5,6 +5,8 @@
 //! wants to know why asks the same functions.
 
 mod answer;
+#[cfg(test)]
+mod fixture;
 mod generation;
 mod judge;
 mod parse;
