@@ -1,5 +1,7 @@
 //! Paths with operators: `{*}` is one segment, `{**}` is any text.
 
+use std::fmt;
+
 use crate::http::path;
 
 /// A path whose segments may be operators. `{**}` is the last of them; literals may follow.
@@ -66,6 +68,19 @@ impl Template {
     }
 }
 
+impl fmt::Display for Template {
+    /// As it could be written.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for segment in &self.segments {
+            write!(f, "/{}", segment.as_deref().unwrap_or("{*}"))?;
+        }
+        match &self.end {
+            Some(end) => write!(f, "/{{**}}{end}"),
+            None => Ok(()),
+        }
+    }
+}
+
 fn literal(text: &str) -> Result<Box<str>, path::Malformed> {
     match text.bytes().find(|byte| b"{}*".contains(byte)) {
         Some(byte) => Err(path::Malformed::Byte(byte)),
@@ -79,6 +94,13 @@ mod tests {
 
     use super::*;
     use crate::http::pattern::Pattern;
+
+    #[test]
+    fn a_template_is_written_as_it_was_read() {
+        for text in ["/", "/a/{*}/b", "/{**}", "/{*}/{**}", "/a/{**}/b/c"] {
+            assert_eq!(Template::read(text).unwrap().to_string(), text);
+        }
+    }
 
     #[test]
     fn operators_stand_for_a_segment_or_for_any_text() {
