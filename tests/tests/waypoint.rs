@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::LazyLock,
+    thread,
 };
 
 use cli::lab::Node;
@@ -262,9 +263,11 @@ fn a_waypoint_that_grants_few_streams_gets_more_tunnels() {
         service("gw-e", None, None, &[]),
         service("stock", Some(53), Some("gw-e"), &[]),
     ]);
-    let mut talks: Vec<_> = (0..7)
-        .map(|_| WORLD.open("web", vip(53)).unwrap())
-        .collect();
+    // At once, so that most of them are there before the waypoint has said what it grants.
+    let mut talks: Vec<_> = thread::scope(|scope| {
+        let opening = [(); 7].map(|()| scope.spawn(|| WORLD.open("web", vip(53)).unwrap()));
+        opening.map(|talk| talk.join().unwrap()).into()
+    });
     for talk in &mut talks {
         talk.say(b"all at once").unwrap();
     }

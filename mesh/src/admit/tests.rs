@@ -406,12 +406,12 @@ fn an_application_tunnel_is_not_gone_around() {
 
 const WAYPOINT: &str = "spiffe://cluster.local/ns/shop/sa/waypoint";
 
+/// A service's name, its ports, and whom it trusts.
+type Trusting<'a> = (&'a str, &'a [(u32, u32)], &'a [&'a str]);
+
 /// A mesh with a written policy that denies every port, a generated one that denies port 82, and the pod as an endpoint of
 /// services whose ports and trust are these.
-fn trusting_mesh(
-    services: &[(&str, &[(u32, u32)], &[&str])],
-    own: &[(u32, u32)],
-) -> Arc<Generation> {
+fn trusting_mesh(services: &[Trusting<'_>], own: &[(u32, u32)]) -> Arc<Generation> {
     let range = |ports: std::ops::Range<u32>| Match {
         destination_ports: ports.collect(),
         ..Default::default()
@@ -460,7 +460,7 @@ fn met(mesh: &Generation, peer: &str, port: u16) -> String {
 fn written_policies_are_not_decided_again_for_a_trusted_waypoint_at_a_target_port() {
     let (written, made) = ("shop/written", "shop/made_p");
     let only = [WAYPOINT];
-    let s: &[(&str, &[(u32, u32)], &[&str])] = &[("s", &[(80, 8080), (82, 82)], &only)];
+    let s: &[Trusting<'_>] = &[("s", &[(80, 8080), (82, 82)], &only)];
     let mesh = trusting_mesh(s, &[]);
     for (peer, port, expected) in [
         (WAYPOINT, 8080, "in"),
@@ -485,7 +485,7 @@ fn written_policies_are_not_decided_again_for_a_trusted_waypoint_at_a_target_por
 #[test]
 fn a_target_port_is_the_workloads_own_before_the_services() {
     let (trusted, written) = ([WAYPOINT], "shop/written");
-    let s: &[(&str, &[(u32, u32)], &[&str])] = &[("s", &[(80, 8080), (81, 0)], &trusted)];
+    let s: &[Trusting<'_>] = &[("s", &[(80, 8080), (81, 0)], &trusted)];
     for (own, port, expected) in [
         (&[][..], 8080, "in"),
         (&[], 81, written),
@@ -507,7 +507,7 @@ fn who_is_trusted_by_another_service_is_not_trusted_here() {
     let (trusted, written) = ([WAYPOINT], "shop/written");
     let other = "spiffe://cluster.local/ns/shop/sa/other";
     let others = [other];
-    let two: &[(&str, &[(u32, u32)], &[&str])] = &[
+    let two: &[Trusting<'_>] = &[
         ("s", &[(80, 8080)], &trusted),
         ("t", &[(80, 9090)], &others),
     ];

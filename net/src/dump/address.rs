@@ -62,6 +62,7 @@ pub fn service(generation: &Generation, service: &Arc<Service>) -> Value {
             "waypoint",
             service.waypoint.as_ref().map_or(Value::Null, gateway),
         ),
+        ("trusted", trusted(service)),
         ("loadBalancer", balancer(service)),
         ("ipFamilies", families),
         ("canonical", json!(service.canonical)),
@@ -73,6 +74,14 @@ pub fn service(generation: &Generation, service: &Arc<Service>) -> Value {
             },
         ),
     ])
+}
+
+/// Waypoints that are believed at the service's endpoints, if there are any.
+fn trusted(service: &Service) -> Value {
+    if service.trusted.is_empty() {
+        return Value::Null;
+    }
+    service.trusted.iter().map(ToString::to_string).collect()
 }
 
 fn balancer(service: &Service) -> Value {
