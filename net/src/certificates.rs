@@ -139,6 +139,26 @@ impl Certificates {
         }
     }
 
+    /// The next valid certificate of an identity that is another than the one with the serial number `held`. The identity is
+    /// wanted from then on.
+    pub async fn renewed(&self, identity: Identity, held: Option<&str>) -> Arc<Credential> {
+        let slot = self
+            .0
+            .open(identity, |slot| slot.wanted.store(true, Ordering::Relaxed));
+        self.0.bell.notify_one();
+        let mut published = slot.published.subscribe();
+        loop {
+            let seen = published.borrow_and_update().credential.clone();
+            if let Some(new) = seen.filter(|new| self.0.valid(new) && Some(new.serial()) != held) {
+                return new;
+            }
+            if published.changed().await.is_err() {
+                // Forgotten: there is none any more.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// A local workload has this identity: get its certificate, and renew it until [`Self::forget`].
     pub fn want(&self, identity: Identity) {
         self.0

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 pub use address::{service, workload};
-pub use policy::policy;
+pub use policy::{matched, policy};
 
 use crate::{
     certificates::{Certificates, Entry},

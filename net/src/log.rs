@@ -33,6 +33,9 @@ const BATCH: usize = 64 * 1024;
 /// What is logged when nothing is said about it.
 pub const DEFAULT_FILTER: &str = "info";
 
+/// The target of events whose message is a whole line of text in a form of its own, time included.
+pub const WHOLE: &str = "request";
+
 /// How a line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {

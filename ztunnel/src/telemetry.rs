@@ -261,13 +261,7 @@ impl Report {
     }
 
     fn labels(&self, flag: Flag) -> Labels {
-        let service = |service: &Arc<Service>| {
-            Arc::new(metrics::Service {
-                host: service.hostname.to_string(),
-                namespace: service.namespace.to_string(),
-                name: service.name.to_string(),
-            })
-        };
+        let service = |service: &Arc<Service>| Arc::new(metrics::Service::of(service));
         Labels {
             reporter: match self.direction {
                 Direction::Outbound => Reporter::Source,
@@ -328,23 +322,7 @@ impl Side {
                 ..metrics::Party::default()
             };
         };
-        let workload = if w.workload_name.is_empty() {
-            &w.name
-        } else {
-            w.workload_name.as_str()
-        };
-        metrics::Party {
-            workload: workload.to_owned(),
-            canonical_service: w.canonical_name.to_string(),
-            canonical_revision: w.canonical_revision.to_string(),
-            namespace: w.namespace().to_string(),
-            principal,
-            app: w.canonical_name.to_string(),
-            version: w.canonical_revision.to_string(),
-            cluster: w.cluster.to_string(),
-            region: w.locality.region.to_string(),
-            zone: w.locality.zone.to_string(),
-        }
+        metrics::Party::of(w, principal)
     }
 }
 

@@ -106,6 +106,20 @@ async fn a_wanted_certificate_comes_and_is_renewed_before_it_ends() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_follows_an_identity_gets_every_new_certificate() {
+    let office = Office::new(3600);
+    let certificates = office.start();
+    let first = certificates.renewed(id("cart"), None).await;
+    assert_eq!(first.serial(), "1");
+    let second = certificates.renewed(id("cart"), Some("1")).await;
+    assert_eq!(second.serial(), "2");
+    assert_eq!(
+        certificates.renewed(id("cart"), Some("1")).await.serial(),
+        "2"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_the_authority_the_old_one_serves_until_it_ends() {
     let office = Office::new(3600);
     let certificates = office.start();

@@ -32,7 +32,7 @@ pub fn policy(policy: &Policy) -> Value {
             let rules: Vec<Vec<Vec<Value>>> = groups
                 .iter()
                 .map(|Group(rules)| {
-                    let rule = |Rule(matches): &Rule| matches.iter().map(one_match).collect();
+                    let rule = |Rule(matches): &Rule| matches.iter().map(matched).collect();
                     rules.iter().map(rule).collect()
                 })
                 .collect();
@@ -48,7 +48,8 @@ pub fn policy(policy: &Policy) -> Value {
     }
 }
 
-fn one_match(m: &Match) -> Value {
+/// What has to hold of a connection, all of it.
+pub fn matched(m: &Match) -> Value {
     fn list<T>(values: &[T], one: impl Fn(&T) -> Value) -> Value {
         if values.is_empty() {
             Value::Null

@@ -9,7 +9,7 @@ use tracing::{
     field::{Field, Visit},
 };
 
-use super::Format;
+use super::{Format, WHOLE};
 
 /// The line of an event, with its newline.
 pub(super) fn format(event: &Event<'_>, format: Format) -> String {
@@ -19,6 +19,9 @@ pub(super) fn format(event: &Event<'_>, format: Format) -> String {
             let mut text = Text::default();
             event.record(&mut text);
             let Text { message, values } = text;
+            if target == WHOLE {
+                return format!("{message}\n");
+            }
             let tab = if values.is_empty() { "" } else { "\t" };
             format!("{}\t{level}\t{target}\t{message}{tab}{values}\n", now())
         }
@@ -113,6 +116,10 @@ struct Plain<'a>(&'a mut String);
 
 impl Write for Plain<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        if !text.chars().any(char::is_control) {
+            self.0.push_str(text);
+            return Ok(());
+        }
         for c in text.chars() {
             match c.is_control() {
                 true => self.0.extend(c.escape_default()),

@@ -48,6 +48,14 @@ fn a_text_line_has_its_values_last() {
 }
 
 #[test]
+fn a_whole_line_stays_as_it_is_but_for_what_would_end_it() {
+    let (_, lines) = logged("info", Format::Text, 10, |_| {
+        info!(target: WHOLE, "[now] \"GET /\" 200\n\x1b[2J");
+    });
+    assert_eq!(lines, ["[now] \"GET /\" 200\\n\\u{1b}[2J\n"]);
+}
+
+#[test]
 fn a_json_line_is_one_object() {
     let (_, lines) = logged("info", Format::Json, 10, |_| {
         info!(target: "access", { src.addr = %"10.0.0.1:4", name = "a\nb\"", bytes = 7 }, "done");

@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+use mesh::model::Workload;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, LabelSetEncoder},
@@ -55,6 +56,29 @@ pub struct Party {
     pub zone: String,
 }
 
+impl Party {
+    /// A workload, and who it proved to be, if it did.
+    pub fn of(workload: &Workload, principal: String) -> Self {
+        let name = if workload.workload_name.is_empty() {
+            &workload.name
+        } else {
+            workload.workload_name.as_str()
+        };
+        Self {
+            workload: name.to_owned(),
+            canonical_service: workload.canonical_name.to_string(),
+            canonical_revision: workload.canonical_revision.to_string(),
+            namespace: workload.namespace().to_string(),
+            principal,
+            app: workload.canonical_name.to_string(),
+            version: workload.canonical_revision.to_string(),
+            cluster: workload.cluster.to_string(),
+            region: workload.locality.region.to_string(),
+            zone: workload.locality.zone.to_string(),
+        }
+    }
+}
+
 /// A service as labels name it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Service {
@@ -64,6 +88,17 @@ pub struct Service {
     pub namespace: String,
     /// Name.
     pub name: String,
+}
+
+impl Service {
+    /// A service of the mesh.
+    pub fn of(service: &mesh::model::Service) -> Self {
+        Self {
+            host: service.hostname.to_string(),
+            namespace: service.namespace.to_string(),
+            name: service.name.to_string(),
+        }
+    }
 }
 
 /// Which side of a connection counts it.
@@ -224,7 +259,7 @@ impl Traffic {
 
 impl Labels {
     /// The labels that stand for all that are too many.
-    fn overflow(&self) -> Self {
+    pub fn overflow(&self) -> Self {
         let party = || {
             Arc::new(Party {
                 workload: OVERFLOW.into(),
@@ -306,6 +341,13 @@ impl Collector for Collected {
 
 impl EncodeLabelSet for Labels {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
+        self.pairs().encode(encoder)
+    }
+}
+
+impl Labels {
+    /// Names and values, in order. What is not known says so.
+    pub fn pairs(&self) -> [(&'static str, &str); 27] {
         let Self {
             reporter,
             source,
@@ -352,9 +394,7 @@ impl EncodeLabelSet for Labels {
             ("destination_region", &destination.region),
             ("destination_zone", &destination.zone),
         ];
-        labels
-            .map(|(name, text)| (name, if text.is_empty() { UNKNOWN } else { text }))
-            .encode(encoder)
+        labels.map(|(name, text)| (name, if text.is_empty() { UNKNOWN } else { text }))
     }
 }
 
