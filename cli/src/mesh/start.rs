@@ -187,10 +187,10 @@ impl Mesh {
         for kept in ["PATH", "RUST_BACKTRACE"] {
             command.envs(std::env::var_os(kept).map(|value| (kept, value)));
         }
-        // Whatever else is wanted of the logs: connections have to be in them.
+        // Whatever else is wanted of the logs: connections and requests have to be in them.
         let wanted = std::env::var("RUST_LOG").unwrap_or_default();
         let wanted = if wanted.is_empty() { "info" } else { &wanted };
-        command.env("RUST_LOG", format!("{wanted},access=info"));
+        command.env("RUST_LOG", format!("{wanted},access=info,request=info"));
         command
     }
 
