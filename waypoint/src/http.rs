@@ -1,1 +1,55 @@
-//! Requests.
+//! Requests: one connection of a client, from its first byte to its last.
+//!
+//! `guard` watches how HTTP/1 messages are framed, `request` decides and forwards each of them by `mesh::waypoint`, `body`
+//! moves what is behind the heads, `exchange` remembers what has to be told. Connections to endpoints are the business of
+//! [`upstream`](crate::upstream). Nothing here knows where a connection came from: a stream of a tunnel or a socket.
+
+mod answer;
+mod body;
+mod exchange;
+mod front;
+mod guard;
+mod headers;
+mod record;
+mod request;
+mod serve;
+mod session;
+mod upgrade;
+
+#[cfg(test)]
+mod tests;
+
+use mesh::{name::Name, waypoint::Client};
+
+pub(crate) use self::body::Upload;
+pub use self::{
+    front::{Front, Limits, Own},
+    record::{Done, Record, RuleTold},
+    serve::serve,
+};
+
+/// Where a client's connection came from, and what for.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Who is at its other end.
+    pub client: Client,
+    /// The service, `<namespace>/<hostname>`: looked up anew for each request.
+    pub table: Name,
+    /// The service's port.
+    pub port: u16,
+    /// Whether it came through mutual TLS.
+    pub security: bool,
+    /// The waypoints that it has been through, `<namespace>/<gateway>`, in order.
+    pub via: Vec<String>,
+}
+
+/// What a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.1 or 1.0.
+    H1,
+    /// HTTP/2, without TLS of its own.
+    H2,
+    /// Its first bytes say.
+    Either,
+}

@@ -1,0 +1,247 @@
+//! One request and its answer, as far as they are remembered: told when they are over, however they end.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, request};
+use mesh::{
+    http::authorize::{Denial, Matched},
+    model::Workload,
+    plan::Plan,
+    waypoint::{Answer, Backend, Forward, Judgement, Table},
+};
+use tokio::time::Instant;
+
+use super::{Done, RuleTold, body::Source, session::Session};
+use crate::{http::body::Download, upstream::Lease};
+
+/// One request. It is over when this is dropped.
+pub(super) struct Exchange {
+    pub(super) session: Rc<Session>,
+    pub(super) started: Instant,
+    pub(super) version: Version,
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    pub(super) host: Option<HeaderValue>,
+    pub(super) user_agent: Option<HeaderValue>,
+    pub(super) request_id: Option<HeaderValue>,
+    pub(super) grpc: bool,
+    pub(super) status: u16,
+    pub(super) grpc_status: Option<u32>,
+    pub(super) answer: Option<Answer>,
+    pub(super) source: Option<Rc<Source>>,
+    pub(super) received: u64,
+    pub(super) sent: u64,
+    pub(super) upstream_time: Option<Duration>,
+    pub(super) upstream: Option<SocketAddr>,
+    pub(super) upstream_security: bool,
+    pub(super) table: Option<Arc<Table>>,
+    pub(super) backend: Option<Arc<Backend>>,
+    pub(super) workload: Option<Arc<Workload>>,
+    pub(super) rule: Option<RuleTold>,
+    pub(super) allowed_by: Option<Matched>,
+    pub(super) dry_run: Vec<Denial>,
+    pub(super) audit: Vec<Matched>,
+    /// The endpoint's connection, until the answer is all there.
+    pub(super) lease: Option<Lease>,
+    broken: Option<(&'static str, &'static str)>,
+    ended: bool,
+}
+
+impl Exchange {
+    pub(super) fn new(session: &Rc<Session>, parts: &request::Parts) -> Box<Self> {
+        session.in_flight.set(session.in_flight.get() + 1);
+        let header = |name| parts.headers.get(name).cloned();
+        let grpc = parts
+            .headers
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|value| is_grpc(value.as_bytes()));
+        Box::new(Self {
+            session: Rc::clone(session),
+            started: Instant::now(),
+            version: parts.version,
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            host: header(header::HOST),
+            user_agent: header(header::USER_AGENT),
+            request_id: None,
+            grpc,
+            status: 0,
+            grpc_status: None,
+            answer: None,
+            source: None,
+            received: 0,
+            sent: 0,
+            upstream_time: None,
+            upstream: None,
+            upstream_security: false,
+            table: None,
+            backend: None,
+            workload: None,
+            rule: None,
+            allowed_by: None,
+            dry_run: Vec::new(),
+            audit: Vec::new(),
+            lease: None,
+            broken: None,
+            ended: false,
+        })
+    }
+
+    /// Remembers why it goes where it goes.
+    pub(super) fn judged(&mut self, judgement: &mut Judgement<'_>) {
+        self.backend = judgement.backend.cloned();
+        self.rule = judgement.route.map(|selected| RuleTold {
+            route: Arc::clone(selected.route),
+            at: selected.at,
+        });
+        self.allowed_by = judgement.allowed_by;
+        self.dry_run = std::mem::take(&mut judgement.dry_run);
+        self.audit = std::mem::take(&mut judgement.audit);
+    }
+
+    /// Remembers which endpoint it goes to.
+    pub(super) fn leads_to(&mut self, forward: &Forward<'_>) {
+        self.upstream = Some(forward.plan.address());
+        self.upstream_security = matches!(forward.plan, Plan::Tunnel(_));
+        self.workload = forward.plan.workload().cloned();
+    }
+
+    /// Remembers what trailers, or headers that are them, say of a call.
+    pub(super) fn trailers(&mut self, trailers: &HeaderMap) {
+        let status = trailers.get("grpc-status").and_then(|v| v.to_str().ok());
+        if let Some(status) = status.and_then(|status| status.parse().ok()) {
+            self.grpc_status = Some(status);
+        }
+    }
+
+    /// The answer did not come to its end.
+    pub(super) fn broke(&mut self, why: super::body::Broken) {
+        self.broken = Some(match why {
+            super::body::Broken::Late => ("UT", "response_timeout"),
+            super::body::Broken::Endpoint => (
+                "UC",
+                "upstream_reset_after_response_started{connection_termination}",
+            ),
+        });
+        self.ended = true;
+    }
+
+    /// The answer is all there.
+    pub(super) fn end(&mut self) {
+        self.ended = true;
+        if let Some(source) = &self.source {
+            source.release();
+        }
+        self.lease = None;
+    }
+
+    /// Makes the rest of a request whose answer has no body that anybody waits for.
+    pub(super) fn into_body(self: Box<Self>, body: Bytes) -> Download {
+        Download::own(body, self)
+    }
+
+    fn tell(&self) {
+        fn text(value: Option<&HeaderValue>) -> &str {
+            value
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default()
+        }
+        let (flags, broken) = match (&self.answer, self.broken) {
+            (Some(answer), _) => (answer.flags(), None),
+            (None, Some((flags, broken))) => (flags, Some(broken)),
+            (None, None) if self.ended => ("-", None),
+            (None, None) => ("DC", Some("downstream_remote_disconnect")),
+        };
+        let received = self.source.as_ref().map_or(0, |source| source.bytes.get());
+        let session = &self.session;
+        session.front.record.request(&Done {
+            connection: &session.connection,
+            protocol: match self.version {
+                Version::HTTP_2 => "HTTP/2",
+                Version::HTTP_10 => "HTTP/1.0",
+                _ => "HTTP/1.1",
+            },
+            method: self.method.as_str(),
+            path: self.uri.path_and_query().map_or("", |path| path.as_str()),
+            authority: match self.uri.authority() {
+                Some(authority) => authority.as_str(),
+                None => text(self.host.as_ref()),
+            },
+            user_agent: text(self.user_agent.as_ref()),
+            request_id: text(self.request_id.as_ref()),
+            forwarded_for: text(Some(&session.forwarded_for)),
+            grpc: self.grpc,
+            status: self.status,
+            grpc_status: self.grpc_status,
+            answer: self.answer.as_ref(),
+            flags,
+            broken,
+            received: received.max(self.received),
+            sent: self.sent,
+            duration: self.started.elapsed(),
+            upstream_time: self.upstream_time,
+            upstream: self.upstream,
+            upstream_security: self.upstream_security,
+            table: self.table.as_ref(),
+            backend: self.backend.as_ref(),
+            workload: self.workload.as_ref(),
+            rule: self.rule.as_ref(),
+            allowed_by: self.allowed_by.as_ref(),
+            dry_run: &self.dry_run,
+            audit: &self.audit,
+        });
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.tell();
+        let session = &self.session;
+        session.in_flight.set(session.in_flight.get() - 1);
+        session.rested.set(Instant::now());
+    }
+}
+
+/// Tells of a request that had no head to speak of.
+pub(super) fn unread(session: &Rc<Session>, answer: &Answer) {
+    session.front.record.request(&Done {
+        connection: &session.connection,
+        protocol: "HTTP/1.1",
+        method: "",
+        path: "",
+        authority: "",
+        user_agent: "",
+        request_id: "",
+        forwarded_for: "",
+        grpc: false,
+        status: answer.status(),
+        grpc_status: None,
+        answer: Some(answer),
+        flags: answer.flags(),
+        broken: None,
+        received: 0,
+        sent: 0,
+        duration: Duration::ZERO,
+        upstream_time: None,
+        upstream: None,
+        upstream_security: false,
+        table: None,
+        backend: None,
+        workload: None,
+        rule: None,
+        allowed_by: None,
+        dry_run: &[],
+        audit: &[],
+    });
+}
+
+/// `application/grpc`, with or without what follows.
+fn is_grpc(content_type: &[u8]) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    content_type
+        .split_at_checked(GRPC.len())
+        .is_some_and(|(kind, rest)| {
+            kind.eq_ignore_ascii_case(GRPC) && matches!(rest.first(), None | Some(b'+' | b';'))
+        })
+}

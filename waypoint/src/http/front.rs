@@ -1,0 +1,124 @@
+//! What all connections of one worker have in common.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use mesh::{http::head, plan::Source, waypoint::Generation};
+use net::tls::Credential;
+
+use super::Record;
+use crate::upstream::{self, Pools};
+
+/// The half of a worker that requests and connections go out by. None of it is shared with another thread.
+pub struct Front {
+    /// How large and how slow a client may be.
+    pub limits: Limits,
+    /// Who this waypoint is.
+    pub own: Own,
+    /// Where it runs.
+    pub from: Source,
+    /// Connections to endpoints.
+    pub pools: Pools,
+    /// Told of every request.
+    pub record: Rc<dyn Record>,
+    generation: RefCell<Arc<Generation>>,
+    credential: RefCell<Option<Arc<Credential>>>,
+    drawn: Cell<u64>,
+}
+
+/// Who a waypoint is.
+#[derive(Clone, Debug, Default)]
+pub struct Own {
+    /// `<namespace>/<gateway>`.
+    pub name: String,
+    /// Its own `baggage`, or empty.
+    pub baggage: String,
+    /// Whether applications are told the client's identity in `x-forwarded-client-cert`.
+    pub tells_identity: bool,
+}
+
+/// How large and how slow a client may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Of a request's head.
+    pub head: head::Limits,
+    /// How long a head may take from its first byte.
+    pub head_time: Duration,
+    /// How long a body may give nothing while it is waited for and nothing is answered yet. Not for gRPC.
+    pub body_time: Duration,
+    /// How long a connection may be without a request.
+    pub idle: Duration,
+    /// How long an unused connection stays open when the waypoint ends: its client may just be sending.
+    pub linger: Duration,
+    /// Requests at once on one HTTP/2 connection.
+    pub streams: u32,
+    /// Of connections to endpoints.
+    pub upstream: upstream::Limits,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: head::Limits {
+                target: 16 << 10,
+                fields: 100,
+                bytes: 60 << 10,
+            },
+            head_time: Duration::from_secs(10),
+            body_time: Duration::from_secs(60),
+            idle: Duration::from_secs(3600),
+            linger: Duration::from_secs(1),
+            streams: 128,
+            upstream: upstream::Limits::default(),
+        }
+    }
+}
+
+impl Front {
+    /// With nothing known yet, and no credential: enough for endpoints outside the mesh once a generation is adopted.
+    pub fn new(own: Own, from: Source, limits: Limits, record: Rc<dyn Record>, seed: u64) -> Self {
+        Self {
+            pools: Pools::new(limits.upstream),
+            limits,
+            own,
+            from,
+            record,
+            generation: RefCell::default(),
+            credential: RefCell::default(),
+            drawn: Cell::new(seed),
+        }
+    }
+
+    /// Decides by this generation from now on.
+    pub fn adopt(&self, generation: Arc<Generation>) {
+        self.generation.replace(generation);
+    }
+
+    /// Shows this certificate to endpoints from now on.
+    pub fn renew(&self, credential: Arc<Credential>) {
+        self.credential.replace(Some(credential));
+    }
+
+    /// The generation in force.
+    pub fn generation(&self) -> Arc<Generation> {
+        Arc::clone(&self.generation.borrow())
+    }
+
+    /// The certificate in force, if one came yet.
+    pub fn credential(&self) -> Option<Arc<Credential>> {
+        self.credential.borrow().clone()
+    }
+
+    /// A number that tells nothing of the next one to who does not know the seed (SplitMix64).
+    pub fn random(&self) -> u64 {
+        let next = self.drawn.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.drawn.set(next);
+        let z = (next ^ (next >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}

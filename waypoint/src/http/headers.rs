@@ -1,0 +1,214 @@
+//! Headers on their way through: what is meant for one hop goes, what others may not say of a client goes, edits happen.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use mesh::http::edit::{Edit, HeaderEdits};
+
+use super::session::Session;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Whether a header says of the client, or of what is between it and us, what only we can say.
+pub(super) fn is_from_outside(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    match text.as_bytes()[0] {
+        b'f' => *name == header::FORWARDED,
+        b'a' => text.starts_with("ambit-"),
+        b'x' => *name == FORWARDED_FOR || *name == CLIENT_CERT || text.starts_with("x-envoy-"),
+        _ => false,
+    }
+}
+
+/// What a request wants of its connections, which both sides are told anew.
+#[derive(Debug, Default)]
+pub(super) struct Hop {
+    /// What it wants to speak instead.
+    pub(super) upgrade: Option<HeaderValue>,
+    /// It takes trailers.
+    pub(super) trailers: bool,
+    /// It waits with its body.
+    pub(super) waits: bool,
+}
+
+/// Takes from a request what is for one hop (RFC 9110 §7.6.1) and what only we can say.
+pub(super) fn trim(all: &mut HeaderMap) -> Hop {
+    let mut hop = Hop::default();
+    let (mut connection, mut outside) = (false, Vec::new());
+    let mut found: [bool; 7] = [false; 7];
+    for (name, value) in all.iter() {
+        if is_from_outside(name) {
+            outside.push(name.clone());
+            continue;
+        }
+        match *name {
+            header::CONNECTION => connection = true,
+            header::UPGRADE => {
+                found[0] = true;
+                hop.upgrade = Some(value.clone());
+            }
+            header::TE => {
+                found[1] = true;
+                hop.trailers |= has_token(value.as_bytes(), b"trailers");
+            }
+            header::TRANSFER_ENCODING => found[2] = true,
+            header::EXPECT => {
+                found[3] = true;
+                hop.waits |= value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+            }
+            _ => match name.as_str() {
+                "keep-alive" => found[4] = true,
+                "proxy-connection" => found[5] = true,
+                "http2-settings" => found[6] = true,
+                _ => {}
+            },
+        }
+    }
+    let named = [
+        header::UPGRADE,
+        header::TE,
+        header::TRANSFER_ENCODING,
+        header::EXPECT,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        HTTP2_SETTINGS,
+    ];
+    if connection {
+        // A protocol that is only named, not asked for, is not asked for.
+        let asks = all
+            .get_all(header::CONNECTION)
+            .iter()
+            .any(|value| has_token(value.as_bytes(), b"upgrade"));
+        if !asks {
+            hop.upgrade = None;
+        }
+        drop_listed(all);
+    } else {
+        hop.upgrade = None;
+    }
+    for (name, found) in named.into_iter().zip(found) {
+        if found {
+            all.remove(name);
+        }
+    }
+    for name in outside {
+        all.remove(name);
+    }
+    hop
+}
+
+/// Takes from an answer what is for one hop.
+pub(super) fn trim_answer(all: &mut HeaderMap) {
+    if all.contains_key(header::CONNECTION) {
+        drop_listed(all);
+    }
+    for name in [
+        header::TRANSFER_ENCODING,
+        KEEP_ALIVE,
+        header::UPGRADE,
+        PROXY_CONNECTION,
+    ] {
+        all.remove(name);
+    }
+}
+
+/// Takes away `connection` and what it lists.
+fn drop_listed(all: &mut HeaderMap) {
+    let mut listed = Vec::new();
+    for value in all.get_all(header::CONNECTION) {
+        let tokens = value.as_bytes().split(|byte| *byte == b',');
+        let names = tokens.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok());
+        // `close` and `keep-alive` are no headers, and what frames or routes a message is not one hop's to name.
+        listed.extend(names.filter(|name| {
+            !matches!(
+                *name,
+                header::HOST | header::CONTENT_LENGTH | header::CONTENT_TYPE
+            )
+        }));
+    }
+    for name in listed {
+        all.remove(name);
+    }
+    all.remove(header::CONNECTION);
+}
+
+fn has_token(list: &[u8], token: &[u8]) -> bool {
+    list.split(|byte| *byte == b',').any(|item| {
+        let name = item.split(|byte| *byte == b';').next().unwrap_or_default();
+        name.trim_ascii().eq_ignore_ascii_case(token)
+    })
+}
+
+/// Says of the client what we know. The request's id, which it gets if it has none.
+pub(super) fn introduce(all: &mut HeaderMap, session: &Session) -> HeaderValue {
+    all.insert(FORWARDED_FOR, session.forwarded_for.clone());
+    all.insert(header::FORWARDED, session.forwarded.clone());
+    all.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    if let Some(certificate) = &session.certificate {
+        all.insert(CLIENT_CERT, certificate.clone());
+    }
+    if let Some(id) = all.get(REQUEST_ID) {
+        return id.clone();
+    }
+    let id = request_id(session.front.random(), session.front.random());
+    all.insert(REQUEST_ID, id.clone());
+    id
+}
+
+/// A random UUID (RFC 9562 §5.4).
+fn request_id(high: u64, low: u64) -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let high = high & !0xf000 | 0x4000;
+    let low = low & !(3 << 62) | 1 << 63;
+    let mut text = [b'-'; 36];
+    let mut left = u128::from(high) << 64 | u128::from(low);
+    for at in (0..36).rev() {
+        if !matches!(at, 8 | 13 | 18 | 23) {
+            text[at] = DIGITS[usize::try_from(left & 15).expect("four bits")];
+            left >>= 4;
+        }
+    }
+    HeaderValue::from_bytes(&text).expect("hexadecimal digits")
+}
+
+/// Joins the pieces into which HTTP/2 may cut a cookie (RFC 9113 §8.2.3).
+pub(super) fn join_cookies(all: &mut HeaderMap) {
+    let mut pieces = all.get_all(header::COOKIE).iter();
+    if pieces.nth(1).is_none() {
+        return;
+    }
+    let pieces: Vec<_> = all
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
+        all.insert(header::COOKIE, joined);
+    }
+}
+
+/// Does a rule's edits. What is no header is passed over: it was refused when it was read.
+pub(super) fn edit(all: &mut HeaderMap, edits: &HeaderEdits) {
+    let name = |name: &str| HeaderName::from_bytes(name.as_bytes()).ok();
+    for edit in edits.edits() {
+        match edit {
+            Edit::Remove(removed) => {
+                all.remove(removed);
+            }
+            Edit::Set(key, value) => {
+                if let (Some(key), Ok(value)) = (name(key), HeaderValue::from_str(value)) {
+                    all.insert(key, value);
+                }
+            }
+            Edit::Add(key, value) => {
+                if let (Some(key), Ok(value)) = (name(key), HeaderValue::from_str(value)) {
+                    all.append(key, value);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,457 @@
+//! One request: read, decided, forwarded, answered.
+
+use std::{future::Future, rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
+    request::Parts,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+use hyper::body::{Body, Incoming};
+use mesh::{
+    http::{
+        head::{self, Field, Head, Raw},
+        host, path,
+    },
+    waypoint::{Answer, Asked, Forward, Generation, Judgement, Port, Protocol, Table, judge},
+};
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    Upload,
+    answer::answer,
+    body::{Download, Failed, Source},
+    exchange::Exchange,
+    headers::{self, Hop},
+    session::Session,
+    upgrade::Upgraded,
+};
+use crate::upstream::{Handover, Lease, Speaks, Unanswered};
+
+/// Endpoints that are tried for one request.
+const TRIES: usize = 3;
+/// Header fields that need no memory of their own while they are looked at.
+const FIELDS: usize = 32;
+
+/// Answers one request.
+pub(super) async fn respond(
+    session: Rc<Session>,
+    request: Request<Incoming>,
+) -> Response<Download> {
+    let (parts, body) = request.into_parts();
+    let is_h2 = parts.version == Version::HTTP_2;
+    // What follows such a request is not looked at: see `guard`.
+    let last = parts.method == Method::CONNECT || parts.headers.contains_key(header::UPGRADE);
+    let mut exchange = Exchange::new(&session, &parts);
+    let mut response = match forward(&session, parts, body, &mut exchange).await {
+        Ok(forwarded) => forwarded.into_response(&session, exchange),
+        Err(why) => answer(why, exchange),
+    };
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if !is_h2 && !switched && (last || session.draining.get()) {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response
+}
+
+/// An endpoint's answer.
+struct Forwarded {
+    response: Response<Incoming>,
+    deadline: Option<Instant>,
+    handover: Option<Handover>,
+}
+
+impl Forwarded {
+    fn into_response(self, session: &Session, mut exchange: Box<Exchange>) -> Response<Download> {
+        let (parts, body) = self.response.into_parts();
+        exchange.status = parts.status.as_u16();
+        exchange.trailers(&parts.headers);
+        let download = if parts.status != StatusCode::SWITCHING_PROTOCOLS {
+            Download::endpoint(body, exchange, self.deadline)
+        } else if let Some(handover) = self.handover {
+            session
+                .upgraded
+                .replace(Some(Upgraded::new(handover, exchange)));
+            Download::none()
+        } else {
+            let why = "it switches protocols, and nobody asked for that";
+            return answer(Answer::UpstreamProtocol(why.to_owned()), exchange);
+        };
+        Response::from_parts(parts, download)
+    }
+}
+
+/// Decides a request and sends it where it belongs.
+async fn forward(
+    session: &Rc<Session>,
+    mut parts: Parts,
+    body: Incoming,
+    exchange: &mut Exchange,
+) -> Result<Forwarded, Answer> {
+    let front = &session.front;
+    let generation = front.generation();
+    let connection = &session.connection;
+    let table = generation.table(connection.table).ok_or(Answer::NotReady)?;
+    let port = table.port(connection.port);
+    let port = port.ok_or_else(|| Answer::NotServed(format!("port {}", connection.port)))?;
+    exchange.table = Some(Arc::clone(table));
+    let seed = front.random();
+    let mut tried: Vec<Arc<str>> = Vec::new();
+    let mut failed = None;
+    let (forward, mut lease) = loop {
+        let decided = decide(session, &generation, (table, port), &parts, seed, &tried);
+        let mut judgement = decided?;
+        exchange.judged(&mut judgement);
+        let forward = match judgement.outcome {
+            Ok(forward) => forward,
+            // Where no other endpoint is left, the first reason is the better one.
+            Err(answer) => return Err(failed.unwrap_or(answer)),
+        };
+        exchange.leads_to(&forward);
+        let speaks = speaks(&forward, &parts);
+        let lent = Lease::take(front, &forward.plan, speaks, &connection.via, false);
+        match (
+            within(deadline(exchange, &forward), lent).await?,
+            forward.plan.workload(),
+        ) {
+            (Ok(lease), _) => break (forward, lease),
+            (Err(refusal), Some(workload)) if refusal.retryable() && tried.len() + 1 < TRIES => {
+                let uid = Arc::clone(&workload.uid);
+                drop(forward);
+                tried.push(uid);
+                failed = Some(Answer::Upstream(refusal));
+            }
+            (Err(refusal), _) => return Err(Answer::Upstream(refusal)),
+        }
+    };
+    let hop = headers::trim(&mut parts.headers);
+    let wants = outgoing(session, exchange, &mut parts, &forward, hop)?;
+    let source = (!body.is_end_stream()).then(|| {
+        let impatient = !exchange.grpc;
+        Source::new(body, impatient.then_some(front.limits.body_time))
+    });
+    exchange.source.clone_from(&source);
+    let mut request = Request::from_parts(parts, Upload::new(source.as_ref()));
+    let gate = source.as_ref().filter(|_| wants.waits);
+    if let Some(source) = gate {
+        hold(source, &mut request);
+    }
+    let handover = if wants.upgrade {
+        lease.handover()
+    } else {
+        None
+    };
+    let deadline = deadline(exchange, &forward);
+    let sent = send(
+        session,
+        &forward,
+        lease,
+        request,
+        source.as_deref(),
+        exchange,
+    );
+    let mut response = within(deadline, sent).await??;
+    if let Some(source) = &source {
+        source.answered();
+    }
+    incoming(&mut response, &forward, wants.upgrade);
+    Ok(Forwarded {
+        response,
+        deadline,
+        handover,
+    })
+}
+
+/// Reads a request's head and asks what becomes of it.
+fn decide<'g>(
+    session: &'g Session,
+    generation: &'g Generation,
+    (table, port): (&'g Table, &'g Port),
+    parts: &Parts,
+    seed: u64,
+    tried: &'g [Arc<str>],
+) -> Result<Judgement<'g>, Answer> {
+    let front = &session.front;
+    let method = &parts.method;
+    if *method == Method::CONNECT {
+        return Err(Answer::Unframed("CONNECT is for tunnels".to_owned()));
+    }
+    let uri = &parts.uri;
+    if uri.scheme().is_none() && uri.authority().is_some() {
+        return Err(Answer::Malformed(head::Malformed::Path(
+            path::Malformed::Relative,
+        )));
+    }
+    let mut few: [Field<'_>; FIELDS] = [(&[], &[]); FIELDS];
+    let many: Vec<Field<'_>>;
+    let all = parts.headers.iter();
+    let mut ours = all
+        .filter(|(name, _)| !headers::is_from_outside(name))
+        .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+    let fields = if parts.headers.len() <= FIELDS {
+        let mut len = 0;
+        for (place, field) in few.iter_mut().zip(&mut ours) {
+            *place = field;
+            len += 1;
+        }
+        &few[..len]
+    } else {
+        many = ours.collect();
+        &many
+    };
+    let raw = Raw {
+        method: method.as_str().as_bytes(),
+        scheme: host::Scheme::Http,
+        authority: uri
+            .authority()
+            .map(|authority| authority.as_str().as_bytes()),
+        target: uri
+            .path_and_query()
+            .map_or(&[][..], |it| it.as_str().as_bytes()),
+        headers: fields,
+    };
+    raw.within(&front.limits.head).map_err(Answer::TooLarge)?;
+    let head = Head::read(&raw).map_err(Answer::Malformed)?;
+    let asked = Asked {
+        table,
+        port,
+        client: &session.connection.client,
+        from: &front.from,
+        seed,
+        tried,
+        load: front.pools.load(),
+    };
+    Ok(judge(generation, &asked, &head))
+}
+
+/// What to speak to an endpoint.
+fn speaks(forward: &Forward<'_>, parts: &Parts) -> Speaks {
+    match forward.upstream {
+        Protocol::Http1 => Speaks::Http1,
+        Protocol::Http2 => Speaks::Http2,
+        Protocol::Http | Protocol::Detect | Protocol::Tcp => {
+            if parts.version == Version::HTTP_2 {
+                Speaks::Http2
+            } else {
+                Speaks::Http1
+            }
+        }
+    }
+}
+
+/// When a request's time is over, if its rule sets one.
+fn deadline(exchange: &Exchange, forward: &Forward<'_>) -> Option<Instant> {
+    let request = forward
+        .timeouts
+        .request
+        .map(|limit| exchange.started + limit);
+    let backend = forward.timeouts.backend.map(|limit| Instant::now() + limit);
+    match (request, backend) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+async fn within<T>(
+    deadline: Option<Instant>,
+    future: impl Future<Output = T>,
+) -> Result<T, Answer> {
+    match deadline {
+        None => Ok(future.await),
+        Some(at) => tokio::time::timeout_at(at, future)
+            .await
+            .map_err(|_| Answer::Timeout),
+    }
+}
+
+/// What the endpoint is asked beside the request.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wants {
+    upgrade: bool,
+    waits: bool,
+}
+
+/// Makes a head what the endpoint sees.
+fn outgoing(
+    session: &Session,
+    exchange: &mut Exchange,
+    parts: &mut Parts,
+    forward: &Forward<'_>,
+    hop: Hop,
+) -> Result<Wants, Answer> {
+    let speaks = speaks(forward, parts);
+    let is_h1 = parts.version == Version::HTTP_11;
+    let all = &mut parts.headers;
+    for edits in &forward.request_edits {
+        headers::edit(all, edits);
+    }
+    exchange.request_id = Some(headers::introduce(all, session));
+    let unusable = |what: &str| Answer::InvalidBackend(format!("{what} cannot be sent"));
+    let value = |text: &str| HeaderValue::from_str(text).map_err(|_| unusable("the host"));
+    let host = match (&forward.host, parts.uri.authority()) {
+        (Some(host), _) => Some(value(host)?),
+        (None, Some(authority)) => Some(value(authority.as_str())?),
+        (None, None) => None,
+    };
+    let mut uri = http::uri::Parts::default();
+    uri.path_and_query = Some(target(
+        parts.uri.path_and_query(),
+        forward.target.as_deref(),
+    )?);
+    let mut wants = Wants::default();
+    parts.extensions.clear();
+    match speaks {
+        Speaks::Http1 => {
+            parts.version = Version::HTTP_11;
+            if let Some(host) = host {
+                all.insert(header::HOST, host);
+            }
+            headers::join_cookies(all);
+            if let Some(upgrade) = hop.upgrade.filter(|_| is_h1) {
+                all.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                all.insert(header::UPGRADE, upgrade);
+                wants.upgrade = true;
+            } else if hop.trailers {
+                all.insert(header::CONNECTION, HeaderValue::from_static("te"));
+                all.insert(header::TE, HeaderValue::from_static("trailers"));
+            }
+            if hop.waits && is_h1 {
+                all.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
+                wants.waits = true;
+            }
+        }
+        Speaks::Http2 => {
+            parts.version = Version::HTTP_2;
+            let host = host.or_else(|| all.get(header::HOST).cloned());
+            let host = host.ok_or_else(|| unusable("no host"))?;
+            let authority = Authority::try_from(host.as_bytes());
+            uri.authority = Some(authority.map_err(|_| unusable("the host"))?);
+            uri.scheme = Some(Scheme::HTTP);
+            all.remove(header::HOST);
+            if hop.trailers {
+                all.insert(header::TE, HeaderValue::from_static("trailers"));
+            }
+        }
+    }
+    parts.uri = Uri::from_parts(uri).map_err(|_| unusable("the target"))?;
+    Ok(wants)
+}
+
+/// Path and query to send: the ones that came, where they are the same.
+fn target(came: Option<&PathAndQuery>, wanted: Option<&[u8]>) -> Result<PathAndQuery, Answer> {
+    match (came, wanted) {
+        (Some(came), Some(wanted)) if came.as_str().as_bytes() == wanted => Ok(came.clone()),
+        (_, Some(wanted)) => PathAndQuery::from_maybe_shared(Bytes::copy_from_slice(wanted))
+            .map_err(|_| Answer::InvalidBackend("the path cannot be sent".to_owned())),
+        (came, None) => Ok(came
+            .cloned()
+            .unwrap_or_else(|| PathAndQuery::from_static("/"))),
+    }
+}
+
+/// Lets a body wait until the endpoint says that it wants it.
+fn hold(source: &Source, request: &mut Request<Upload>) {
+    let (tell, told) = oneshot::channel();
+    // Taken by the first 100, of which there is one; the callback has to be shareable.
+    let tell = std::sync::Mutex::new(Some(tell));
+    hyper::ext::on_informational(request, move |response| {
+        let mut tell = tell
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if response.status() == StatusCode::CONTINUE
+            && let Some(tell) = tell.take()
+        {
+            tell.send(()).ok();
+        }
+    });
+    source.hold(told);
+}
+
+/// Sends a request, once more on a new connection if the endpoint cannot have seen any of it.
+async fn send(
+    session: &Session,
+    forward: &Forward<'_>,
+    mut lease: Lease,
+    mut request: Request<Upload>,
+    source: Option<&Source>,
+    exchange: &mut Exchange,
+) -> Result<Response<Incoming>, Answer> {
+    let speaks = if request.version() == Version::HTTP_2 {
+        Speaks::Http2
+    } else {
+        Speaks::Http1
+    };
+    let mut again = true;
+    loop {
+        let spare = (speaks == Speaks::Http2 && again).then(|| copy(&request));
+        let sent = Instant::now();
+        let failed = match lease.send(request).await {
+            Ok(response) => {
+                let now = Instant::now();
+                lease.answered(sent, now);
+                exchange.upstream_time = Some(now - sent);
+                exchange.lease = Some(lease);
+                return Ok(response);
+            }
+            Err(failed) => failed,
+        };
+        match source.and_then(|source| source.failed.get()) {
+            Some(Failed::Slow) => return Err(Answer::Slow),
+            Some(Failed::Broken) => {
+                return Err(Answer::Unframed("its body broke off".to_owned()));
+            }
+            Some(Failed::Unwanted) | None => {}
+        }
+        let whole = source.is_none_or(|source| !source.touched.get());
+        request = match failed {
+            Unanswered::Unsent(Some(back)) if whole && again => *back,
+            Unanswered::Unsent(None)
+                if let Some(spare) = spare
+                    && whole =>
+            {
+                spare.map(|()| Upload::default())
+            }
+            Unanswered::Unsent(_) => {
+                return Err(Answer::Lost("it was closed before the request".to_owned()));
+            }
+            Unanswered::Lost(how) => return Err(Answer::Lost(how)),
+            Unanswered::Protocol(what) => return Err(Answer::UpstreamProtocol(what)),
+        };
+        again = false;
+        let (front, via) = (&session.front, &session.connection.via);
+        lease = Lease::take(front, &forward.plan, speaks, via, true)
+            .await
+            .map_err(Answer::Upstream)?;
+    }
+}
+
+fn copy(request: &Request<Upload>) -> Request<()> {
+    let mut copy = Request::new(());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    copy.headers_mut().clone_from(request.headers());
+    copy
+}
+
+/// Makes an answer's head what the client sees.
+fn incoming(response: &mut Response<Incoming>, forward: &Forward<'_>, upgrade: bool) {
+    let switched = upgrade && response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let to = response
+        .headers()
+        .get(header::UPGRADE)
+        .filter(|_| switched)
+        .cloned();
+    *response.version_mut() = Version::HTTP_11;
+    let all = response.headers_mut();
+    headers::trim_answer(all);
+    for edits in &forward.response_edits {
+        headers::edit(all, edits);
+    }
+    if let Some(to) = to {
+        all.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        all.insert(header::UPGRADE, to);
+    }
+}

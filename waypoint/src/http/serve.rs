@@ -1,0 +1,261 @@
+//! Drives one client connection.
+
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh::{http::head::TooLarge, waypoint::Answer};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::{Instant, Sleep, sleep, timeout},
+};
+
+use super::{
+    Connection, Front, Version, body::Download, exchange, guard::Guard, request, session::Session,
+};
+use crate::upstream::Local;
+
+/// How an HTTP/2 client begins (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What may wait in one stream for a client that does not read.
+const SEND_BUFFER: usize = 256 << 10;
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// How often a client is asked whether it is still there, and how long it may take.
+const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(20));
+/// Streams that a client has reset and that are not forgotten yet, before it is taken for an attack.
+const RESETS: usize = 50;
+/// What a refused client may still be sending, and for how long it is listened to, so that it hears why.
+const FAREWELL: (usize, Duration) = (64 << 10, Duration::from_secs(1));
+
+/// Serves one client connection until it ends, or `drain` and the last answer are over.
+pub async fn serve<IO>(
+    front: Rc<Front>,
+    connection: Connection,
+    mut io: IO,
+    version: Version,
+    drain: impl Future<Output = ()> + 'static,
+) where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let session = Session::new(front, connection);
+    let (is_h2, ahead) = match version {
+        Version::H1 => (false, Bytes::new()),
+        Version::H2 => (true, Bytes::new()),
+        Version::Either => {
+            let limit = session.front.limits.head_time;
+            match timeout(limit, preface(&mut io)).await {
+                Ok(Some(found)) => found,
+                // It said nothing, or not enough.
+                Ok(None) | Err(_) => return,
+            }
+        }
+    };
+    if is_h2 {
+        http2(
+            &session,
+            Guard::http2(io, ahead, Rc::clone(&session)),
+            drain,
+        )
+        .await;
+    } else {
+        http1(
+            &session,
+            Guard::http1(io, ahead, Rc::clone(&session)),
+            drain,
+        )
+        .await;
+    }
+}
+
+/// Whether a connection begins as HTTP/2 does, and what was read of it. None: it ended at once.
+async fn preface<IO: AsyncRead + Unpin>(io: &mut IO) -> Option<(bool, Bytes)> {
+    let mut read = BytesMut::with_capacity(4 << 10);
+    loop {
+        if io.read_buf(&mut read).await.ok()? == 0 && read.is_empty() {
+            return None;
+        }
+        if read.starts_with(PREFACE) {
+            return Some((true, read.freeze()));
+        }
+        if !PREFACE.starts_with(&read) || read.is_empty() {
+            return Some((false, read.freeze()));
+        }
+    }
+}
+
+/// When a connection has to end of itself.
+struct Watch<D> {
+    session: Rc<Session>,
+    drain: Pin<Box<D>>,
+    timer: Pin<Box<Sleep>>,
+    state: Life,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Open,
+    /// Every answer is the last one.
+    Draining,
+    Ending,
+}
+
+impl<D: Future<Output = ()>> Watch<D> {
+    fn new(session: &Rc<Session>, drain: D) -> Self {
+        Self {
+            session: Rc::clone(session),
+            drain: Box::pin(drain),
+            timer: Box::pin(sleep(session.front.limits.idle)),
+            state: Life::Open,
+        }
+    }
+
+    /// Ready once, when the connection is to end as soon as it can.
+    fn poll(&mut self, cx: &mut Context<'_>, linger: Duration) -> Poll<()> {
+        if self.state == Life::Open && self.drain.as_mut().poll(cx).is_ready() {
+            self.state = Life::Draining;
+            self.session.draining.set(true);
+            self.timer.as_mut().reset(Instant::now() + linger);
+        }
+        if self.state == Life::Ending {
+            return Poll::Pending;
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let (now, idle) = (Instant::now(), self.session.front.limits.idle);
+            let busy = self.session.in_flight.get() > 0;
+            let since = if busy { now } else { self.session.rested.get() };
+            if self.state == Life::Draining || since + idle <= now {
+                self.state = Life::Ending;
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(since + idle);
+        }
+        Poll::Pending
+    }
+}
+
+struct Service(Rc<Session>);
+
+impl hyper::service::Service<Request<Incoming>> for Service {
+    type Response = Response<Download>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Download>, Infallible>>>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let session = Rc::clone(&self.0);
+        Box::pin(async move { Ok(request::respond(session, request).await) })
+    }
+}
+
+async fn http1<IO>(session: &Rc<Session>, io: Guard<IO>, drain: impl Future<Output = ()> + 'static)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let limits = session.front.limits;
+    let mut connection = http1::Builder::new()
+        .half_close(true)
+        .header_read_timeout(None)
+        .max_buf_size((limits.head.target + limits.head.bytes).max(8 << 10) + (16 << 10))
+        .serve_connection(TokioIo::new(io), Service(Rc::clone(session)));
+    let mut watch = Watch::new(session, drain);
+    let result = poll_fn(|cx| {
+        if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
+            return Poll::Ready(result);
+        }
+        if watch.poll(cx, limits.linger).is_ready() {
+            Pin::new(&mut connection).graceful_shutdown();
+            return connection.poll_without_shutdown(cx);
+        }
+        Poll::Pending
+    });
+    let result = result.await;
+    let parts = connection.into_parts();
+    let mut io = parts.io.into_inner();
+    if let Some(upgraded) = session.upgraded.take() {
+        io.unguard(parts.read_buf);
+        upgraded.carry(io).await;
+        return;
+    }
+    io.shutdown().await.ok();
+    if let Err(error) = result {
+        tracing::debug!(%error, "a client's connection ended");
+        let refused = refused(session, &error);
+        if let Some(answer) = refused {
+            exchange::unread(session, &answer);
+            listen_on(io.into_inner()).await;
+        }
+    }
+}
+
+/// Why a client's bytes were refused before they were a request.
+fn refused(session: &Session, error: &hyper::Error) -> Option<Answer> {
+    let fault = session.fault.take();
+    fault.or_else(|| {
+        if error.is_parse_too_large() {
+            Some(Answer::TooLarge(TooLarge::Bytes))
+        } else {
+            error
+                .is_parse()
+                .then(|| Answer::Unframed(error.to_string()))
+        }
+    })
+}
+
+/// Takes what a refused client still sends: a socket that is closed with bytes unread resets the answer away.
+async fn listen_on<IO: AsyncRead + Unpin>(mut io: IO) {
+    let (mut left, patience) = FAREWELL;
+    let listen = async {
+        let mut bytes = [0; 4 << 10];
+        while let Ok(read @ 1..) = io.read(&mut bytes).await {
+            left = left.saturating_sub(read);
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    timeout(patience, listen).await.ok();
+}
+
+async fn http2<IO>(session: &Rc<Session>, io: Guard<IO>, drain: impl Future<Output = ()> + 'static)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let limits = session.front.limits;
+    let list = u32::try_from(limits.head.target + limits.head.bytes).unwrap_or(u32::MAX);
+    let connection = http2::Builder::new(Local)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_pending_accept_reset_streams(RESETS)
+        .max_local_error_reset_streams(RESETS)
+        .max_header_list_size(list)
+        .max_send_buf_size(SEND_BUFFER)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(PING.0)
+        .keep_alive_timeout(PING.1)
+        .serve_connection(TokioIo::new(io), Service(Rc::clone(session)));
+    let mut connection = pin!(connection);
+    let mut watch = Watch::new(session, drain);
+    let result = poll_fn(|cx| {
+        // A GOAWAY cuts nobody off: what comes before the client knows is served.
+        if watch.poll(cx, Duration::ZERO).is_ready() {
+            connection.as_mut().graceful_shutdown();
+        }
+        connection.as_mut().poll(cx)
+    });
+    if let Err(error) = result.await {
+        tracing::debug!(%error, "a client's connection ended");
+    }
+}

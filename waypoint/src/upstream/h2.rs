@@ -1,0 +1,245 @@
+//! HTTP/2 connections to an endpoint, each shared by many requests.
+
+use std::{
+    cell::{Cell, RefCell},
+    error::Error,
+    fmt,
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::http2::{self, SendRequest},
+    rt::Executor,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh::{plan::Plan, refusal::Refusal};
+use net::task;
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    Purpose, open,
+    pool::{Shelf, Unanswered},
+};
+use crate::http::{Front, Upload};
+
+/// What may wait in one stream for an endpoint that does not read.
+const SEND_BUFFER: usize = 256 << 10;
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// How often an endpoint with open streams is asked whether it is still there, and how long it may take.
+const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(20));
+
+/// Runs what hyper spawns on the calling thread.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Local;
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
+    fn execute(&self, future: F) {
+        task::spawn(future);
+    }
+}
+
+type Outcome = watch::Receiver<Option<Result<(), Refusal>>>;
+
+/// Connections of one kind.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    open: RefCell<Vec<Rc<Connection>>>,
+    dial: RefCell<Option<Outcome>>,
+}
+
+struct Connection {
+    send: SendRequest<Upload>,
+    streams: Cell<usize>,
+    limit: Cell<usize>,
+    /// When its last stream ended.
+    rested: Cell<Instant>,
+    closed: Cell<bool>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
+/// One stream's share in a connection.
+#[derive(Debug)]
+pub(super) struct Share(Rc<Connection>);
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get() - 1);
+        self.0.rested.set(Instant::now());
+    }
+}
+
+impl Shared {
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.borrow().is_empty() && self.dial.borrow().is_none()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    /// A share in the fullest connection that has room, so that the others may fall idle.
+    fn room(&self) -> Option<Share> {
+        let mut open = self.open.borrow_mut();
+        open.retain(|connection| !connection.closed.get() && !connection.send.is_closed());
+        let fits = |connection: &&Rc<Connection>| connection.streams.get() < connection.limit.get();
+        let fullest = open.iter().filter(fits).max_by_key(|it| it.streams.get())?;
+        fullest.streams.set(fullest.streams.get() + 1);
+        Some(Share(Rc::clone(fullest)))
+    }
+}
+
+/// A share in a connection that is open, or in a new one. Whoever wants the same meanwhile
+/// waits for one dial.
+pub(super) async fn share(
+    front: &Rc<Front>,
+    plan: &Plan,
+    via: &[String],
+    shelf: &Rc<Shelf>,
+    fresh: bool,
+) -> Result<Share, Refusal> {
+    if fresh {
+        // What is open now has refused a request: it is for those that it has, and no more.
+        shelf
+            .h2
+            .open
+            .borrow_mut()
+            .drain(..)
+            .for_each(|it| it.closed.set(true));
+    }
+    loop {
+        if let Some(share) = shelf.h2.room() {
+            return Ok(share);
+        }
+        let mut outcome = dialling(front, plan, via, shelf);
+        let done = outcome.wait_for(Option::is_some).await;
+        if let Ok(done) = done
+            && let Some(Err(refusal)) = &*done
+        {
+            return Err(refusal.clone());
+        }
+    }
+}
+
+fn dialling(front: &Rc<Front>, plan: &Plan, via: &[String], shelf: &Rc<Shelf>) -> Outcome {
+    let mut dial = shelf.h2.dial.borrow_mut();
+    if let Some(outcome) = &*dial {
+        return outcome.clone();
+    }
+    let (tell, outcome) = watch::channel(None);
+    *dial = Some(outcome.clone());
+    let (front, shelf) = (Rc::clone(front), Rc::clone(shelf));
+    let (plan, via) = (plan.clone(), via.to_vec());
+    task::spawn(async move {
+        let connected = connect(&front, &plan, &via).await;
+        shelf.h2.dial.borrow_mut().take();
+        match connected {
+            Err(refusal) => drop(tell.send(Some(Err(refusal)))),
+            Ok((connection, run)) => {
+                shelf.h2.open.borrow_mut().push(Rc::clone(&connection));
+                drop(tell.send(Some(Ok(()))));
+                run.await;
+                connection.closed.set(true);
+                let mut open = shelf.h2.open.borrow_mut();
+                open.retain(|other| !Rc::ptr_eq(other, &connection));
+            }
+        }
+    });
+    outcome
+}
+
+async fn connect(
+    front: &Rc<Front>,
+    plan: &Plan,
+    via: &[String],
+) -> Result<(Rc<Connection>, impl Future<Output = ()> + use<>), Refusal> {
+    let opened = open(front, plan, Purpose { client: None, via }).await?;
+    let (send, driver) = http2::Builder::new(Local)
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(64 << 10)
+        .keep_alive_interval(PING.0)
+        .keep_alive_timeout(PING.1)
+        .handshake(TokioIo::new(opened.io))
+        .await
+        .map_err(|error| Refusal::Unreachable {
+            to: plan.address(),
+            reason: error.to_string(),
+        })?;
+    let limits = front.limits.upstream;
+    let connection = Rc::new(Connection {
+        send,
+        streams: Cell::new(0),
+        limit: Cell::new(limits.streams),
+        rested: Cell::new(Instant::now()),
+        closed: Cell::new(false),
+    });
+    let state = Rc::clone(&connection);
+    let run = async move {
+        let mut driver = pin!(driver);
+        let mut unused = pin!(tokio::time::sleep(limits.idle));
+        poll_fn(|cx| {
+            let granted = driver.current_max_send_streams().max(1);
+            state.limit.set(limits.streams.min(granted));
+            if driver.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            while unused.as_mut().poll(cx).is_ready() {
+                let now = Instant::now();
+                let busy = state.streams.get() > 0;
+                let since = if busy { now } else { state.rested.get() };
+                if since + limits.idle <= now {
+                    return Poll::Ready(());
+                }
+                unused.as_mut().reset(since + limits.idle);
+            }
+            Poll::Pending
+        })
+        .await;
+    };
+    Ok((connection, run))
+}
+
+impl Share {
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Upload>,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let mut send = self.0.send.clone();
+        let sent = send.try_send_request(request).await;
+        sent.map_err(|mut error| match error.take_message() {
+            Some(message) => Unanswered::Unsent(Some(Box::new(message))),
+            None => unanswered(error.error()),
+        })
+    }
+}
+
+/// What an endpoint says that it did not process (RFC 9113 §8.7): a stream that it refused, or one above the last of its
+/// GOAWAY.
+fn unanswered(error: &hyper::Error) -> Unanswered {
+    let h2 = error
+        .source()
+        .and_then(|source| source.downcast_ref::<::h2::Error>());
+    match h2 {
+        Some(h2) if h2.is_remote() && h2.reason() == Some(::h2::Reason::REFUSED_STREAM) => {
+            Unanswered::Unsent(None)
+        }
+        Some(h2) if h2.is_remote() && h2.is_go_away() => Unanswered::Unsent(None),
+        Some(h2) if h2.is_library() => Unanswered::Protocol(h2.to_string()),
+        Some(h2) => Unanswered::Lost(h2.to_string()),
+        None => Unanswered::Lost(error.to_string()),
+    }
+}
