@@ -1,7 +1,9 @@
 //! The world into the resources that node proxies get: a pure function.
 //!
 //! One file per output: `workloads` (pods), `endpoints` (addresses listed by hand), `services`, `authorization`
-//! (AuthorizationPolicy), `peer` (PeerAuthentication). The outcome depends on the objects alone, not on their order.
+//! (AuthorizationPolicy), `peer` (PeerAuthentication), `around` (who goes around a waypoint), `told` (what waypoints get).
+//! `binding` says which service is behind which waypoint, from `gateway` (Gateways), `policy` (what is attached to
+//! objects) and how far bindings have come; `route` is what leads to a service. The outcome depends on the objects alone, not on their order.
 //! What is not served yet is either harmless to leave out or makes a policy deny more; a status says so.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,19 +14,27 @@ use proto::{
     workload::{Address, Service, Workload, address::Type},
 };
 
+use self::{binding::Bindings, policy::Attached, route::Routes};
 use crate::{
-    manifest::{Kind, Labels, ObjectRef},
+    manifest::{self, Kind, Labels, ObjectRef},
     status::{Condition, Status},
     world::{Key, World},
 };
 
+mod around;
 mod authorization;
 mod binding;
 mod endpoints;
+mod gateway;
 pub mod json;
 mod peer;
+mod policy;
 mod protocol;
+mod route;
 mod services;
+mod stock;
+mod told;
+mod unserved;
 mod workloads;
 
 /// What applies to the mesh as a whole.
@@ -106,11 +116,20 @@ pub struct Wanted {
 
 /// Compiles the whole world.
 pub fn compile(world: &World, settings: &Settings) -> Compiled {
-    let scope = Scope { world, settings };
+    let made = gateway::made(world, settings);
+    let scope = Scope {
+        world,
+        settings,
+        made: &made,
+    };
+    let attached = Attached::new(scope);
+    let bindings = Bindings::new(scope, &attached);
+    let routes = Routes::new(scope, &bindings);
     let mut compiled = Compiled::default();
-    authorization::compile(scope, &mut compiled);
+    authorization::compile(scope, &bindings, &mut compiled);
+    policy::statuses(scope, &mut compiled);
     peer::compile(scope, &mut compiled);
-    services::compile(scope, &mut compiled);
+    services::compile(scope, &bindings, &mut compiled);
     workloads::compile(scope, &mut compiled);
     endpoints::compile(scope, &mut compiled);
     // Objects speak louder than what was stored ready-made.
@@ -126,6 +145,17 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
             .entry(name.clone())
             .or_insert_with(|| authorization.clone());
     }
+    around::compile(scope, &bindings, &mut compiled);
+    stock::tell(scope, &bindings, &mut compiled);
+    told::compile(scope, &attached, &bindings, &routes, &mut compiled);
+    routes.statuses(&mut compiled);
+    gateway::statuses(
+        scope,
+        |key| bindings.services_of(key).count(),
+        &mut compiled,
+    );
+    bindings.tell(&mut compiled);
+    unserved::statuses(scope, &mut compiled);
     faults(world, &mut compiled);
     compiled
 }
@@ -159,6 +189,8 @@ fn faults(world: &World, compiled: &mut Compiled) {
 struct Scope<'a> {
     world: &'a World,
     settings: &'a Settings,
+    /// Services that Gateways have to get.
+    made: &'a BTreeMap<Key, manifest::Service>,
 }
 
 impl<'a> Scope<'a> {
@@ -180,6 +212,15 @@ impl<'a> Scope<'a> {
                 .all(|(k, v)| labels.get(k) == Some(v))
         };
         self.settings.discovery.iter().any(has)
+    }
+
+    /// All Services, written and made.
+    fn services(self) -> impl Iterator<Item = &'a manifest::Service> {
+        self.world.services.values().chain(self.made.values())
+    }
+
+    fn service(self, key: &Key) -> Option<&'a manifest::Service> {
+        self.world.services.get(key).or_else(|| self.made.get(key))
     }
 
     fn is_root(self, namespace: &str) -> bool {

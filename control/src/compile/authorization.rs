@@ -11,7 +11,7 @@ use proto::security::{
     ServiceAccountMatch, StringMatch, string_match::MatchType,
 };
 
-use super::{Compiled, Scope, octets};
+use super::{Compiled, Scope, binding::Bindings, octets};
 use crate::{
     manifest::{
         AuthorizationPolicy, Kind, ObjectRef, Pod, Selector,
@@ -24,11 +24,13 @@ use crate::{
 
 mod condition;
 
+pub(super) use condition::WAYPOINT_ACCEPTED;
+
 /// The condition that says whether node proxies enforce a policy.
 pub(super) const ACCEPTED: &str = "ZtunnelAccepted";
 const DRY_RUN: &str = "istio.io/dry-run";
 
-pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
+pub(super) fn compile(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Compiled) {
     for policy in scope
         .world
         .authorization_policies
@@ -43,7 +45,8 @@ pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
         compiled.statuses.insert(
             reference,
             Status {
-                conditions: vec![condition::condition(scope, policy)],
+                generation: policy.meta.generation,
+                conditions: vec![condition::condition(scope, bindings, policy)],
                 ..Status::default()
             },
         );
@@ -58,7 +61,8 @@ pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
         .world
         .denials
         .iter()
-        .filter(|(reference, _)| scope.sees(&reference.namespace))
+        // One that is attached to objects denies those who ask them: see `policy`.
+        .filter(|(reference, denial)| denial.targets.is_empty() && scope.sees(&reference.namespace))
     {
         let everybody = Group { rules: Vec::new() };
         let authorization = Authorization {
@@ -156,7 +160,7 @@ fn is_sent(policy: &AuthorizationPolicy) -> bool {
 }
 
 /// Only the spellings of true of Go's `strconv.ParseBool`; anything else is an ordinary policy.
-fn is_dry_run(policy: &AuthorizationPolicy) -> bool {
+pub(super) fn is_dry_run(policy: &AuthorizationPolicy) -> bool {
     let value = policy.meta.annotations.get(DRY_RUN).map(String::as_str);
     matches!(value, Some("1" | "t" | "T" | "true" | "TRUE" | "True"))
 }
@@ -223,7 +227,10 @@ fn any_of(alternatives: impl Iterator<Item = (Match, bool)>) -> Option<Rules> {
 fn is_beyond(rule: &Rule) -> bool {
     rule.from.iter().any(|source| !source.beyond.is_empty())
         || rule.to.iter().any(|operation| !operation.beyond.is_empty())
-        || rule.when.iter().any(|when| matches!(when, When::Beyond(..)))
+        || rule
+            .when
+            .iter()
+            .any(|when| matches!(when, When::Beyond(..)))
 }
 
 fn source_match(source: &Source) -> Match {

@@ -1,31 +1,344 @@
-//! Which service is bound to which waypoint: labels, what a listener admits, and how far the binding has come.
+//! Which service is bound to which waypoint: labels, what a Gateway admits, which policies need a waypoint, and how far the
+//! binding has come.
+//!
+//! Nothing here opens what was closed: once a service is bound, only taking its label away, or setting it to `none`,
+//! unbinds it. A policy that needs a waypoint that cannot be had closes the service.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Scope;
-use crate::world::Key;
+use super::{
+    Compiled, Scope, Wanted,
+    gateway::{self, Obstacle},
+    policy::Attached,
+};
+use crate::{
+    manifest::{Kind, ObjectRef, Service},
+    status::{Condition, Status},
+    world::{Key, Phase},
+};
+
+const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
+const CANARY: &str = "istio.io/use-waypoint-canary";
+/// On a service: whoever goes around its waypoint is not denied.
+const BYPASS: &str = "ambit.dev/waypoint-bypass";
+const BYPASS_ALLOWED: &str = "allowed";
+const BOUND: &str = "istio.io/WaypointBound";
 
 /// The bindings of all services.
 pub(super) struct Bindings {
-    gateways: BTreeMap<Key, Key>,
-    services: BTreeMap<Key, BTreeSet<Key>>,
+    by_service: BTreeMap<Key, Binding>,
+    by_gateway: BTreeMap<Key, BTreeSet<Key>>,
+}
+
+/// The binding of one service. By default it is not bound.
+#[derive(Debug, Default)]
+pub(super) struct Binding {
+    /// The gateway that its label names, if that one serves it.
+    accepted: Option<Key>,
+    /// The gateways whose waypoints are told of it. They have its policies, so they decide those.
+    pub(super) told: BTreeSet<Key>,
+    /// Of these, those that somebody may be sent to, now or a moment ago.
+    pub(super) involved: BTreeSet<Key>,
+    /// What the service is published with.
+    pub(super) published: Option<Published>,
+    /// Who is denied at its target ports.
+    pub(super) denied: Denied,
+    wanted: Option<Wanted>,
+    condition: Option<Condition>,
+}
+
+/// What a service is published with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Published {
+    /// The waypoint of a gateway.
+    Gateway(Key),
+    /// A waypoint that nobody can find.
+    Nowhere,
+}
+
+/// Who is denied at the target ports of a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Denied {
+    /// Nobody, for its sake.
+    #[default]
+    Nobody,
+    /// Whoever is not a waypoint of a service there.
+    Around,
+    /// All.
+    Everybody,
 }
 
 impl Bindings {
-    pub(super) fn new(_scope: Scope<'_>) -> Self {
-        Self {
-            gateways: BTreeMap::new(),
-            services: BTreeMap::new(),
+    pub(super) fn new(scope: Scope<'_>, attached: &Attached) -> Self {
+        let mut bindings = Self {
+            by_service: BTreeMap::new(),
+            by_gateway: BTreeMap::new(),
+        };
+        let services = scope
+            .services()
+            .filter(|service| super::services::is_served(scope, service));
+        for service in services {
+            let key = (service.meta.namespace.clone(), service.meta.name.clone());
+            let binding = bind(Asked {
+                scope,
+                attached,
+                service,
+                key: &key,
+            });
+            for gateway in &binding.told {
+                let told = bindings.by_gateway.entry(gateway.clone()).or_default();
+                told.insert(key.clone());
+            }
+            bindings.by_service.insert(key, binding);
         }
+        bindings
     }
 
     /// The gateway that a service is labelled to and that admits it, ready or not.
     pub(super) fn of(&self, service: &Key) -> Option<&Key> {
-        self.gateways.get(service)
+        self.by_service.get(service)?.accepted.as_ref()
     }
 
     /// The services that the waypoint of a gateway is told of.
     pub(super) fn services_of(&self, gateway: &Key) -> impl Iterator<Item = &Key> {
-        self.services.get(gateway).into_iter().flatten()
+        self.by_gateway.get(gateway).into_iter().flatten()
+    }
+
+    /// All that is known of a service's binding; nothing of one that is not served.
+    pub(super) fn binding(&self, service: &Key) -> Option<&Binding> {
+        self.by_service.get(service)
+    }
+
+    /// What the services say of their bindings, and what those are to become.
+    pub(super) fn tell(self, compiled: &mut Compiled) {
+        for (key, binding) in self.by_service {
+            if let Some(wanted) = binding.wanted {
+                compiled.wanted.insert(key.clone(), wanted);
+            }
+            if let Some(condition) = binding.condition {
+                let reference = ObjectRef::new(Kind::Service, &key.0, &key.1);
+                let status = Status {
+                    conditions: vec![condition],
+                    ..Status::default()
+                };
+                compiled.statuses.insert(reference, status);
+            }
+        }
+    }
+}
+
+/// A service whose binding is asked for.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    scope: Scope<'a>,
+    attached: &'a Attached,
+    service: &'a Service,
+    key: &'a Key,
+}
+
+fn bind(asked: Asked<'_>) -> Binding {
+    let label = label(asked.scope, asked.service);
+    let named = asked.attached.polices_service(asked.key);
+    if gateway::owns(asked.scope, asked.service) {
+        // Namespaces label it like any other: that is nothing to tell.
+        return closed(false, named, "it is the Service of a waypoint");
+    }
+    if asked.service.addresses.is_empty() {
+        let reason = "it is headless, it has no address that could lead to a waypoint";
+        return closed(label.is_some(), named, reason);
+    }
+    match label {
+        Some(gateway) => labelled(asked, gateway, named),
+        None => unlabelled(asked, named),
+    }
+}
+
+/// The gateway that the label of a service, or of its namespace, names. Whose label it is also says in which namespace.
+fn label(scope: Scope<'_>, service: &Service) -> Option<Key> {
+    let own = &service.meta.labels;
+    let labels = if own.contains_key(USE_WAYPOINT) {
+        own
+    } else {
+        let namespace = scope.world.namespaces.get(&service.meta.namespace)?;
+        &namespace.meta.labels
+    };
+    let name = labels.get(USE_WAYPOINT).filter(|name| *name != "none")?;
+    let namespace = labels.get(USE_WAYPOINT_NAMESPACE);
+    let namespace = namespace.unwrap_or(&service.meta.namespace);
+    Some((namespace.clone(), name.clone()))
+}
+
+/// A service that is never bound. A policy that names it has nobody who could judge it.
+fn closed(labelled: bool, policed: bool, reason: &'static str) -> Binding {
+    let effect = if policed {
+        ": a policy is attached to it that nobody can judge, so its workloads refuse every peer on its target ports"
+    } else {
+        ": it is never bound to a waypoint"
+    };
+    let message = || format!("{reason}{effect}");
+    Binding {
+        denied: if policed {
+            Denied::Everybody
+        } else {
+            Denied::Nobody
+        },
+        condition: (policed || labelled)
+            .then(|| Condition::fails(BOUND, "UnsupportedTrafficType", message())),
+        ..Binding::default()
+    }
+}
+
+/// A service without a label: on its way out of a binding, or closed because a policy needs one.
+fn unlabelled(asked: Asked<'_>, policed: bool) -> Binding {
+    let phase = phase(asked);
+    let told = told(asked, phase, None);
+    let involved = told.clone();
+    if policed {
+        let message = format!(
+            "a policy that needs a waypoint is attached to it, and no label {USE_WAYPOINT} names one: \
+             everything is refused until there is one or the policy is taken away"
+        );
+        return Binding {
+            told,
+            involved,
+            published: Some(Published::Nowhere),
+            denied: around(asked),
+            condition: Some(Condition::fails(BOUND, "WaypointIsNotReady", message)),
+            ..Binding::default()
+        };
+    }
+    Binding {
+        published: phase
+            .and_then(Phase::published)
+            .map(|gateway| published(asked, gateway)),
+        told,
+        involved,
+        ..Binding::default()
+    }
+}
+
+fn labelled(asked: Asked<'_>, gateway: Key, named: bool) -> Binding {
+    let Asked {
+        scope,
+        attached,
+        service,
+        ..
+    } = asked;
+    let obstacle = gateway::obstacle(scope, &gateway, &service.meta.namespace);
+    let refused = matches!(obstacle, Some(Obstacle::Denied | Obstacle::Unsupported));
+    let class = gateway::find(scope, &gateway).map(|found| found.class.as_str());
+    // Nobody tells us how far somebody else's waypoint has come.
+    let foreign = class.is_some_and(|class| !gateway::serves(scope, class));
+    let policed = named || !refused && attached.polices_gateway(&gateway, class);
+    let phase = phase(asked);
+    let recorded = scope.world.waypoints.is_some() && !foreign;
+    let published = match phase.and_then(Phase::published) {
+        Some(gateway) => Some(published(asked, gateway)),
+        None if refused => named.then_some(Published::Nowhere),
+        None if recorded => None,
+        None => {
+            let bound = policed || gateway::is_ready(scope, &gateway);
+            bound.then(|| Published::Gateway(gateway.clone()))
+        }
+    };
+    let enforced = match phase {
+        Some(phase) => phase.is_enforced(),
+        None => !recorded || refused,
+    };
+    let around = around(asked);
+    let denied = if policed && enforced {
+        around
+    } else {
+        Denied::Nobody
+    };
+    // What nobody carries out does not begin; it does not end either.
+    let begins = !refused && !foreign;
+    let wanted = (begins || phase.is_some()).then(|| Wanted {
+        gateway: gateway.clone(),
+        policed,
+        deny: policed && around != Denied::Nobody,
+    });
+    Binding {
+        condition: Some(condition(asked, &gateway, obstacle, published.as_ref())),
+        involved: told(
+            asked,
+            phase,
+            (!recorded && published.is_some()).then_some(&gateway),
+        ),
+        told: told(asked, phase, Some(&gateway)),
+        accepted: obstacle.is_none().then_some(gateway),
+        published,
+        denied,
+        wanted,
+    }
+}
+
+fn phase<'a>(asked: Asked<'a>) -> Option<&'a Phase> {
+    asked.scope.world.waypoints.as_ref()?.phases.get(asked.key)
+}
+
+/// Who is denied where a policy is enforced.
+fn around(asked: Asked<'_>) -> Denied {
+    let bypass = asked.service.meta.annotations.get(BYPASS);
+    if bypass.is_some_and(|value| value == BYPASS_ALLOWED) {
+        Denied::Nobody
+    } else {
+        Denied::Around
+    }
+}
+
+/// The waypoint of a gateway, unless that does not serve the service: then it is not even asked.
+fn published(asked: Asked<'_>, gateway: &Key) -> Published {
+    match gateway::obstacle(asked.scope, gateway, &asked.key.0) {
+        Some(Obstacle::Denied | Obstacle::Unsupported) => Published::Nowhere,
+        Some(Obstacle::Missing) | None => Published::Gateway(gateway.clone()),
+    }
+}
+
+/// Those that the binding involves, and that serve the service.
+fn told(asked: Asked<'_>, phase: Option<&Phase>, label: Option<&Key>) -> BTreeSet<Key> {
+    let involved = phase.into_iter().flat_map(Phase::told).chain(label);
+    let serves = |gateway: &&Key| gateway::obstacle(asked.scope, gateway, &asked.key.0).is_none();
+    involved.filter(serves).cloned().collect()
+}
+
+fn condition(
+    asked: Asked<'_>,
+    gateway: &Key,
+    obstacle: Option<Obstacle>,
+    published: Option<&Published>,
+) -> Condition {
+    let Asked { scope, service, .. } = asked;
+    let (namespace, name) = gateway;
+    let effect = match published {
+        Some(_) => "everything is refused until that changes",
+        None => "until that changes, traffic goes straight to the endpoints",
+    };
+    let fails = |reason, what: &str| {
+        let message = format!("waypoint {namespace}/{name} {what}: {effect}");
+        Condition::fails(BOUND, reason, message)
+    };
+    match obstacle {
+        Some(Obstacle::Missing) => fails("WaypointIsNotReady", "is not there"),
+        Some(Obstacle::Denied) => fails(
+            "AttachmentDenied",
+            "does not admit services of this namespace (allowedRoutes)",
+        ),
+        Some(Obstacle::Unsupported) => fails(
+            "UnsupportedTrafficType",
+            "is not for services (istio.io/waypoint-for)",
+        ),
+        None if !gateway::is_ready(scope, gateway) => {
+            fails("WaypointIsNotReady", "was not ready yet")
+        }
+        None if published.is_none() => fails("WaypointIsNotReady", "is being told of it"),
+        None => {
+            let canary = scope.label(&service.meta.labels, &service.meta.namespace, CANARY);
+            let message = canary.map_or(String::new(), |canary| {
+                format!("canary waypoints are not served yet: nothing goes to {canary}")
+            });
+            Condition::holds(BOUND, "WaypointAccepted", message)
+        }
     }
 }

@@ -3,8 +3,10 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use prost::Message as _;
 use proto::{
     security::{self, Action, Authorization, Scope, string_match::MatchType},
+    waypoint::Trust,
     workload::{
         self, AppProtocol, IpFamilies, NetworkMode, TunnelProtocol, Workload, WorkloadStatus,
         WorkloadType, address::Type, application_tunnel, gateway_address::Destination,
@@ -240,6 +242,22 @@ fn service_fields(it: &workload::Service) -> Value {
     fields.word("visibility", it.visibility, |n| {
         Some(Visibility::try_from(n).ok()?.as_str_name())
     });
+    fields.list("extensions", &it.extensions, extension);
+    fields.0.into()
+}
+
+/// The only one that we make; of others only the name.
+fn extension(extension: &workload::Extension) -> Value {
+    let config = extension.config.as_ref();
+    let trust = config.filter(|config| config.type_url == proto::TRUST_TYPE);
+    let trust = trust.and_then(|config| Trust::decode(config.value.as_slice()).ok());
+    let mut fields = Fields::default();
+    fields.text("name", &extension.name);
+    fields.message(
+        "config",
+        trust.as_ref(),
+        |trust| json!({ "identities": trust.identities }),
+    );
     fields.0.into()
 }
 

@@ -1,47 +1,73 @@
 //! Services.
 
-use proto::workload::{
-    IpFamilies, LoadBalancing, NetworkAddress, Port, Service,
-    load_balancing::{HealthPolicy, Mode, Scope as Reach},
+use prost::Message as _;
+use proto::{
+    waypoint::Trust,
+    workload::{
+        Extension, IpFamilies, LoadBalancing, NetworkAddress, Port, Service,
+        load_balancing::{HealthPolicy, Mode, Scope as Reach},
+    },
 };
 
-use super::{Compiled, Scope, octets, protocol::app_protocol};
+use super::{
+    Compiled, Scope,
+    binding::{Binding, Bindings, Published},
+    gateway, octets,
+    protocol::app_protocol,
+};
 use crate::{
-    manifest::{self, Kind, Labels, ObjectRef, core::Target},
-    status::{Condition, Status},
+    manifest::{self, Labels, core::Target},
+    world::Key,
 };
 
 const DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
-const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+const INGRESS: &str = "istio.io/ingress-use-waypoint";
 
-pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
-    for service in scope
-        .world
-        .services
-        .values()
-        .filter(|service| is_served(scope, service))
-    {
-        compiled
-            .addresses
-            .extend([super::service(resource(scope, service))]);
-        // Waypoints are not served yet, so none can be ready.
-        let waypoint = scope.label(&service.meta.labels, &service.meta.namespace, USE_WAYPOINT);
-        if let Some(name) = waypoint.filter(|name| *name != "none") {
-            let message =
-                format!("waypoint {name} is not there: traffic goes straight to the endpoints");
-            let condition =
-                Condition::fails("istio.io/WaypointBound", "WaypointIsNotReady", message);
-            let reference =
-                ObjectRef::new(Kind::Service, &service.meta.namespace, &service.meta.name);
-            compiled.statuses.insert(
-                reference,
-                Status {
-                    conditions: vec![condition],
-                    ..Status::default()
-                },
-            );
+pub(super) fn compile(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Compiled) {
+    let served = scope.services().filter(|service| is_served(scope, service));
+    for service in served {
+        let key = (service.meta.namespace.clone(), service.meta.name.clone());
+        let mut resource = resource(scope, service);
+        if let Some(binding) = bindings.binding(&key) {
+            bind(scope, service, binding, &mut resource);
         }
+        compiled.addresses.extend([super::service(resource)]);
     }
+}
+
+/// Which waypoint requests go to, and which are trusted to have judged them.
+fn bind(scope: Scope<'_>, service: &manifest::Service, binding: &Binding, resource: &mut Service) {
+    let namespace = &service.meta.namespace;
+    resource.waypoint = binding.published.as_ref().map(|published| match published {
+        Published::Gateway(key) => gateway::address(scope, key),
+        Published::Nowhere => gateway::nowhere(namespace),
+    });
+    let ingress = scope.label(&service.meta.labels, namespace, INGRESS);
+    resource.ingress_use_waypoint =
+        resource.waypoint.is_some() && ingress.is_some_and(|value| value == "true");
+    let trusted = binding
+        .involved
+        .iter()
+        .filter(|key| trusts(scope, namespace, key));
+    let identities: Vec<_> = trusted.map(|key| gateway::identity(scope, key)).collect();
+    if !identities.is_empty() {
+        let config = prost_types::Any {
+            type_url: proto::TRUST_TYPE.to_owned(),
+            value: Trust { identities }.encode_to_vec(),
+        };
+        resource.extensions.push(Extension {
+            name: proto::TRUST_EXTENSION.to_owned(),
+            config: Some(config),
+        });
+    }
+}
+
+/// Whether a waypoint decides what the workloads of a namespace then need not decide again: it is told the policies by us,
+/// and it is of that namespace, or of one that the mesh trusts.
+fn trusts(scope: Scope<'_>, namespace: &str, (home, name): &Key) -> bool {
+    let known = gateway::find(scope, &(home.clone(), name.clone()));
+    known.is_some_and(|found| gateway::serves(scope, &found.class))
+        && (home == namespace || scope.settings.waypoint_namespaces.contains(home))
 }
 
 /// A name for something outside has no endpoints, so there is nothing to send.

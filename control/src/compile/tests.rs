@@ -115,7 +115,7 @@ fn what_cannot_be_judged_narrows_allow_and_widens_deny() {
                 &out["status"][format!("AuthorizationPolicy/shop/{name}")]["conditions"][0];
             assert_eq!(
                 (&condition["status"], &condition["reason"]),
-                (&json!("True"), &json!("UnsupportedValue")),
+                (&json!("False"), &json!("UnsupportedValue")),
                 "{rule}"
             );
         }
@@ -195,7 +195,7 @@ fn policies_for_waypoints_are_not_sent_and_say_so() {
             "p",
             namespace,
             &format!("{{action: DENY, targetRefs: [{target}], rules: [{{}}]}}"),
-        ) + &service("web", "", "");
+        ) + &service("web", "", "clusterIP: 10.0.1.1");
         let out = resources(&world(&text));
         assert_eq!(out["authorizations"], json!({}), "{target}");
         let condition = &out["status"]["AuthorizationPolicy/shop/p"]["conditions"][0];
@@ -483,7 +483,9 @@ fn a_service_that_asks_for_a_waypoint_is_told_that_there_is_none() {
         label("wp")
     );
     let out = resources(&world(
-        &(namespace + &service("a", "", "") + &service("b", &label("none"), "")),
+        &(namespace
+            + &service("a", "", "clusterIP: 10.0.1.1")
+            + &service("b", &label("none"), "clusterIP: 10.0.1.2")),
     ));
     let condition = &out["status"]["Service/shop/a"]["conditions"][0];
     assert_eq!(

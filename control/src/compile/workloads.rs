@@ -35,12 +35,7 @@ const REVISION: [&str; 3] = [
 
 pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
     let mut selecting: HashMap<&str, Vec<&Service>> = HashMap::new();
-    for service in scope
-        .world
-        .services
-        .values()
-        .filter(|service| is_served(scope, service))
-    {
+    for service in scope.services().filter(|service| is_served(scope, service)) {
         // A service without a selector selects nothing, not everything.
         if !service.selector.is_empty() {
             selecting
@@ -88,6 +83,21 @@ pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
         workload.authorization_policies.extend(modes.names(pod));
         compiled.addresses.extend([super::workload(workload)]);
     }
+}
+
+/// Whether a pod that a service selects is ready.
+pub(super) fn has_ready(scope: Scope<'_>, service: &Service) -> bool {
+    let namespace = &service.meta.namespace;
+    let pods = scope
+        .world
+        .pods
+        .values()
+        .filter(|pod| pod.meta.namespace == *namespace);
+    let mut selected = pods.filter(|pod| has_all(&pod.meta.labels, &service.selector));
+    selected.any(|pod| {
+        let facts = Facts::of(scope, pod);
+        facts.ready && !pod.over && !pod.meta.deleting && !facts.addresses.is_empty()
+    })
 }
 
 fn has_all(labels: &Labels, wanted: &Labels) -> bool {

@@ -1,0 +1,115 @@
+//! Whoever goes around a waypoint: the workloads behind it deny him.
+//!
+//! A policy per namespace, port and set of waypoints, listed by the workloads that it is for. The port is the workload's own;
+//! all services that lead to it count together, because a workload cannot tell which of them a peer meant.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::{
+    security::{
+        Action, Authorization, Group, Match, Rules, Scope as Reach, StringMatch,
+        string_match::MatchType,
+    },
+    workload::address::Type,
+};
+
+use super::{
+    Compiled, Scope,
+    binding::{Binding, Bindings, Denied},
+    gateway,
+};
+use crate::publish::Version;
+
+/// No object can have a name with a `_`.
+const PREFIX: &str = "ambit_waypoint_";
+
+/// Who may come to one port of a workload.
+#[derive(Default)]
+struct Port {
+    denied: Denied,
+    /// The waypoints of all services that lead there.
+    waypoints: BTreeSet<String>,
+}
+
+pub(super) fn compile(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Compiled) {
+    let by_service: BTreeMap<_, _> = scope
+        .services()
+        .filter_map(|service| {
+            let key = (service.meta.namespace.clone(), service.meta.name.clone());
+            let binding = bindings.binding(&key)?;
+            Some((scope.service_key(&key.0, &key.1), binding))
+        })
+        .collect();
+    let Compiled {
+        addresses,
+        authorizations,
+        ..
+    } = compiled;
+    for address in addresses.values_mut() {
+        let Some(Type::Workload(workload)) = &mut address.r#type else {
+            continue;
+        };
+        let mut ports: BTreeMap<u32, Port> = BTreeMap::new();
+        for (service, list) in &workload.services {
+            if let Some(binding) = by_service.get(service) {
+                for port in &list.ports {
+                    ports
+                        .entry(port.target_port)
+                        .or_default()
+                        .add(scope, binding);
+                }
+            }
+        }
+        for (port, found) in ports {
+            if let Some(policy) = found.policy(&workload.namespace, port) {
+                let name = format!("{}/{}", policy.namespace, policy.name);
+                workload.authorization_policies.push(name.clone());
+                authorizations.entry(name).or_insert(policy);
+            }
+        }
+    }
+}
+
+impl Port {
+    fn add(&mut self, scope: Scope<'_>, binding: &Binding) {
+        self.denied = self.denied.max(binding.denied);
+        let waypoints = binding.told.iter().map(|key| gateway::identity(scope, key));
+        self.waypoints.extend(waypoints);
+    }
+
+    fn policy(&self, namespace: &str, port: u32) -> Option<Authorization> {
+        let waypoints: Vec<_> = match self.denied {
+            Denied::Nobody => return None,
+            Denied::Around => self.waypoints.iter().collect(),
+            Denied::Everybody => Vec::new(),
+        };
+        // Without anybody to except it is about everybody.
+        let except = |identity: &&String| StringMatch {
+            match_type: Some(MatchType::Exact(
+                identity
+                    .strip_prefix("spiffe://")
+                    .unwrap_or(identity)
+                    .to_owned(),
+            )),
+        };
+        let found = Match {
+            not_principals: waypoints.iter().map(except).collect(),
+            destination_ports: vec![port],
+            ..Match::default()
+        };
+        let text: Vec<_> = waypoints.iter().map(|it| it.as_str()).collect();
+        let hash = Version::of(text.join("\n").as_bytes());
+        Some(Authorization {
+            name: format!("{PREFIX}{port}_{hash}"),
+            namespace: namespace.to_owned(),
+            scope: Reach::WorkloadSelector.into(),
+            action: Action::Deny.into(),
+            groups: vec![Group {
+                rules: vec![Rules {
+                    matches: vec![found],
+                }],
+            }],
+            ..Authorization::default()
+        })
+    }
+}
