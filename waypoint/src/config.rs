@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use mesh::{identity::Identity, name::Name};
+use mesh::{identity::Identity, model::Locality, name::Name};
 use net::{
     config::{BadSetting, Environment},
     discovery::Instance,
@@ -29,6 +29,8 @@ pub struct Config {
     pub service_account: String,
     /// `NODE_NAME`: where this proxy runs.
     pub node: Name,
+    /// `LOCALITY` (`region/zone/subzone`, or the first of these; default: not known): where that node is.
+    pub locality: Locality,
     /// `CLUSTER_ID` or `ISTIO_META_CLUSTER_ID` (`Kubernetes`).
     pub cluster: Name,
     /// `NETWORK` (empty: the default network).
@@ -148,6 +150,7 @@ impl Config {
             service_account: env.text_or("SERVICE_ACCOUNT", &gateway).to_owned(),
             gateway,
             node: name("NODE_NAME", ""),
+            locality: locality(env.text_or("LOCALITY", "")),
             cluster,
             network: name("NETWORK", ""),
             trust_domain: name("TRUST_DOMAIN", mesh::identity::DEFAULT_TRUST_DOMAIN),
@@ -198,6 +201,16 @@ impl Config {
     /// How it calls itself to other waypoints: `<namespace>/<gateway>`.
     pub fn own_name(&self) -> String {
         format!("{}/{}", self.instance.namespace, self.gateway)
+    }
+}
+
+fn locality(text: &str) -> Locality {
+    let mut names = text.split('/').map(Name::new);
+    let mut next = || names.next().unwrap_or(Name::EMPTY);
+    Locality {
+        region: next(),
+        zone: next(),
+        subzone: next(),
     }
 }
 

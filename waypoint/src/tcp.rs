@@ -1,0 +1,317 @@
+//! A connection whose bytes are carried as they are: what is not HTTP.
+//!
+//! It is judged once when it begins, and again whenever the rules change: what may not go on is cut.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use mesh::{
+    name::Name,
+    plan::Source,
+    refusal::Refusal,
+    waypoint::{Answer, Asked, Client, Generation, Judgement, Load, Table, judge_connection},
+};
+use net::carry::{Broken, Counts, End, Socket, carry};
+use tokio::sync::oneshot;
+
+use crate::{
+    http::Connection,
+    telemetry::{Carried, Meter},
+    upstream::{self, Io, Purpose},
+    worker::Worker,
+};
+
+/// Endpoints that are tried for one connection.
+const TRIES: usize = 3;
+
+/// Carries one connection. `silent`: its client had its time to begin, and has not.
+pub(crate) async fn run<S: End>(
+    worker: Rc<Worker>,
+    connection: Connection,
+    mut client: S,
+    silent: bool,
+) {
+    let mut carried = Carried::new(&connection);
+    let (entry, mut stop) = worker.flows.enter();
+    // In a box that goes when it is done: an idle connection does not keep what opening it took.
+    let open = Box::pin(open(&worker, &connection, &entry, &mut carried));
+    let opened = tokio::select! {
+        biased;
+        _ = &mut stop => Err(entry.cut.take().unwrap_or(Answer::NotReady)),
+        opened = open => opened,
+    };
+    let endpoint = match opened {
+        Ok(endpoint) => endpoint,
+        Err(answer) => {
+            client.abort();
+            return worker.counting.refused(&carried, &answer);
+        }
+    };
+    let meter = worker.counting.opened(&carried);
+    entry.metered_by(Rc::clone(&meter));
+    let spoken = Cell::new(false);
+    let first = Cell::new(false);
+    let client = Listened {
+        end: client,
+        heard: || spoken.set(true),
+    };
+    let heard = || first.set(first.get() || !spoken.get());
+    let result = match endpoint {
+        Io::Plain(io) => {
+            let end = Socket::tcp(io);
+            carry(client, Listened { end, heard }, &entry.counts, stop).await
+        }
+        Io::Tunnelled(end, place) => {
+            let result = carry(client, Listened { end, heard }, &entry.counts, stop).await;
+            drop(place);
+            result
+        }
+    };
+    if silent && first.get() {
+        worker.taught.learn(connection.table, connection.port);
+    }
+    let cut = entry.cut.take();
+    let told = (&*meter, &*entry.counts);
+    worker.counting.closed(&carried, told, result, cut.as_ref());
+}
+
+/// Opens what the connection is judged to lead to; where an endpoint cannot be reached, another is tried.
+async fn open(
+    worker: &Rc<Worker>,
+    connection: &Connection,
+    entry: &Entry,
+    carried: &mut Carried,
+) -> Result<Io, Answer> {
+    let mut judged = Judged {
+        client: connection.client,
+        table: connection.table,
+        port: connection.port,
+        seed: worker.front.random(),
+        at: None,
+    };
+    let mut tried: Vec<Arc<str>> = Vec::new();
+    let mut failed: Option<Refusal> = None;
+    loop {
+        let generation = worker.generation();
+        let (plan, backend) = {
+            let (table, judgement) = judged.judge(&generation, &worker.front.from, &tried)?;
+            carried.judged(table, &judgement);
+            let plan = match judgement.outcome {
+                Ok(forward) => forward.plan,
+                // Where no other endpoint is left, the first reason is the better one.
+                Err(Answer::NoEndpoint(service)) => {
+                    return Err(failed.map_or(Answer::NoEndpoint(service), Answer::Upstream));
+                }
+                Err(answer) => return Err(answer),
+            };
+            (plan, judgement.backend.map(|backend| backend.key))
+        };
+        let workload = plan.workload().map(|workload| Arc::clone(&workload.uid));
+        judged.at = backend.zip(workload.clone());
+        // Before anything is awaited: a rule that changes while the endpoint is slow to answer counts.
+        entry.judged(judged.clone());
+        let purpose = Purpose {
+            client: Some(connection.client.address),
+            via: &connection.via,
+        };
+        let opened = upstream::open(&worker.front, &plan, purpose);
+        match (opened.await, workload) {
+            (Ok(opened), _) => return Ok(opened.io),
+            (Err(refusal), Some(uid)) if refusal.retryable() && tried.len() + 1 < TRIES => {
+                tried.push(uid);
+                failed = Some(refusal);
+            }
+            (Err(refusal), _) => return Err(Answer::Upstream(refusal)),
+        }
+    }
+}
+
+/// What a connection was judged by, to judge it again.
+#[derive(Clone, Debug)]
+struct Judged {
+    client: Client,
+    table: Name,
+    port: u16,
+    seed: u64,
+    /// Where it leads: the backend, and the endpoint of it.
+    at: Option<(Name, Arc<str>)>,
+}
+
+impl Judged {
+    fn judge<'a>(
+        &'a self,
+        generation: &'a Generation,
+        from: &'a Source,
+        tried: &'a [Arc<str>],
+    ) -> Result<(&'a Arc<Table>, Judgement<'a>), Answer> {
+        let gone = || Answer::NotServed(format!("{}:{}", self.table, self.port));
+        let table = generation.table(self.table).ok_or_else(gone)?;
+        let port = table.port(self.port).ok_or_else(gone)?;
+        let asked = Asked {
+            table,
+            port,
+            client: &self.client,
+            from,
+            seed: self.seed,
+            tried,
+            load: &|_| Load::default(),
+        };
+        Ok((table, judge_connection(generation, &asked)))
+    }
+
+    /// Why it may not go on where it leads, if it may not. That it would lead elsewhere now is no reason: it was well begun.
+    fn denied(&self, generation: &Generation, from: &Source) -> Option<Answer> {
+        // With all others out of question the same endpoint is judged, if it is still one.
+        let all = |(backend, _): &(Name, Arc<str>)| generation.mesh.endpoints(*backend);
+        let all = self.at.as_ref().map(all).unwrap_or_default().iter();
+        let other = |uid: &Arc<str>| self.at.as_ref().is_none_or(|(_, own)| uid != own);
+        let others: Vec<_> = all
+            .map(|endpoint| Arc::clone(&endpoint.workload.uid))
+            .filter(other)
+            .collect();
+        let outcome = self
+            .judge(generation, from, &others)
+            .and_then(|(_, judgement)| judgement.outcome.map(drop));
+        match outcome {
+            Err(answer @ (Answer::Denied(_) | Answer::NotServed(_))) => Some(answer),
+            Ok(()) | Err(_) => None,
+        }
+    }
+}
+
+/// The open connections of one worker.
+#[derive(Debug, Default)]
+pub(crate) struct Flows {
+    next: Cell<u64>,
+    open: RefCell<HashMap<u64, Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    stop: oneshot::Sender<Broken>,
+    cut: Rc<RefCell<Option<Answer>>>,
+    judged: Option<Judged>,
+    counts: Rc<Counts>,
+    meter: Option<Rc<Meter>>,
+}
+
+/// A connection's entry; out of the list when dropped.
+#[derive(Debug)]
+struct Entry {
+    flows: Rc<Flows>,
+    id: u64,
+    counts: Rc<Counts>,
+    /// Why it was stopped.
+    cut: Rc<RefCell<Option<Answer>>>,
+}
+
+impl Flows {
+    fn enter(self: &Rc<Self>) -> (Entry, oneshot::Receiver<Broken>) {
+        let id = self.next.get();
+        self.next.set(id + 1);
+        let (stop, stopped) = oneshot::channel();
+        let (counts, cut) = (Rc::<Counts>::default(), Rc::default());
+        let open = Open {
+            stop,
+            cut: Rc::clone(&cut),
+            judged: None,
+            counts: Rc::clone(&counts),
+            meter: None,
+        };
+        self.open.borrow_mut().insert(id, open);
+        let flows = Rc::clone(self);
+        let entry = Entry {
+            flows,
+            id,
+            counts,
+            cut,
+        };
+        (entry, stopped)
+    }
+
+    /// Counts what was carried since the last time.
+    pub(crate) fn tell(&self) {
+        for open in self.open.borrow().values() {
+            if let Some(meter) = &open.meter {
+                meter.tell(&open.counts);
+            }
+        }
+    }
+
+    /// Judges all again and stops what may not go on.
+    pub(crate) fn recheck(&self, from: &Source, generation: &Generation) {
+        let denied = |open: &Open| open.judged.as_ref()?.denied(generation, from);
+        let mut open = self.open.borrow_mut();
+        let denied: Vec<(u64, Answer)> = open
+            .iter()
+            .filter_map(|(id, open)| Some((*id, denied(open)?)))
+            .collect();
+        for (id, answer) in denied {
+            if let Some(open) = open.remove(&id) {
+                *open.cut.borrow_mut() = Some(answer);
+                // One that ends by itself does not listen any more.
+                open.stop.send(Broken::Ended).ok();
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// From now on it is judged again whenever the rules change.
+    fn judged(&self, judged: Judged) {
+        if let Some(open) = self.flows.open.borrow_mut().get_mut(&self.id) {
+            open.judged = Some(judged);
+        }
+    }
+
+    /// From now on its bytes are counted while it is open.
+    fn metered_by(&self, meter: Rc<Meter>) {
+        if let Some(open) = self.flows.open.borrow_mut().get_mut(&self.id) {
+            open.meter = Some(meter);
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.flows.open.borrow_mut().remove(&self.id);
+    }
+}
+
+/// An end that tells when it says something.
+struct Listened<E, F> {
+    end: E,
+    heard: F,
+}
+
+impl<E: End, F: FnMut()> End for Listened<E, F> {
+    fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
+        let taken = self.end.poll_take(cx);
+        if let Poll::Ready(Ok(Some(_))) = taken {
+            (self.heard)();
+        }
+        taken
+    }
+
+    fn taken(&mut self, bytes: usize) {
+        self.end.taken(bytes);
+    }
+
+    fn poll_give(&mut self, cx: &mut Context<'_>, data: &mut Bytes) -> Poll<Result<(), Broken>> {
+        self.end.poll_give(cx, data)
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        self.end.poll_finish(cx)
+    }
+
+    fn abort(&mut self) {
+        self.end.abort();
+    }
+}

@@ -1,0 +1,606 @@
+//! What is told about each request and each connection: one line of the access log, and counts by who talks to whom.
+//!
+//! Who the client's workload is the client's own proxy says (`baggage`): nothing but names in logs and metrics comes of it,
+//! and the namespace is the proven identity's whatever is said.
+
+mod line;
+mod requests;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    hash::{Hash, Hasher},
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+};
+
+use mesh::{
+    headers::Baggage,
+    http::{authorize, authorize::Matched, route::Route},
+    identity::Identity,
+    model::Workload,
+    name::Name,
+    waypoint::{self, Answer, Backend, Client, Denial, Judgement, Table},
+};
+use net::{
+    carry::{Broken, Counts},
+    clock,
+    log::Format,
+    metrics::{self, Flag, Metrics, Party, Reporter, Security, Traffic},
+};
+use tokio::time::Instant;
+
+use self::{
+    line::Line,
+    requests::{Collected, Count, Families, Family, PolicyLabels, Requests, RouteLabels},
+};
+use crate::{
+    http::{Connection, Done, Record},
+    worker::Shared,
+};
+
+/// Label sets whose cells a worker remembers. Beyond that it begins anew.
+const REMEMBERED: usize = 4096;
+/// Longest name that is believed of a client.
+const NAME: usize = 253;
+
+/// Where counts go, for all workers.
+#[derive(Clone, Debug)]
+pub(crate) struct Telemetry {
+    families: Arc<Families>,
+    connections: Arc<metrics::Table>,
+    log: Option<Format>,
+}
+
+impl Telemetry {
+    /// Series of `workers` in `metrics`; a line for each request, where a format is given.
+    pub(crate) fn new(metrics: &mut Metrics, workers: usize, log: Option<Format>) -> Self {
+        let families = Arc::new(Families {
+            requests: Family::new(workers),
+            routes: Family::new(workers),
+            policies: Family::new(workers),
+        });
+        let collected = Collected(Arc::clone(&families));
+        metrics.registry().register_collector(Box::new(collected));
+        Self {
+            families,
+            connections: Arc::clone(&metrics.traffic),
+            log,
+        }
+    }
+
+    /// Drops the series of workloads that are gone.
+    pub(crate) fn retain(&self, generation: &waypoint::Generation) {
+        let named = |w: &Arc<Workload>| {
+            let Party {
+                workload,
+                namespace,
+                ..
+            } = Party::of(w, String::new());
+            (workload, namespace)
+        };
+        let known: std::collections::HashSet<_> = generation.mesh.workloads().map(named).collect();
+        let keep = |labels: &metrics::Labels| {
+            let Party {
+                workload,
+                namespace,
+                ..
+            } = &*labels.destination;
+            workload.is_empty() || known.contains(&(workload.clone(), namespace.clone()))
+        };
+        self.families.requests.retain(|labels| keep(&labels.ends));
+        self.connections.retain(keep);
+    }
+}
+
+/// What one worker counts.
+pub(crate) struct Counting {
+    telemetry: Telemetry,
+    worker: usize,
+    /// What clients' proxies say of themselves, by the tunnel's socket.
+    clients: RefCell<HashMap<SocketAddr, Arc<Party>>>,
+    remembered: RefCell<HashMap<Key, Cells>>,
+}
+
+/// All that labels of a request are made of. What it points to it holds, so that nothing else can come to be there.
+#[derive(PartialEq, Eq, Hash)]
+struct Key {
+    client: Option<Identity>,
+    said: Option<Same<Party>>,
+    table: Option<Name>,
+    backend: Option<Name>,
+    workload: Option<Same<Workload>>,
+    rule: Option<(Same<Route>, usize)>,
+    grpc: bool,
+    status: u16,
+    grpc_status: Option<u32>,
+    flags: &'static str,
+    security: (bool, bool),
+}
+
+struct Same<T>(Arc<T>);
+
+impl<T> PartialEq for Same<T> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl<T> Eq for Same<T> {}
+
+impl<T> Hash for Same<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::ptr::hash(Arc::as_ptr(&self.0), state);
+    }
+}
+
+struct Cells {
+    requests: Arc<[Requests]>,
+    route: Option<Arc<[Count]>>,
+}
+
+impl Counting {
+    pub(crate) fn new(shared: &Shared, worker: usize) -> Self {
+        Self {
+            telemetry: shared.telemetry.clone(),
+            worker,
+            clients: RefCell::default(),
+            remembered: RefCell::default(),
+        }
+    }
+
+    /// What the proxy at the other end of a tunnel says of its client, until [`Self::client_gone`].
+    pub(crate) fn client_says(&self, tunnel: SocketAddr, peer: Identity, baggage: Baggage) {
+        self.clients
+            .borrow_mut()
+            .insert(tunnel, Arc::new(said(peer, baggage)));
+    }
+
+    /// A tunnel has closed.
+    pub(crate) fn client_gone(&self, tunnel: SocketAddr) {
+        self.clients.borrow_mut().remove(&tunnel);
+    }
+
+    /// What is known changed: labels are made anew.
+    pub(crate) fn changed(&self) {
+        self.remembered.borrow_mut().clear();
+    }
+
+    fn source(&self, client: &Client) -> Arc<Party> {
+        let known = self.clients.borrow().get(&client.address).cloned();
+        known.unwrap_or_else(|| {
+            let proven = client.peer.map(|peer| said(peer, Baggage::default()));
+            Arc::new(proven.unwrap_or_default())
+        })
+    }
+
+    fn ends(&self, ends: &Ends<'_>) -> metrics::Labels {
+        let destination = ends.workload.map(|workload| {
+            let principal = if ends.upstream_security {
+                workload.identity.to_string()
+            } else {
+                String::new()
+            };
+            Party::of(workload, principal)
+        });
+        metrics::Labels {
+            reporter: Reporter::Waypoint,
+            source: self.source(ends.client),
+            destination: Arc::new(destination.unwrap_or_default()),
+            service: ends
+                .service()
+                .map(|service| Arc::new(metrics::Service::of(service))),
+            security: if ends.security {
+                Security::MutualTls
+            } else {
+                Security::Unknown
+            },
+            flag: ends.flag,
+        }
+    }
+
+    fn count(&self, done: &Done<'_>) {
+        let client = &done.connection.client;
+        let key = Key {
+            client: client.peer,
+            said: self
+                .clients
+                .borrow()
+                .get(&client.address)
+                .cloned()
+                .map(Same),
+            table: done.table.map(|table| table.key),
+            backend: done.backend.map(|backend| backend.key),
+            workload: done.workload.cloned().map(Same),
+            rule: done
+                .rule
+                .map(|told| (Same(Arc::clone(&told.route)), told.at)),
+            grpc: done.grpc,
+            status: done.status,
+            grpc_status: done.grpc_status,
+            flags: done.flags,
+            security: (done.connection.security, done.upstream_security),
+        };
+        let mut remembered = self.remembered.borrow_mut();
+        if remembered.len() >= REMEMBERED {
+            remembered.clear();
+        }
+        let cells = remembered.entry(key).or_insert_with(|| self.cells(done));
+        cells.requests[self.worker].add(done.duration, done.received, done.sent);
+        if let Some(route) = &cells.route {
+            route[self.worker].add();
+        }
+    }
+
+    fn cells(&self, done: &Done<'_>) -> Cells {
+        let ends = Ends {
+            client: &done.connection.client,
+            table: done.table,
+            backend: done.backend,
+            workload: done.workload,
+            security: done.connection.security,
+            upstream_security: done.upstream_security,
+            flag: Flag::None,
+        };
+        let families = &self.telemetry.families;
+        let labels = requests::Labels {
+            ends: self.ends(&ends),
+            protocol: if done.grpc { "grpc" } else { "http" },
+            status: done.status,
+            grpc_status: done.grpc_status,
+            flags: done.flags,
+        };
+        let route = done.rule.map(|told| {
+            let rule = told.route.rules.get(told.at).map(|rule| &*rule.name);
+            let rule = rule.filter(|name| !name.is_empty());
+            let host = |key: Option<Name>| key.map(hostname).unwrap_or_default();
+            families.routes.cells(&RouteLabels {
+                kind: told.route.kind.as_str(),
+                namespace: told.route.namespace.to_string(),
+                name: told.route.name.to_string(),
+                rule: rule.map_or_else(|| told.at.to_string(), str::to_owned),
+                service: host(done.table.map(|table| table.key)),
+                backend: host(done.backend.map(|backend| backend.key)),
+                status: done.status,
+            })
+        });
+        Cells {
+            requests: families.requests.cells(&labels),
+            route,
+        }
+    }
+
+    /// Counts what policies did. Not on the usual path: few requests are denied.
+    fn policies(
+        &self,
+        table: Option<&Arc<Table>>,
+        denied: Option<Denial>,
+        dry_run: &[authorize::Denial],
+        audit: &[Matched],
+    ) {
+        let service = || table.map(|table| hostname(table.key)).unwrap_or_default();
+        let add = |policy: Name, rule: Option<usize>, what| {
+            let labels = PolicyLabels {
+                policy: policy.to_string(),
+                rule: rule.map(|rule| rule.to_string()).unwrap_or_default(),
+                what,
+                service: service(),
+            };
+            self.telemetry.families.policies.cells(&labels)[self.worker].add();
+        };
+        if let Some(denial) = denied {
+            add(denial.policy(), denial.rule(), "denied");
+        }
+        for denial in dry_run {
+            let denial = Denial::Request(*denial);
+            add(denial.policy(), denial.rule(), "would_deny");
+            tracing::info!(policy = %denial.policy(), rule = denial.rule(), "a dry-run policy would have denied this");
+        }
+        for matched in audit {
+            add(matched.policy, Some(matched.rule), "audited");
+            tracing::info!(policy = %matched.policy, rule = matched.rule, "audited");
+        }
+    }
+
+    /// How to log, if that is wanted.
+    fn logs(&self) -> Option<Format> {
+        let wanted = tracing::enabled!(target: net::log::WHOLE, tracing::Level::INFO);
+        self.telemetry.log.filter(|_| wanted)
+    }
+
+    /// A connection may carry bytes.
+    pub(crate) fn opened(&self, carried: &Carried) -> Rc<Meter> {
+        let labels = self.ends(&carried.ends(Flag::None));
+        let traffic = self.telemetry.connections.traffic(self.worker, &labels);
+        traffic.opened();
+        Rc::new(Meter {
+            traffic,
+            told: Cell::default(),
+        })
+    }
+
+    /// It never was opened.
+    pub(crate) fn refused(&self, carried: &Carried, answer: &Answer) {
+        let flag = match answer {
+            Answer::Denied(_) => Flag::Deny,
+            _ => Flag::Connect,
+        };
+        let labels = self.ends(&carried.ends(flag));
+        self.telemetry
+            .connections
+            .traffic(self.worker, &labels)
+            .failed();
+        self.ended(carried, &Counts::default(), Some(answer), None);
+    }
+
+    /// It has ended; `cut`: because it may not go on.
+    pub(crate) fn closed(
+        &self,
+        carried: &Carried,
+        (meter, counts): (&Meter, &Counts),
+        result: Result<(), Broken>,
+        cut: Option<&Answer>,
+    ) {
+        meter.tell(counts);
+        meter.traffic.closed();
+        self.ended(carried, counts, cut, result.err());
+    }
+
+    fn ended(
+        &self,
+        carried: &Carried,
+        counts: &Counts,
+        answer: Option<&Answer>,
+        broken: Option<Broken>,
+    ) {
+        let denied = match answer {
+            Some(Answer::Denied(denial)) => Some(*denial),
+            _ => None,
+        };
+        self.policies(
+            carried.table.as_ref(),
+            denied,
+            &carried.dry_run,
+            &carried.audit,
+        );
+        let Some(format) = self.logs() else { return };
+        let Connection {
+            client,
+            table,
+            port,
+            ..
+        } = &carried.connection;
+        let details = answer.map(Answer::details).unwrap_or_default();
+        let error = answer
+            .map(ToString::to_string)
+            .or_else(|| broken.map(|b| b.to_string()));
+        let policy = denied.map(|denial| denial.policy().to_string());
+        let principal = client.peer.map(|peer| peer.to_string());
+        Line {
+            began: carried.began,
+            details: &details,
+            flags: answer.map_or("-", Answer::flags),
+            received: counts.forth.get(),
+            sent: counts.back.get(),
+            duration: carried.since.elapsed(),
+            upstream: carried.upstream,
+            cluster: &cluster(
+                carried.backend.as_ref().map_or(*table, |b| b.key),
+                *port,
+                "tcp",
+            ),
+            local: local(carried.table.as_ref(), *port),
+            route: carried.route.as_deref().unwrap_or_default(),
+            principal: principal.as_deref().unwrap_or_default(),
+            error: error.as_deref().unwrap_or_default(),
+            policy: policy.as_deref().unwrap_or_default(),
+            rule: denied.and_then(Denial::rule),
+            ..Line::of(client.address)
+        }
+        .log(format);
+    }
+}
+
+impl Record for Counting {
+    fn request(&self, done: &Done<'_>) {
+        self.count(done);
+        let denied = match done.answer {
+            Some(Answer::Denied(denial)) => Some(*denial),
+            _ => None,
+        };
+        self.policies(done.table, denied, done.dry_run, done.audit);
+        let Some(format) = self.logs() else { return };
+        let Connection {
+            client,
+            table,
+            port,
+            ..
+        } = done.connection;
+        let (error, policy) = (
+            done.answer.map(ToString::to_string),
+            denied.map(|denial| denial.policy().to_string()),
+        );
+        let principal = client.peer.map(|peer| peer.to_string());
+        let route = done.rule.map(|told| route(&told.route, told.at));
+        Line {
+            began: clock::wall().saturating_sub(done.duration),
+            method: done.method,
+            path: done.path,
+            protocol: done.protocol,
+            status: done.status,
+            grpc_status: done.grpc_status,
+            flags: done.flags,
+            details: &done.details(),
+            received: done.received,
+            sent: done.sent,
+            duration: done.duration,
+            upstream_time: done.upstream_time,
+            forwarded_for: done.forwarded_for,
+            user_agent: done.user_agent,
+            request_id: done.request_id,
+            authority: done.authority,
+            upstream: done.upstream,
+            cluster: &cluster(done.backend.map_or(*table, |b| b.key), *port, "http"),
+            local: local(done.table, *port),
+            route: route.as_deref().unwrap_or_default(),
+            principal: principal.as_deref().unwrap_or_default(),
+            error: error.as_deref().unwrap_or_default(),
+            policy: policy.as_deref().unwrap_or_default(),
+            rule: denied.and_then(Denial::rule),
+            ..Line::of(client.address)
+        }
+        .log(format);
+    }
+}
+
+/// Counts the bytes of one open connection, as they are carried.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    traffic: Traffic,
+    /// Sent to the client and received from it, as far as they were counted.
+    told: Cell<(u64, u64)>,
+}
+
+impl Meter {
+    /// Counts what was carried since the last time.
+    pub(crate) fn tell(&self, counts: &Counts) {
+        let (sent, received) = (counts.back.get(), counts.forth.get());
+        let told = self.told.replace((sent, received));
+        self.traffic.sent(sent - told.0);
+        self.traffic.received(received - told.1);
+    }
+}
+
+/// What is known so far of one connection that carries no requests.
+#[derive(Debug)]
+pub(crate) struct Carried {
+    connection: Connection,
+    /// Since 1970.
+    began: std::time::Duration,
+    since: Instant,
+    table: Option<Arc<Table>>,
+    backend: Option<Arc<Backend>>,
+    workload: Option<Arc<Workload>>,
+    upstream: Option<SocketAddr>,
+    tunnelled: bool,
+    route: Option<String>,
+    dry_run: Vec<authorize::Denial>,
+    audit: Vec<Matched>,
+}
+
+impl Carried {
+    pub(crate) fn new(connection: &Connection) -> Self {
+        Self {
+            connection: connection.clone(),
+            began: clock::wall(),
+            since: Instant::now(),
+            table: None,
+            backend: None,
+            workload: None,
+            upstream: None,
+            tunnelled: false,
+            route: None,
+            dry_run: Vec::new(),
+            audit: Vec::new(),
+        }
+    }
+
+    /// Where it goes, or does not.
+    pub(crate) fn judged(&mut self, table: &Arc<Table>, judgement: &Judgement<'_>) {
+        self.table = Some(Arc::clone(table));
+        self.backend = judgement.backend.cloned();
+        self.route = judgement.route.map(|it| route(it.route, it.at));
+        self.dry_run.clone_from(&judgement.dry_run);
+        self.audit.clone_from(&judgement.audit);
+        let plan = judgement.outcome.as_ref().ok().map(|forward| &forward.plan);
+        self.workload = plan.and_then(|plan| plan.workload().cloned());
+        self.upstream = plan.map(mesh::plan::Plan::address);
+        self.tunnelled = matches!(plan, Some(mesh::plan::Plan::Tunnel(_)));
+    }
+
+    fn ends(&self, flag: Flag) -> Ends<'_> {
+        Ends {
+            client: &self.connection.client,
+            table: self.table.as_ref(),
+            backend: self.backend.as_ref(),
+            workload: self.workload.as_ref(),
+            security: self.connection.security,
+            upstream_security: self.tunnelled,
+            flag,
+        }
+    }
+}
+
+/// Who talks to whom.
+struct Ends<'a> {
+    client: &'a Client,
+    table: Option<&'a Arc<Table>>,
+    backend: Option<&'a Arc<Backend>>,
+    workload: Option<&'a Arc<Workload>>,
+    security: bool,
+    upstream_security: bool,
+    flag: Flag,
+}
+
+impl<'a> Ends<'a> {
+    /// The service that it went to, or was for.
+    fn service(&self) -> Option<&'a mesh::model::Service> {
+        let backend = self.backend.and_then(|backend| backend.service.as_deref());
+        backend.or_else(|| self.table.map(|table| &*table.service))
+    }
+}
+
+/// A client as it says it is, in the namespace where it is proven to be.
+fn said(peer: Identity, baggage: Baggage) -> Party {
+    let short = |text: Option<String>| text.filter(|text| text.len() <= NAME).unwrap_or_default();
+    let (service, version) = (short(baggage.service), short(baggage.version));
+    Party {
+        workload: short(baggage.workload),
+        app: service.clone(),
+        canonical_service: service,
+        version: version.clone(),
+        canonical_revision: version,
+        namespace: peer.namespace.to_string(),
+        principal: peer.to_string(),
+        cluster: short(baggage.cluster),
+        region: short(baggage.region),
+        zone: short(baggage.zone),
+    }
+}
+
+fn hostname(key: Name) -> String {
+    let key = key.as_str();
+    key.split_once('/')
+        .map_or(key, |(_, hostname)| hostname)
+        .to_owned()
+}
+
+/// A service as the ecosystem's access logs name it.
+fn cluster(key: Name, port: u16, protocol: &str) -> String {
+    format!("inbound-vip|{port}|{protocol}|{}", hostname(key))
+}
+
+fn local(table: Option<&Arc<Table>>, port: u16) -> Option<SocketAddr> {
+    let vip = table?.service.vips.iter().find(|vip| vip.is_single())?;
+    Some(SocketAddr::new(vip.address, port))
+}
+
+/// `<namespace>/<name>/<rule>`.
+fn route(route: &Route, at: usize) -> String {
+    let rule = route
+        .rules
+        .get(at)
+        .map(|rule| &*rule.name)
+        .unwrap_or_default();
+    let Route {
+        namespace, name, ..
+    } = route;
+    if rule.is_empty() {
+        format!("{namespace}/{name}/{at}")
+    } else {
+        format!("{namespace}/{name}/{rule}")
+    }
+}
