@@ -203,7 +203,6 @@ fn moving(
         // Nobody was sent to the new one yet.
         (false, Some(wanted)) if wanted.gateway == from => Some(at_rest(from, enforced)),
         (false, Some(wanted)) => Some(moving(from, wanted.gateway.clone(), false)),
-        (true, Some(wanted)) if wanted.gateway == from => Some(moving(to, from, false)),
         // Somebody may still be sent to the old one, which is told and let through until then.
         (true, wanted) => {
             let denies = wanted.is_some_and(|wanted| wanted.deny && wanted.gateway == to);

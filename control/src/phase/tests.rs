@@ -1,1 +1,537 @@
+//! Every step in every situation as a table, and whole histories with what must hold at each moment of them.
 
+use proptest::prelude::*;
+
+use super::*;
+
+fn k(name: &str) -> Key {
+    ("shop".to_owned(), name.to_owned())
+}
+
+fn wanted(gateway: &str, deny: bool) -> Wanted {
+    Wanted {
+        gateway: k(gateway),
+        policed: false,
+        deny,
+    }
+}
+
+/// `told a`, `published a`, `enforced a`, `leaving a`, `a>b`, `a>b!` (denies), `a>>b` (arrived), `a>>b!`; nothing is `-`.
+fn phase(text: &str) -> Option<Phase> {
+    let moving = text.trim_end_matches('!').split_once('>');
+    if let Some((from, to)) = moving {
+        return Some(Phase::Moving {
+            from: k(from),
+            to: k(to.trim_start_matches('>')),
+            arrived: to.starts_with('>'),
+            enforced: text.ends_with('!'),
+        });
+    }
+    let (word, gateway) = text.split_once(' ')?;
+    let gateway = k(gateway);
+    Some(match word {
+        "told" => Phase::Told { gateway },
+        "published" => Phase::Published { gateway },
+        "enforced" => Phase::Enforced { gateway },
+        "leaving" => Phase::Leaving { gateway },
+        _ => panic!("{text}"),
+    })
+}
+
+/// Each row: where a service is, and the next step if nobody has accepted that yet, if the nodes have, and if all have;
+/// for each wish: none, waypoint a, a with a denial, b, b with a denial.
+#[test]
+fn each_step_in_each_situation() {
+    let wishes = [
+        None,
+        Some(wanted("a", false)),
+        Some(wanted("a", true)),
+        Some(wanted("b", false)),
+        Some(wanted("b", true)),
+    ];
+    let rows: [(&str, [[&str; 3]; 5]); 9] = [
+        (
+            "-",
+            [
+                ["-"; 3],
+                ["told a"; 3],
+                ["told a"; 3],
+                ["told b"; 3],
+                ["told b"; 3],
+            ],
+        ),
+        (
+            "told a",
+            [
+                ["told a", "-", "-"],
+                ["told a", "told a", "published a"],
+                ["told a", "told a", "published a"],
+                ["told a", "-", "-"],
+                ["told a", "-", "-"],
+            ],
+        ),
+        (
+            "published a",
+            [
+                ["leaving a"; 3],
+                ["published a"; 3],
+                ["published a", "enforced a", "enforced a"],
+                ["a>b"; 3],
+                ["a>b"; 3],
+            ],
+        ),
+        (
+            "enforced a",
+            [
+                ["leaving a"; 3],
+                ["published a"; 3],
+                ["enforced a"; 3],
+                ["a>b"; 3],
+                ["a>b!"; 3],
+            ],
+        ),
+        (
+            "leaving a",
+            [
+                ["leaving a", "told a", "told a"],
+                ["published a"; 3],
+                ["published a"; 3],
+                ["a>b"; 3],
+                ["a>b"; 3],
+            ],
+        ),
+        (
+            "a>b",
+            [
+                ["leaving a"; 3],
+                ["published a"; 3],
+                ["published a"; 3],
+                ["a>b", "a>b", "a>>b"],
+                ["a>b", "a>b", "a>>b"],
+            ],
+        ),
+        (
+            "a>b!",
+            [
+                ["leaving a"; 3],
+                ["a>b"; 3],
+                ["enforced a"; 3],
+                ["a>b"; 3],
+                ["a>b!", "a>b!", "a>>b!"],
+            ],
+        ),
+        (
+            "a>>b",
+            [
+                ["a>>b", "published b", "published b"],
+                ["a>>b", "published b", "published b"],
+                ["a>>b", "published b", "published b"],
+                ["a>>b", "published b", "published b"],
+                ["a>>b", "enforced b", "enforced b"],
+            ],
+        ),
+        (
+            "a>>b!",
+            [
+                ["a>>b!", "enforced b", "enforced b"],
+                ["a>>b"; 3],
+                ["a>>b!", "enforced b", "enforced b"],
+                ["a>>b"; 3],
+                ["a>>b!", "enforced b", "enforced b"],
+            ],
+        ),
+    ];
+    for (at, by_wish) in rows {
+        for (wish, expected) in wishes.iter().zip(by_wish) {
+            let settled: [&dyn Fn(Who<'_>) -> bool; 3] =
+                [&|_| false, &|who| who == Who::Nodes, &|_| true];
+            for (settled, expected) in settled.into_iter().zip(expected) {
+                let stepped = step(phase(at).as_ref(), wish.as_ref(), wish.as_ref(), settled);
+                assert_eq!(stepped, phase(expected), "{at} {wish:?} {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn who_is_not_ready_and_not_needed_for_a_policy_is_not_bound() {
+    let wish = wanted("a", true);
+    assert_eq!(step(None, Some(&wish), None, &|_| true), None);
+    let told = phase("told a");
+    assert_eq!(step(told.as_ref(), Some(&wish), None, &|_| true), None);
+    // But once bound it stays so.
+    let bound = phase("published a");
+    assert_eq!(
+        step(bound.as_ref(), Some(&wish), None, &|_| true),
+        phase("enforced a")
+    );
+}
+
+/// A control plane with one service, and everybody who talks with it.
+struct Mesh {
+    now: Instant,
+    recorded: Waypoints,
+    wanted: BTreeMap<Key, Wanted>,
+    gateways: BTreeSet<Key>,
+    reached: Reached,
+    waits: Waits,
+    number: u64,
+    /// Since when, and in which snapshot, what this says is so.
+    since: BTreeMap<String, (Instant, u64)>,
+    /// Those who were connected before a restart may not be back until then.
+    quiet_until: Instant,
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Want(Option<(bool, bool, bool)>),
+    NodeComes,
+    NodeGoes,
+    NodeAccepts(usize),
+    WaypointComes(bool),
+    WaypointGoes(bool),
+    WaypointAccepts(bool),
+    GatewayGoes(bool),
+    GatewayComes(bool),
+    Passes(u64),
+    Restart,
+}
+
+impl Mesh {
+    fn new() -> Self {
+        let recorded = Waypoints::default();
+        let long_ago = Instant::now();
+        let now = long_ago + 2 * PATIENCE;
+        let since = facts(None).into_iter().map(|fact| (fact, (long_ago, 0)));
+        Self {
+            now,
+            since: since.collect(),
+            quiet_until: now,
+            waits: Waits::restored(&recorded, now),
+            recorded,
+            wanted: BTreeMap::new(),
+            gateways: [k("a"), k("b")].into(),
+            reached: Reached::default(),
+            number: 1,
+        }
+    }
+
+    fn happen(&mut self, event: &Event) {
+        let gateway = |first: bool| if first { k("a") } else { k("b") };
+        match *event {
+            Event::Want(None) => self.wanted.clear(),
+            Event::Want(Some((first, policed, deny))) => {
+                let wish = Wanted {
+                    gateway: gateway(first),
+                    policed,
+                    deny,
+                };
+                self.wanted.insert(k("s"), wish);
+            }
+            Event::NodeComes => self.reached.nodes.push(None),
+            Event::NodeGoes => drop(self.reached.nodes.pop()),
+            Event::NodeAccepts(node) => {
+                let nodes = self.reached.nodes.len();
+                if let Some(node) = self.reached.nodes.get_mut(node % nodes.max(1)) {
+                    *node = Some(self.number);
+                }
+            }
+            Event::WaypointComes(first) => self
+                .reached
+                .waypoints
+                .entry(gateway(first))
+                .or_default()
+                .push(None),
+            Event::WaypointGoes(first) => drop(self.reached.waypoints.remove(&gateway(first))),
+            Event::WaypointAccepts(first) => {
+                for waypoint in self.reached.waypoints.entry(gateway(first)).or_default() {
+                    *waypoint = Some(self.number);
+                }
+            }
+            Event::GatewayGoes(first) => {
+                self.gateways.remove(&gateway(first));
+                self.reached.waypoints.remove(&gateway(first));
+            }
+            Event::GatewayComes(first) => drop(self.gateways.insert(gateway(first))),
+            Event::Passes(seconds) => self.now += Duration::from_secs(seconds),
+            Event::Restart => {
+                self.reached = Reached::default();
+                self.waits = Waits::restored(&self.recorded, self.now);
+                self.waits.published(self.number);
+                if !self.recorded.phases.is_empty() {
+                    self.quiet_until = self.now + PATIENCE;
+                }
+            }
+        }
+        self.go_on();
+        // What all nodes knew once is known: those who come later know nothing older.
+        let nodes = self.nodes();
+        let known = self.since.keys().filter(|fact| self.is_known(fact, &nodes));
+        let known: Vec<_> = known
+            .filter(|fact| !fact.starts_with("told"))
+            .cloned()
+            .collect();
+        for fact in known {
+            self.since.insert(fact, (self.now - 2 * PATIENCE, 0));
+        }
+    }
+
+    /// How far the nodes have come. Who has just come knows nothing, and so nothing old.
+    fn nodes(&self) -> Vec<Option<u64>> {
+        let nodes = self.reached.nodes.iter().copied();
+        nodes.filter(Option::is_some).collect()
+    }
+
+    fn go_on(&mut self) {
+        let known = Known {
+            wanted: &self.wanted,
+            gateways: &self.gateways,
+            reached: &self.reached,
+            waits: &self.waits,
+            now: self.now,
+        };
+        let next = next(&self.recorded, &known);
+        if next == self.recorded {
+            return;
+        }
+        self.check(self.recorded.phases.get(&k("s")), next.phases.get(&k("s")));
+        self.waits.recorded(&self.recorded, &next, self.now);
+        let all = |waypoints: &Waypoints| facts(waypoints.phases.get(&k("s")));
+        let (before, after) = (all(&self.recorded), all(&next));
+        self.recorded = next;
+        self.number += 1;
+        self.waits.published(self.number);
+        self.since.retain(|fact, _| after.contains(fact));
+        for fact in after.difference(&before) {
+            self.since.insert(fact.clone(), (self.now, self.number));
+        }
+    }
+
+    /// Whether all who are connected know that this is so, or had the time to.
+    fn is_known(&self, fact: &str, to: &[Option<u64>]) -> bool {
+        let since = self.since.get(fact);
+        let in_time = since.is_some_and(|(since, _)| self.now >= *since + PATIENCE);
+        let has =
+            |reached: &Option<u64>| since.is_some_and(|(_, number)| *reached >= Some(*number));
+        in_time || self.now >= self.quiet_until && to.iter().all(has)
+    }
+
+    fn check(&self, before: Option<&Phase>, after: Option<&Phase>) {
+        let nodes = self.nodes();
+        let (old, new) = (facts(before), facts(after));
+        let shown = || format!("{before:?} then {after:?}");
+        let published = |phase: Option<&Phase>| phase.and_then(Phase::published).cloned();
+        let (from, to) = (published(before), published(after));
+        let denies = |phase: Option<&Phase>| phase.is_some_and(Phase::is_enforced);
+        if let Some(to) = to.as_ref().filter(|to| Some(*to) != from.as_ref()) {
+            let of_gateway = self
+                .reached
+                .waypoints
+                .get(to)
+                .map_or(&[][..], Vec::as_slice);
+            assert!(
+                self.is_known(&format!("told {}", to.1), of_gateway),
+                "sent to who is not told: {}",
+                shown()
+            );
+        }
+        if let Some(from) = &from {
+            assert!(
+                self.wanted.is_empty() || to.is_some(),
+                "opened against the wish: {}",
+                shown()
+            );
+            // With nobody connected, steps are skipped.
+            let skips = self.reached.nodes.is_empty() && self.now >= self.quiet_until;
+            if to.as_ref() != Some(from) && denies(before) && !skips {
+                assert!(
+                    denies(after) && after.unwrap().told().any(|it| it == from),
+                    "{}",
+                    shown()
+                );
+                assert!(self.is_known("denied passes both", &nodes), "{}", shown());
+            }
+            if to.is_none() {
+                assert!(
+                    self.is_known("not denied", &nodes),
+                    "left while denied: {}",
+                    shown()
+                );
+            }
+        }
+        if denies(after) && !denies(before) {
+            let to = to.clone().expect("a denial with a waypoint");
+            assert!(
+                self.is_known(&format!("published {}", to.1), &nodes),
+                "denied too early: {}",
+                shown()
+            );
+        }
+        // Who is not told any more is not sent to any more.
+        for told in old
+            .difference(&new)
+            .filter_map(|fact| fact.strip_prefix("told "))
+        {
+            if self.gateways.contains(&k(told)) {
+                assert!(
+                    self.is_known(&format!("nobody goes to {told}"), &nodes),
+                    "forgot {told}: {}",
+                    shown()
+                );
+            }
+        }
+    }
+}
+
+/// What holds in a phase, in words that [`Mesh::check`] asks for.
+fn facts(phase: Option<&Phase>) -> BTreeSet<String> {
+    let mut facts = BTreeSet::new();
+    let published = phase.and_then(Phase::published);
+    for gateway in ["a", "b"] {
+        if phase.is_some_and(|phase| phase.told().any(|told| *told == k(gateway))) {
+            facts.insert(format!("told {gateway}"));
+        }
+        facts.insert(match published == Some(&k(gateway)) {
+            true => format!("published {gateway}"),
+            false => format!("nobody goes to {gateway}"),
+        });
+    }
+    if !phase.is_some_and(Phase::is_enforced) {
+        facts.insert("not denied".to_owned());
+    }
+    if phase.is_none_or(|phase| !phase.is_enforced() || phase.told().count() == 2) {
+        facts.insert("denied passes both".to_owned());
+    }
+    facts
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let wish = proptest::option::weighted(0.8, any::<(bool, bool, bool)>());
+    prop_oneof![
+        4 => wish.prop_map(Event::Want),
+        1 => Just(Event::NodeComes),
+        1 => Just(Event::NodeGoes),
+        6 => (0..3_usize).prop_map(Event::NodeAccepts),
+        1 => any::<bool>().prop_map(Event::WaypointComes),
+        1 => any::<bool>().prop_map(Event::WaypointGoes),
+        4 => any::<bool>().prop_map(Event::WaypointAccepts),
+        1 => any::<bool>().prop_map(Event::GatewayGoes),
+        1 => any::<bool>().prop_map(Event::GatewayComes),
+        2 => (1..7_u64).prop_map(Event::Passes),
+        1 => Just(Event::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn no_history_loses_or_lets_slip_a_request(events in proptest::collection::vec(event(), 1..60)) {
+        let mut mesh = Mesh::new();
+        for event in &events {
+            mesh.happen(event);
+        }
+        // Left alone, every binding gets where it is wanted, and no denial outlives the wish.
+        for _ in 0..2 * STEPS {
+            mesh.happen(&Event::Passes(PATIENCE.as_secs()));
+        }
+        let wish = mesh.wanted.get(&k("s"));
+        let end = mesh.recorded.phases.get(&k("s"));
+        match wish {
+            None => prop_assert_eq!(end, None),
+            Some(wish) => {
+                let may_begin = wish.policed || mesh.recorded.ready.contains(&wish.gateway);
+                let gateway = wish.gateway.clone();
+                let goal = if wish.deny { Phase::Enforced { gateway } } else { Phase::Published { gateway } };
+                prop_assert!(end == Some(&goal) || end.is_none() && !may_begin, "{:?} {:?}", wish, end);
+            }
+        }
+        prop_assert!(mesh.recorded.ready.is_subset(&mesh.gateways));
+        prop_assert!(mesh.waits.deadline(mesh.now).is_none());
+    }
+}
+
+#[test]
+fn with_nobody_connected_a_ready_waypoint_is_bound_at_once() {
+    let mut mesh = Mesh::new();
+    mesh.happen(&Event::Want(Some((true, false, true))));
+    assert_eq!(mesh.recorded.phases, BTreeMap::new());
+    mesh.happen(&Event::WaypointComes(true));
+    assert_eq!(mesh.recorded.phases, BTreeMap::new());
+    mesh.happen(&Event::WaypointAccepts(true));
+    assert_eq!(mesh.recorded.phases.get(&k("s")), phase("told a").as_ref());
+    mesh.happen(&Event::WaypointAccepts(true));
+    assert_eq!(
+        mesh.recorded.phases.get(&k("s")),
+        phase("enforced a").as_ref()
+    );
+    mesh.happen(&Event::WaypointGoes(true));
+    assert_eq!(
+        mesh.recorded.phases.get(&k("s")),
+        phase("enforced a").as_ref()
+    );
+    mesh.happen(&Event::GatewayGoes(true));
+    assert_eq!(
+        mesh.recorded.phases.get(&k("s")),
+        phase("enforced a").as_ref()
+    );
+    assert_eq!(mesh.recorded.ready, BTreeSet::new());
+    mesh.happen(&Event::Want(None));
+    assert_eq!(mesh.recorded.phases, BTreeMap::new());
+}
+
+#[test]
+fn a_denial_waits_for_every_node_or_five_seconds() {
+    for late in [false, true] {
+        let mut mesh = Mesh::new();
+        for event in [
+            Event::NodeComes,
+            Event::NodeComes,
+            Event::Want(Some((true, true, true))),
+        ] {
+            mesh.happen(&event);
+        }
+        let published = phase("published a");
+        mesh.happen(&Event::NodeAccepts(0));
+        assert_eq!(mesh.recorded.phases.get(&k("s")), published.as_ref());
+        assert_eq!(mesh.waits.deadline(mesh.now), Some(mesh.now + PATIENCE));
+        mesh.happen(&Event::Passes(4));
+        assert_eq!(mesh.recorded.phases.get(&k("s")), published.as_ref());
+        mesh.happen(&if late {
+            Event::Passes(1)
+        } else {
+            Event::NodeAccepts(1)
+        });
+        assert_eq!(
+            mesh.recorded.phases.get(&k("s")),
+            phase("enforced a").as_ref()
+        );
+    }
+}
+
+#[test]
+fn after_a_restart_those_who_were_connected_get_the_time_to_come_back() {
+    let mut mesh = Mesh::new();
+    for event in [
+        Event::NodeComes,
+        Event::Want(Some((true, true, true))),
+        Event::Restart,
+    ] {
+        mesh.happen(&event);
+    }
+    assert_eq!(
+        mesh.recorded.phases.get(&k("s")),
+        phase("published a").as_ref()
+    );
+    mesh.happen(&Event::NodeComes);
+    mesh.happen(&Event::NodeAccepts(0));
+    assert_eq!(
+        mesh.recorded.phases.get(&k("s")),
+        phase("published a").as_ref()
+    );
+    mesh.happen(&Event::Passes(5));
+    assert_eq!(
+        mesh.recorded.phases.get(&k("s")),
+        phase("enforced a").as_ref()
+    );
+}
