@@ -277,11 +277,15 @@ pub(super) fn route(kind: RouteKind, meta: Meta, root: &At<'_>, faults: &mut Fau
             faults.add(at, "name", format!("{name:?} is there twice"));
         }
     }
-    // The API server's default for these kinds: one rule, for everything.
+    // The API server's default: one rule, for everything.
     if route.rules.is_empty() {
         match kind {
             RouteKind::Tcp => faults.add(&spec, "rules", "at least one is required"),
-            _ => route.rules.push(Rule::default()),
+            RouteKind::Grpc => route.rules.push(Rule::default()),
+            RouteKind::Http => route.rules.push(Rule {
+                matches: vec![http::everything()],
+                ..Rule::default()
+            }),
         }
     }
     route

@@ -6,7 +6,7 @@ use prost::Message as _;
 use proto::workload::AppProtocol;
 
 use super::{
-    super::{Scope, gateway, protocol::app_protocol},
+    super::{Scope, gateway, protocol::declared},
     Candidate,
 };
 use crate::{
@@ -128,18 +128,19 @@ fn at_service(scope: Scope<'_>, route: &Route, parent: &ParentRef, key: Key) -> 
     }
 }
 
-/// What a port is declared to be. `None`: nobody says.
-fn declared_http(port: &ServicePort) -> Option<bool> {
-    match app_protocol(port) {
-        AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc => Some(true),
-        AppProtocol::Tcp | AppProtocol::Tls => Some(false),
-        AppProtocol::Unknown => None,
-    }
+/// The kind of routes that a port's declared protocol asks for. `None`: nobody says what it speaks.
+pub(super) fn natural(port: &ServicePort) -> Option<RouteKind> {
+    Some(match declared(port)? {
+        AppProtocol::Http11 | AppProtocol::Http2 => RouteKind::Http,
+        AppProtocol::Grpc => RouteKind::Grpc,
+        AppProtocol::Tcp | AppProtocol::Tls | AppProtocol::Unknown => RouteKind::Tcp,
+    })
 }
 
 /// Whether a route of that kind can hold for a port: what is declared is not for a route to change.
 fn fits(kind: RouteKind, port: &ServicePort) -> bool {
-    declared_http(port).is_none_or(|http| http == (kind != RouteKind::Tcp))
+    let tcp = kind == RouteKind::Tcp;
+    natural(port).is_none_or(|natural| (natural == RouteKind::Tcp) == tcp)
 }
 
 impl<'a> Attached<'a> {
@@ -177,11 +178,9 @@ impl<'a> Attached<'a> {
                 .entry((service.clone(), port))
                 .or_default()
                 .kind = kind;
-            let http = kind.map(|kind| kind != RouteKind::Tcp);
-            let http = http.or_else(|| declared(scope, &service, port));
-            for theirs in by_namespace.into_values() {
-                attached.settle_consumers(candidates, &service, port, http, theirs);
-            }
+            let kind = kind.or_else(|| natural_at(scope, &service, port));
+            let theirs = by_namespace.into_values().flatten();
+            attached.settle_consumers(candidates, &service, port, kind, theirs);
         }
         attached
             .ports
@@ -214,31 +213,30 @@ impl<'a> Attached<'a> {
         Some(kind)
     }
 
-    /// Of those of another namespace only such hold as leave the port's protocol as it is.
+    /// Those of other namespaces hold if they are of the kind that is there without them: a port has one kind, and none of
+    /// them may decide for others.
     fn settle_consumers(
         &mut self,
         candidates: &[Candidate<'_>],
         service: &Key,
         port: u16,
-        http: Option<bool>,
-        wanting: BTreeSet<usize>,
+        kind: Option<RouteKind>,
+        wanting: impl Iterator<Item = usize>,
     ) {
-        let fits = |index: &usize| {
-            let tcp = candidates[*index].route.kind == RouteKind::Tcp;
-            http.is_some_and(|http| http != tcp)
-        };
-        let (fitting, others): (BTreeSet<_>, BTreeSet<_>) = wanting.into_iter().partition(fits);
-        for index in others {
-            let why = match http {
-                None => "is not declared",
-                Some(_) => "is another",
+        for index in wanting {
+            if kind == Some(candidates[index].route.kind) {
+                let holding = self.ports.entry((service.clone(), port)).or_default();
+                holding.candidates.insert(index);
+                continue;
+            }
+            let why = match kind {
+                None => "does not declare its protocol".to_owned(),
+                Some(kind) => format!("takes {}s", kind.as_str()),
             };
-            let message = format!(
-                "the protocol of port {port} {why}, and a route of another namespace does not decide it"
-            );
+            let message =
+                format!("port {port} {why}, and a route of another namespace does not change that");
             self.refuse(index, service, port, "Conflicted", message);
         }
-        self.settle(candidates, service, port, fitting);
     }
 
     fn refuse(
@@ -295,9 +293,9 @@ fn wanted(scope: Scope<'_>, route: &Route) -> BTreeSet<(Key, u16)> {
         .collect()
 }
 
-fn declared(scope: Scope<'_>, service: &Key, number: u16) -> Option<bool> {
+fn natural_at(scope: Scope<'_>, service: &Key, number: u16) -> Option<RouteKind> {
     let ports = &scope.world.services.get(service)?.ports;
-    declared_http(ports.iter().find(|port| port.port == number && !port.udp)?)
+    natural(ports.iter().find(|port| port.port == number && !port.udp)?)
 }
 
 /// Which routes are too many of their namespace for services of others, or too large; the oldest count first.

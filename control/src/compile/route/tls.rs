@@ -2,15 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use proto::{
-    waypoint::{self, weighted_backend::Target as Leads},
-    workload::AppProtocol,
-};
+use proto::waypoint::{self, weighted_backend::Target as Leads};
 
-use super::{
-    super::{Scope, protocol::app_protocol},
-    PortRoutes,
-};
+use super::{super::Scope, PortRoutes, attach::natural};
 use crate::{
     manifest::{ObjectRef, RouteKind, Service, core::ServicePort, unserved::Target},
     world::Key,
@@ -112,10 +106,7 @@ fn is_host(pattern: &str, hostname: &str) -> bool {
 
 /// Where nobody says what a port speaks, connections are refused: some of them might not be HTTP.
 fn kind(port: &ServicePort) -> RouteKind {
-    match app_protocol(port) {
-        AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc => RouteKind::Http,
-        _ => RouteKind::Tcp,
-    }
+    natural(port).unwrap_or(RouteKind::Tcp)
 }
 
 fn refusal(kind: RouteKind, service: &Key, object: &ObjectRef) -> (String, waypoint::Route) {

@@ -47,11 +47,22 @@ pub(super) fn rule(at: &At<'_>, faults: &mut Faults) -> Rule {
             .collect(),
         ..Rule::default()
     };
+    if rule.matches.is_empty() {
+        rule.matches.push(everything());
+    }
     if let Some(timeouts) = at.mapping("timeouts", faults) {
         self::timeouts(&timeouts, &mut rule, faults);
     }
     coherent(at, &rule, faults);
     rule
+}
+
+/// What a rule without matches is for.
+pub(super) fn everything() -> Match {
+    Match {
+        path: Some(PathMatch::Prefix("/".to_owned())),
+        ..Match::default()
+    }
 }
 
 fn timeouts(at: &At<'_>, rule: &mut Rule, faults: &mut Faults) {
@@ -81,9 +92,9 @@ fn coherent(at: &At<'_>, rule: &Rule, faults: &mut Faults) {
         .chain([&rule.filters])
         .flatten()
         .any(replaces_prefix);
-    let prefix = matches!(rule.matches.as_slice(), [only] if matches!(only.path, Some(PathMatch::Prefix(_)) | None));
-    // Without matches a rule is for the prefix `/`.
-    if of_prefix && !prefix && !rule.matches.is_empty() {
+    let prefix = |only: &Match| matches!(only.path, Some(PathMatch::Prefix(_)));
+    let prefix = matches!(rule.matches.as_slice(), [only] if prefix(only));
+    if of_prefix && !prefix {
         let reason = "ReplacePrefixMatch needs exactly one match, by PathPrefix";
         faults.add(at, "filters", reason);
     }
@@ -106,7 +117,10 @@ fn of_request(at: &At<'_>, faults: &mut Faults) -> Match {
         faults.add(at, "method", reason);
     }
     Match {
-        path: at.mapping("path", faults).and_then(|at| path(&at, faults)),
+        path: match at.mapping("path", faults) {
+            Some(at) => path(&at, faults),
+            None => everything().path,
+        },
         method: method.map(str::to_owned),
         headers: fields(at, "headers", LONGEST_HEADER, faults),
         query: fields(at, "queryParams", LONGEST_QUERY, faults),
