@@ -44,17 +44,20 @@ pub fn two_choices(weights: &[u32], seed: u64) -> Option<(usize, usize)> {
     Some((first, second.unwrap_or(first)))
 }
 
-/// Whether the first is busier than the second, each with its capacity. Where nobody knows how long one of them takes, only
-/// what waits there counts: so what is new gets its share, and no more.
+/// Whether the first is busier than the second, each with its capacity: by what waits there for each unit of capacity, and one
+/// more, times how long it takes. Where nobody knows how long one of them takes, only what waits counts: so what is new
+/// gets its share, and no more.
 fn is_busier(one: (Load, u32), other: (Load, u32)) -> bool {
     let known = !one.0.latency.is_zero() && !other.0.latency.is_zero();
-    let cost = |load: Load| {
+    // In fractions of both capacities, so that nothing is divided.
+    let cost = |(load, capacity): (Load, u32), other: u32| {
         let latency = if known { load.latency.as_nanos() } else { 1 };
+        let waiting = u128::from(load.in_flight) + u128::from(capacity);
         // An average of centuries is as bad as any.
-        latency.min(u128::from(u64::MAX)) * (u128::from(load.in_flight) + 1)
+        let latency = latency.min(u128::from(u64::MAX));
+        (waiting * latency).saturating_mul(u128::from(other))
     };
-    let scaled = |load, capacity: u32| cost(load).saturating_mul(u128::from(capacity));
-    scaled(one.0, other.1) > scaled(other.0, one.1)
+    cost(one, other.1) > cost(other, one.1)
 }
 
 /// The average of latencies after one more `sample`, `elapsed` after the last.
@@ -94,3 +97,6 @@ fn place(weights: &[u32], but: Option<usize>, mut left: u64) -> Option<usize> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests;

@@ -273,3 +273,6 @@ impl fmt::Display for Answer {
 }
 
 impl std::error::Error for Answer {}
+
+#[cfg(test)]
+mod tests;
