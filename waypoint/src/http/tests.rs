@@ -1,1 +1,9 @@
-//! Facts of client connections.
+//! Facts of client connections: bytes on one side, bytes on the other.
+
+mod bodies;
+mod fixture;
+mod framing;
+mod headers;
+mod life;
+mod policy;
+mod two;
