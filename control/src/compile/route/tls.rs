@@ -113,7 +113,7 @@ fn refusal(kind: RouteKind, service: &Key, object: &ObjectRef) -> (String, waypo
     let reason = format!("{object} wants TLS to the service, which is not served");
     let nowhere = waypoint::WeightedBackend {
         weight: 1,
-        target: Some(Leads::Invalid(reason.clone())),
+        target: Some(Leads::Invalid(reason)),
         filters: Vec::new(),
     };
     let rule = waypoint::Rule {

@@ -19,10 +19,6 @@ fn grpc(fields: &str) -> String {
     of_kind("GRPCRoute", &format!("{{rules: [{{{fields}}}]}}"))
 }
 
-fn matching(fields: &str) -> String {
-    rule(&format!("matches: [{{{fields}}}]"))
-}
-
 fn filter(fields: &str) -> String {
     rule(&format!("filters: [{{{fields}}}]"))
 }
@@ -34,16 +30,23 @@ fn route(text: &str) -> Route {
     }
 }
 
-/// Each is refused for exactly one reason, at that place, in such words.
-fn refuses(cases: &[(String, &str, &str)]) {
-    for (text, field, reason) in cases {
-        let refused = refused(text);
-        let [fault] = refused.faults.as_slice() else {
-            panic!("{text}\n{:?}", refused.faults)
-        };
-        assert_eq!(fault.field, *field, "{text}: {fault}");
-        assert!(fault.reason.contains(reason), "{text}: {fault}");
+/// Each line is `what is written => field: reason`: it is refused for exactly one reason, at that place below `at`, in
+/// such words.
+fn refuses(write: impl Fn(&str) -> String, at: &str, lines: &str) {
+    for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let (written, expected) = line.split_once(" => ").unwrap();
+        let (field, reason) = expected.split_once(": ").unwrap();
+        refuses_one(&write(written), &format!("{at}{field}"), reason);
     }
+}
+
+fn refuses_one(text: &str, field: &str, reason: &str) {
+    let refused = refused(text);
+    let [fault] = refused.faults.as_slice() else {
+        panic!("{text}\n{:?}", refused.faults)
+    };
+    assert_eq!(fault.field, field, "{text}: {fault}");
+    assert!(fault.reason.contains(reason), "{text}: {fault}");
 }
 
 fn many(n: usize, item: &str) -> String {
@@ -52,391 +55,188 @@ fn many(n: usize, item: &str) -> String {
 
 #[test]
 fn a_routes_frame_has_to_be_valid() {
-    let http = |spec: &str| of_kind("HTTPRoute", spec);
-    refuses(&[
-        (http("null"), "spec", "required"),
-        (http("{colour: red}"), "spec.colour", "no such field"),
-        (
-            http("{parentRefs: [{kind: Service}]}"),
-            "spec.parentRefs[0].name",
-            "required",
-        ),
-        (
-            http("{parentRefs: [{name: a, hue: 1}]}"),
-            "spec.parentRefs[0].hue",
-            "no such field",
-        ),
-        (
-            http("{parentRefs: [{name: a, port: 0}]}"),
-            "spec.parentRefs[0].port",
-            "port number",
-        ),
-        (
-            http("{parentRefs: [{name: a, namespace: A}]}"),
-            "spec.parentRefs[0].namespace",
-            "DNS label",
-        ),
-        (
-            http("{parentRefs: [{name: a}, {name: a}]}"),
-            "spec.parentRefs[1]",
-            "twice",
-        ),
-        (
-            http("{hostnames: [10.0.0.1]}"),
-            "spec.hostnames[0]",
-            "host name",
-        ),
-        (
-            http("{hostnames: ['a.*.b']}"),
-            "spec.hostnames[0]",
-            "host name",
-        ),
-        (
-            http("{hostnames: ['a:80']}"),
-            "spec.hostnames[0]",
-            "host name",
-        ),
-        (
-            http(&format!("{{hostnames: [{}]}}", many(17, "a.b"))),
-            "spec.hostnames",
-            "more than 16",
-        ),
-        (
-            http(&format!("{{rules: [{}]}}", many(17, "{}"))),
-            "spec.rules",
-            "more than 16",
-        ),
-        (
-            http("{rules: [{name: a}, {name: a}]}"),
-            "spec.rules[1].name",
-            "twice",
-        ),
-        (
-            http("{rules: [{name: A_}]}"),
-            "spec.rules[0].name",
-            "DNS subdomain",
-        ),
-        (
-            rule("macthes: []"),
-            "spec.rules[0].macthes",
-            "no such field",
-        ),
-        (
-            rule(&format!("matches: [{}]", many(65, "{}"))),
-            "spec.rules[0].matches",
-            "more than 64",
-        ),
-        (
-            of_kind("TCPRoute", "{rules: []}"),
-            "spec.rules",
-            "at least one",
-        ),
-        (
-            of_kind("TCPRoute", "{rules: [{}]}"),
-            "spec.rules[0].backendRefs",
-            "at least one",
-        ),
-        (
-            of_kind("TCPRoute", "{hostnames: [a]}")
-                .replace("[a]", "[a], rules: [{backendRefs: [{name: a, port: 1}]}]"),
-            "spec.hostnames",
-            "no such field",
-        ),
-        (
-            of_kind(
-                "TCPRoute",
-                "{rules: [{matches: [], backendRefs: [{name: a, port: 1}]}]}",
-            ),
-            "spec.rules[0].matches",
-            "no such field",
-        ),
-    ]);
+    let lines = "
+        colour: red => colour: no such field
+        parentRefs: [{kind: Service}] => parentRefs[0].name: required
+        parentRefs: [{name: a, hue: 1}] => parentRefs[0].hue: no such field
+        parentRefs: [{name: a, port: 0}] => parentRefs[0].port: port number
+        parentRefs: [{name: a, namespace: A}] => parentRefs[0].namespace: DNS label
+        parentRefs: [{name: a}, {name: a}] => parentRefs[1]: twice
+        hostnames: [10.0.0.1] => hostnames[0]: host name
+        hostnames: ['a.*.b'] => hostnames[0]: host name
+        hostnames: ['a:80'] => hostnames[0]: host name
+        rules: [{name: a}, {name: a}] => rules[1].name: twice
+        rules: [{name: A_}] => rules[0].name: DNS subdomain
+        rules: [{macthes: []}] => rules[0].macthes: no such field
+    ";
+    let write = |spec: &str| of_kind("HTTPRoute", &format!("{{{spec}}}"));
+    refuses(write, "spec.", lines);
+    refuses_one(&of_kind("HTTPRoute", "null"), "spec", "required");
+    for (field, n, item, reason) in [
+        ("hostnames", 16, "a.b", "more than 16"),
+        ("parentRefs", 32, "{name: a}", "more than 32"),
+        ("rules", 16, "{}", "more than 16"),
+    ] {
+        let text = write(&format!("{field}: [{}]", many(n + 1, item)));
+        let faults = refused(&text).faults;
+        let found = faults
+            .iter()
+            .any(|it| it.field == format!("spec.{field}") && it.reason == reason);
+        assert!(found, "{faults:?}");
+        assert!(!refused_for(
+            &write(&format!("{field}: [{}]", many(n, item))),
+            reason
+        ));
+    }
     let rules = vec![format!("{{matches: [{}]}}", many(43, "{}")); 3].join(", ");
-    refuses(&[(
-        http(&format!("{{rules: [{rules}]}}")),
+    refuses_one(
+        &write(&format!("rules: [{rules}]")),
         "spec.rules",
         "more than 128",
-    )]);
+    );
 }
 
-#[test]
-fn matches_have_to_be_valid() {
-    const AT: &str = "spec.rules[0].matches[0]";
-    let path = |path: &str| matching(&format!("path: {{{path}}}"));
-    for (text, field, reason) in [
-        (
-            path("type: Glob, value: /a"),
-            "path.type",
-            "Exact, PathPrefix, RegularExpression",
-        ),
-        (path("value: a"), "path.value", "not a path"),
-        (path("value: //a"), "path.value", "not a path"),
-        (path("value: /a/../b"), "path.value", "not a path"),
-        (path("value: /a/.."), "path.value", "not a path"),
-        (path("value: '/a%2fb'"), "path.value", "not a path"),
-        (path("value: '/a?b'"), "path.value", "not a path"),
-        (path("value: '/a%zz'"), "path.value", "not a path"),
-        (
-            path(&format!("value: /{}", "a".repeat(1024))),
-            "path.value",
-            "longer than 1024",
-        ),
-        (
-            path("type: RegularExpression, value: '('"),
-            "path.value",
-            "regular expression",
-        ),
-        (matching("method: get"), "method", "GET"),
-        (
-            matching("headers: [{name: 'a b', value: x}]"),
-            "headers[0].name",
-            "not a name",
-        ),
-        (
-            matching("headers: [{name: a}]"),
-            "headers[0].value",
-            "required",
-        ),
-        (
-            matching("headers: [{name: a, value: ''}]"),
-            "headers[0].value",
-            "empty",
-        ),
-        (
-            matching("headers: [{name: a, value: x, type: Prefix}]"),
-            "headers[0].type",
-            "Exact",
-        ),
-        (
-            matching("headers: [{name: a, value: '[', type: RegularExpression}]"),
-            "headers[0].value",
-            "regular expression",
-        ),
-        (
-            matching(&format!("headers: [{}]", many(17, "{name: a, value: b}"))),
-            "headers",
-            "more than 16",
-        ),
-        (
-            matching("queryParams: [{name: a, value: 1}]"),
-            "queryParams[0].value",
-            "quotes",
-        ),
-        (matching("query: []"), "query", "no such field"),
-        (
-            grpc("matches: [{method: {}}]"),
-            "method",
-            "at least one of service, method",
-        ),
-        (
-            grpc("matches: [{method: {service: a/b}}]"),
-            "method.service",
-            "not a name",
-        ),
-        (
-            grpc("matches: [{method: {method: '1a'}}]"),
-            "method.method",
-            "not a name",
-        ),
-        (
-            grpc("matches: [{path: {value: /a}}]"),
-            "path",
-            "no such field",
-        ),
-    ] {
-        refuses(&[(text, &format!("{AT}.{field}"), reason)]);
+fn refused_for(text: &str, reason: &str) -> bool {
+    match read(text) {
+        Manifest::Refused(refused) => refused.faults.iter().any(|it| it.reason == reason),
+        _ => false,
     }
 }
 
 #[test]
+fn a_tcp_route_has_one_rule_that_says_where_to() {
+    let lines = "
+        rules: [] => rules: at least one
+        rules: [{}] => rules[0].backendRefs: at least one
+        rules: [{backendRefs: [{name: a, port: 1}]}, {backendRefs: [{name: a, port: 1}]}] => rules: more than 1
+        hostnames: [a], rules: [{backendRefs: [{name: a, port: 1}]}] => hostnames: no such field
+        rules: [{matches: [], backendRefs: [{name: a, port: 1}]}] => rules[0].matches: no such field
+        rules: [{backendRefs: [{name: a, port: 80, filters: []}]}] => rules[0].backendRefs[0].filters: no such field
+    ";
+    refuses(
+        |spec| of_kind("TCPRoute", &format!("{{{spec}}}")),
+        "spec.",
+        lines,
+    );
+}
+
+#[test]
+fn matches_have_to_be_valid() {
+    let lines = "
+        path: {type: Glob, value: /a} => path.type: Exact, PathPrefix, RegularExpression
+        path: {value: a} => path.value: not a path
+        path: {value: //a} => path.value: not a path
+        path: {value: /a/../b} => path.value: not a path
+        path: {value: /a/..} => path.value: not a path
+        path: {value: '/a%2fb'} => path.value: not a path
+        path: {value: '/a?b'} => path.value: not a path
+        path: {value: '/a%zz'} => path.value: not a path
+        path: {type: RegularExpression, value: '('} => path.value: regular expression
+        method: get => method: GET
+        headers: [{name: 'a b', value: x}] => headers[0].name: not a name
+        headers: [{name: a}] => headers[0].value: required
+        headers: [{name: a, value: ''}] => headers[0].value: empty
+        headers: [{name: a, value: x, type: Prefix}] => headers[0].type: Exact
+        headers: [{name: a, value: '[', type: RegularExpression}] => headers[0].value: regular expression
+        queryParams: [{name: a, value: 1}] => queryParams[0].value: quotes
+        query: [] => query: no such field
+    ";
+    let write = |fields: &str| rule(&format!("matches: [{{{fields}}}]"));
+    const AT: &str = "spec.rules[0].matches[0].";
+    refuses(write, AT, lines);
+    let long = write(&format!("path: {{value: /{}}}", "a".repeat(1024)));
+    refuses_one(&long, &format!("{AT}path.value"), "longer than 1024");
+    let headers = write(&format!("headers: [{}]", many(17, "{name: a, value: b}")));
+    refuses_one(&headers, &format!("{AT}headers"), "more than 16");
+    let matches = rule(&format!("matches: [{}]", many(65, "{}")));
+    refuses_one(&matches, "spec.rules[0].matches", "more than 64");
+    let calls = "
+        method: {} => method: at least one of service, method
+        method: {service: a/b} => method.service: not a name
+        method: {method: '1a'} => method.method: not a name
+        method: {type: RegularExpression, method: '('} => method.method: regular expression
+        method: {type: Prefix, method: a} => method.type: neither Exact nor
+        path: {value: /a} => path: no such field
+    ";
+    refuses(
+        |fields| grpc(&format!("matches: [{{{fields}}}]")),
+        AT,
+        calls,
+    );
+}
+
+#[test]
 fn filters_have_to_be_valid() {
-    const AT: &str = "spec.rules[0].filters[0]";
-    let set = |pair: &str| {
+    let lines = "
+        type: Magic => type: RequestHeaderModifier
+        type: CORS => cors: required
+        type: CORS, cors: {}, urlRewrite: {} => urlRewrite: does not go with
+    ";
+    const AT: &str = "spec.rules[0].filters[0].";
+    refuses(filter, AT, lines);
+    let lines = "
+        {name: a} => [0].value: required
+        {name: Host, value: a} => [0].name: may change
+        {name: Transfer-Encoding, value: a} => [0].name: may change
+        {name: a, value: \"b\\r\\nc\"} => [0].value: header's value
+        {name: a, value: b}, {name: A, value: c} => [1].name: twice
+    ";
+    let set = |pairs: &str| {
         filter(&format!(
-            "type: RequestHeaderModifier, requestHeaderModifier: {{set: [{pair}]}}"
+            "type: RequestHeaderModifier, requestHeaderModifier: {{set: [{pairs}]}}"
         ))
     };
+    refuses(set, &format!("{AT}requestHeaderModifier.set"), lines);
+    let lines = "
+        scheme: ftp => scheme: neither http nor https
+        statusCode: 200 => statusCode: 301, 302, 303, 307, 308
+        hostname: '*.a' => hostname: host name
+        path: {type: ReplaceFullPath} => path.replaceFullPath: required
+        path: {type: ReplaceFullPath, replaceFullPath: a} => path.replaceFullPath: not a path
+        path: {type: ReplaceFullPath, replaceFullPath: /a, replacePrefixMatch: /b} => path.replacePrefixMatch: does not go
+    ";
     let redirect = |fields: &str| {
         filter(&format!(
             "type: RequestRedirect, requestRedirect: {{{fields}}}"
         ))
     };
-    for (text, field, reason) in [
-        (filter("type: Magic"), "type", "RequestHeaderModifier"),
-        (filter("type: CORS"), "cors", "required"),
-        (
-            filter("type: CORS, cors: {}, urlRewrite: {}"),
-            "urlRewrite",
-            "does not go with",
-        ),
-        (
-            set("{name: a}"),
-            "requestHeaderModifier.set[0].value",
-            "required",
-        ),
-        (
-            set("{name: Host, value: a}"),
-            "requestHeaderModifier.set[0].name",
-            "may change",
-        ),
-        (
-            set("{name: Transfer-Encoding, value: a}"),
-            "requestHeaderModifier.set[0].name",
-            "may change",
-        ),
-        (
-            set("{name: a, value: \"b\\r\\nc: d\"}"),
-            "requestHeaderModifier.set[0].value",
-            "header's value",
-        ),
-        (
-            set("{name: a, value: b}, {name: A, value: c}"),
-            "requestHeaderModifier.set[1].name",
-            "twice",
-        ),
-        (
-            redirect("scheme: ftp"),
-            "requestRedirect.scheme",
-            "neither http nor https",
-        ),
-        (
-            redirect("statusCode: 200"),
-            "requestRedirect.statusCode",
-            "301, 302, 303, 307, 308",
-        ),
-        (
-            redirect("hostname: '*.a'"),
-            "requestRedirect.hostname",
-            "host name",
-        ),
-        (
-            redirect("path: {type: ReplaceFullPath}"),
-            "requestRedirect.path.replaceFullPath",
-            "required",
-        ),
-        (
-            redirect("path: {type: ReplaceFullPath, replaceFullPath: a}"),
-            "requestRedirect.path.replaceFullPath",
-            "not a path",
-        ),
-        (
-            redirect("path: {type: ReplaceFullPath, replaceFullPath: /a, replacePrefixMatch: /b}"),
-            "requestRedirect.path.replacePrefixMatch",
-            "does not go",
-        ),
-    ] {
-        refuses(&[(text, &format!("{AT}.{field}"), reason)]);
-    }
-    let edit = "type: RequestHeaderModifier, requestHeaderModifier: {remove: [a]}";
-    let rewrite =
-        "type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}";
-    refuses(&[
-        (
-            rule(&format!("filters: [{{{edit}}}, {{{edit}}}]")),
-            "spec.rules[0].filters[1].type",
-            "only once",
-        ),
-        (
-            rule(&format!(
-                "filters: [{{{rewrite}}}, {{type: RequestRedirect, requestRedirect: {{}}}}]"
-            )),
-            "spec.rules[0].filters",
-            "exclude",
-        ),
-        (
-            rule(
-                "filters: [{type: RequestRedirect, requestRedirect: {}}], backendRefs: [{name: a, port: 80}]",
-            ),
-            "spec.rules[0].backendRefs",
-            "RequestRedirect",
-        ),
-        (
-            rule(&format!(
-                "matches: [{{path: {{type: Exact, value: /a}}}}], filters: [{{{rewrite}}}]"
-            )),
-            "spec.rules[0].filters",
-            "PathPrefix",
-        ),
-        (
-            rule(&format!("matches: [{{}}, {{}}], filters: [{{{rewrite}}}]")),
-            "spec.rules[0].filters",
-            "PathPrefix",
-        ),
-        (
-            grpc(&format!("filters: [{{{rewrite}}}]")).replace("urlRewrite", "extensionRef"),
-            "spec.rules[0].filters[0].type",
-            "is none of",
-        ),
-    ]);
+    refuses(redirect, &format!("{AT}requestRedirect."), lines);
 }
 
 #[test]
-fn backends_and_timeouts_have_to_be_valid() {
-    let backend = |fields: &str| rule(&format!("backendRefs: [{{{fields}}}]"));
-    let timeouts = |fields: &str| rule(&format!("timeouts: {{{fields}}}"));
-    refuses(&[
-        (
-            backend("port: 80"),
-            "spec.rules[0].backendRefs[0].name",
-            "required",
-        ),
-        (
-            backend("name: a"),
-            "spec.rules[0].backendRefs[0].port",
-            "needs one",
-        ),
-        (
-            backend("name: a, port: 80, weight: -1"),
-            "spec.rules[0].backendRefs[0].weight",
-            "0 to 1000000",
-        ),
-        (
-            backend("name: a, port: 80, weight: 1000001"),
-            "spec.rules[0].backendRefs[0].weight",
-            "0 to 1000000",
-        ),
-        (
-            backend("name: a, port: 80, weigth: 1"),
-            "spec.rules[0].backendRefs[0].weigth",
-            "no such field",
-        ),
-        (
-            rule(&format!(
-                "backendRefs: [{}]",
-                many(17, "{name: a, port: 80}")
-            )),
-            "spec.rules[0].backendRefs",
-            "more than 16",
-        ),
-        (
-            timeouts("request: 1.5s"),
-            "spec.rules[0].timeouts.request",
-            "not a duration",
-        ),
-        (
-            timeouts("request: 5"),
-            "spec.rules[0].timeouts.request",
-            "quotes",
-        ),
-        (
-            timeouts("request: 1s, backendRequest: 2s"),
-            "spec.rules[0].timeouts.backendRequest",
-            "longer than request",
-        ),
-        (
-            timeouts("idle: 1s"),
-            "spec.rules[0].timeouts.idle",
-            "no such field",
-        ),
-        (
-            of_kind(
-                "TCPRoute",
-                "{rules: [{backendRefs: [{name: a, port: 80, filters: []}]}]}",
-            ),
-            "spec.rules[0].backendRefs[0].filters",
-            "no such field",
-        ),
-    ]);
+fn the_parts_of_a_rule_have_to_go_together() {
+    const PREFIX: &str =
+        "{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}";
+    let lines = "
+        filters: [{type: RequestHeaderModifier, requestHeaderModifier: {}}, {type: RequestHeaderModifier, requestHeaderModifier: {}}] => filters[1].type: only once
+        filters: [PREFIX, {type: RequestRedirect, requestRedirect: {}}] => filters: exclude
+        filters: [{type: RequestRedirect, requestRedirect: {}}], backendRefs: [{name: a, port: 80}] => backendRefs: RequestRedirect
+        matches: [{path: {type: Exact, value: /a}}], filters: [PREFIX] => filters: PathPrefix
+        matches: [{}, {}], filters: [PREFIX] => filters: PathPrefix
+        timeouts: {request: 1.5s} => timeouts.request: not a duration
+        timeouts: {request: 5} => timeouts.request: quotes
+        timeouts: {request: 1s, backendRequest: 2s} => timeouts.backendRequest: longer than request
+        timeouts: {idle: 1s} => timeouts.idle: no such field
+        backendRefs: [{port: 80}] => backendRefs[0].name: required
+        backendRefs: [{name: a}] => backendRefs[0].port: needs one
+        backendRefs: [{name: a, port: 80, weight: -1}] => backendRefs[0].weight: 0 to 1000000
+        backendRefs: [{name: a, port: 80, weight: 1000001}] => backendRefs[0].weight: 0 to 1000000
+        backendRefs: [{name: a, port: 80, weigth: 1}] => backendRefs[0].weigth: no such field
+    ";
+    refuses(
+        |fields| rule(&fields.replace("PREFIX", PREFIX)),
+        "spec.rules[0].",
+        lines,
+    );
+    let backends = rule(&format!(
+        "backendRefs: [{}]",
+        many(17, "{name: a, port: 80}")
+    ));
+    refuses_one(&backends, "spec.rules[0].backendRefs", "more than 16");
+    good(&rule(&format!("matches: [{{}}], filters: [{PREFIX}]")));
+    good(&rule(&format!("filters: [{PREFIX}]")));
+    let rewrite = grpc("filters: [{type: URLRewrite, extensionRef: {}}]");
+    refuses_one(&rewrite, "spec.rules[0].filters[0].type", "is none of");
 }
 
 #[test]
@@ -497,75 +297,36 @@ fn filters_are_read_in_their_order_and_what_is_not_served_is_named() {
 
 #[test]
 fn gateways_classes_and_grants_have_to_be_valid() {
-    let gateway = |spec: &str| of_kind("Gateway", spec);
-    let listener = |fields: &str| {
-        gateway(&format!(
-            "{{gatewayClassName: c, listeners: [{{{fields}}}]}}"
-        ))
+    let spec = |kind: &'static str| move |fields: &str| of_kind(kind, &format!("{{{fields}}}"));
+    let gateway = "
+        gatewayClassName: c => listeners: at least one
+        listeners: [{name: a, port: 15008, protocol: HBONE}] => gatewayClassName: required
+    ";
+    refuses(spec("Gateway"), "spec.", gateway);
+    let listeners = "
+        {name: a, protocol: HBONE} => [0].port: required
+        {name: a, port: 1, protocol: HBONE, prot: x} => [0].prot: no such field
+        {name: a, port: 1, protocol: HBONE, allowedRoutes: {namespaces: {from: Any}}} => [0].allowedRoutes.namespaces.from: All, Same, Selector, None
+        {name: a, port: 1, protocol: HBONE, allowedRoutes: {namespaces: {from: Selector}}} => [0].allowedRoutes.namespaces.selector: required
+        {name: a, port: 1, protocol: HBONE}, {name: a, port: 2, protocol: HBONE} => [1].name: twice
+    ";
+    let listener = |items: &str| {
+        of_kind(
+            "Gateway",
+            &format!("{{gatewayClassName: c, listeners: [{items}]}}"),
+        )
     };
-    let good = "name: a, port: 15008, protocol: HBONE";
-    refuses(&[
-        (
-            gateway("{gatewayClassName: c}"),
-            "spec.listeners",
-            "at least one",
-        ),
-        (
-            gateway(&format!("{{listeners: [{{{good}}}]}}")),
-            "spec.gatewayClassName",
-            "required",
-        ),
-        (
-            listener("name: a, protocol: HBONE"),
-            "spec.listeners[0].port",
-            "required",
-        ),
-        (
-            listener(&format!("{good}, prot: x")),
-            "spec.listeners[0].prot",
-            "no such field",
-        ),
-        (
-            listener(&format!(
-                "{good}, allowedRoutes: {{namespaces: {{from: Any}}}}"
-            )),
-            "spec.listeners[0].allowedRoutes.namespaces.from",
-            "All, Same, Selector, None",
-        ),
-        (
-            listener(&format!(
-                "{good}, allowedRoutes: {{namespaces: {{from: Selector}}}}"
-            )),
-            "spec.listeners[0].allowedRoutes.namespaces.selector",
-            "required",
-        ),
-        (
-            listener(&format!("{good}}}, {{{good}")),
-            "spec.listeners[1].name",
-            "twice",
-        ),
-        (
-            of_kind("GatewayClass", "{}"),
-            "spec.controllerName",
-            "required",
-        ),
-        (
-            of_kind(
-                "ReferenceGrant",
-                "{from: [{kind: HTTPRoute, namespace: a}]}",
-            ),
-            "spec.to",
-            "at least one",
-        ),
-        (
-            of_kind(
-                "ReferenceGrant",
-                "{from: [{kind: HTTPRoute}], to: [{kind: Service}]}",
-            ),
-            "spec.from[0].namespace",
-            "required",
-        ),
-    ]);
+    refuses(listener, "spec.listeners", listeners);
+    refuses_one(
+        &of_kind("GatewayClass", "{}"),
+        "spec.controllerName",
+        "required",
+    );
+    let grants = "
+        from: [{kind: HTTPRoute, namespace: a}] => to: at least one
+        from: [{kind: HTTPRoute}], to: [{kind: Service}] => from[0].namespace: required
+    ";
+    refuses(spec("ReferenceGrant"), "spec.", grants);
 }
 
 #[test]
