@@ -3,6 +3,9 @@
 //! That is the normal form of RFC 3986 §6.2.2. Some spellings stay ambiguous in it, because servers disagree on what
 //! `//`, `\`, `;` or an escaped slash mean; of those the [`readings`](Judged::readings) hold what a lenient server
 //! would make of them, so that authorization can ask about each. Nobody is routed by them, nor are they forwarded.
+//!
+//! So it is with escapes of what may stand in a path bare, such as `%40` for `@`: they may mean something else (§2.2), most
+//! servers take them for the same. They stay as they are, and are judged in both readings.
 
 use std::{borrow::Cow, fmt};
 
@@ -88,6 +91,31 @@ pub fn spelled(raw: &[u8]) -> Result<Cow<'_, str>, Malformed> {
         }
     }
     Ok(Cow::Owned(text))
+}
+
+/// A spelled piece of a path with every escape gone of what may stand there bare; its separators stay escaped. None: there
+/// is no such escape.
+pub fn bare(spelled: &str) -> Option<String> {
+    let reserved = |byte: u8| is_plain(byte) && !is_separator(byte);
+    let mut text = String::with_capacity(spelled.len());
+    let mut rest = spelled;
+    while let Some(at) = rest.find('%') {
+        let digits = rest.as_bytes()[at + 1..].first_chunk::<2>();
+        let byte = digits.and_then(|digits| decoded(*digits));
+        text.push_str(&rest[..at]);
+        match byte.filter(|byte| reserved(*byte)) {
+            Some(byte) => {
+                text.push(char::from(byte));
+                rest = &rest[at + 3..];
+            }
+            None => {
+                text.push('%');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    text.push_str(rest);
+    (text != spelled).then_some(text)
 }
 
 fn push(text: &mut String, byte: u8, as_it_is: bool) {
@@ -178,15 +206,14 @@ fn is_ambiguous(normal: &str) -> bool {
             .any(|(at, _)| is_ambiguous_escape(&normal.as_bytes()[at + 1..]))
 }
 
-/// Of what follows a `%`: an escaped separator, or anything escaped twice or more that a path is made of.
+/// Of what follows a `%`: an escaped separator or anything else that a path is made of, escaped once or more.
 fn is_ambiguous_escape(after: &[u8]) -> bool {
     let mut rest = after;
     while let Some(inner) = rest.strip_prefix(b"25") {
         rest = inner;
     }
-    let twice = rest.len() < after.len();
     let byte = rest.first_chunk::<2>().and_then(|digits| decoded(*digits));
-    byte.is_some_and(|byte| is_separator(byte) || twice && is_unreserved(byte))
+    byte.is_some_and(|byte| is_separator(byte) || is_plain(byte))
 }
 
 fn is_separator(byte: u8) -> bool {
@@ -213,7 +240,7 @@ fn decode(path: &str, how: Lenient) -> String {
         text.push(byte);
         while let [.., b'%', high, low] = text[..]
             && let Some(byte) = decoded([high, low])
-            && (byte == b'%' || is_unreserved(byte) || is_separator(byte))
+            && (byte == b'%' || is_plain(byte) || is_separator(byte))
         {
             text.truncate(text.len() - 3);
             match byte {

@@ -155,6 +155,26 @@ impl PathPattern {
         Ok(Self::Text(pattern))
     }
 
+    /// Reads a value of a policy in all its spellings, any of which a reading of a path may match: as it is written, and with
+    /// what needs no escape bare. So a DENY of `/a%40b` is one of `/a@b` too, and the other way round.
+    pub fn spellings(text: &str) -> Result<Vec<Self>, path::Malformed> {
+        let written = Self::read(text)?;
+        let bare = written.bare();
+        Ok(std::iter::once(written).chain(bare).collect())
+    }
+
+    fn bare(&self) -> Option<Self> {
+        let bare = |text: &str| path::bare(text).map(Into::into);
+        match self {
+            Self::Text(StringMatch::Exact(text)) => bare(text).map(StringMatch::Exact),
+            Self::Text(StringMatch::Prefix(text)) => bare(text).map(StringMatch::Prefix),
+            Self::Text(StringMatch::Suffix(text)) => bare(text).map(StringMatch::Suffix),
+            Self::Text(StringMatch::Presence) => None,
+            Self::Template(template) => return template.bare().map(Self::Template),
+        }
+        .map(Self::Text)
+    }
+
     /// Whether it matches a path.
     pub fn matches(&self, path: &str) -> bool {
         match self {

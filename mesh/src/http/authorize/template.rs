@@ -43,6 +43,19 @@ impl Template {
         })
     }
 
+    /// The same with what needs no escape bare; none if it is so already.
+    pub(super) fn bare(&self) -> Option<Self> {
+        let bare = |text: &str| -> Box<str> {
+            path::bare(text).map_or_else(|| text.into(), String::into_boxed_str)
+        };
+        let segments = self.segments.iter();
+        let bare = Self {
+            segments: segments.map(|it| it.as_deref().map(bare)).collect(),
+            end: self.end.as_deref().map(bare),
+        };
+        (bare != *self).then_some(bare)
+    }
+
     /// Whether it matches a path. `{*}` is at least one character.
     pub fn matches(&self, path: &str) -> bool {
         let Some(mut rest) = path.strip_prefix('/') else {

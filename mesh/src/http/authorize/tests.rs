@@ -55,7 +55,7 @@ fn hosts(list: &[&str]) -> Box<[StringMatch]> {
 
 fn paths(list: &[&str]) -> Box<[PathPattern]> {
     list.iter()
-        .map(|value| PathPattern::read(value).unwrap())
+        .flat_map(|value| PathPattern::spellings(value).unwrap())
         .collect()
 }
 
@@ -200,6 +200,44 @@ fn a_path_that_is_read_in_two_ways_passes_only_if_it_does_in_both() {
             &[policy("p", Action::Allow, readings.into())],
             &asked
         ));
+    }
+}
+
+#[test]
+fn an_escape_that_need_not_be_is_read_with_and_without() {
+    for (pattern, target, expected) in [
+        ("/a@b", "/a@b", YES),
+        ("/a%40b", "/a%40b", YES),
+        // A DENY of one spelling is one of the other.
+        ("/a%40b", "/a@b", YES),
+        // What need not be escaped and is may be something else: an ALLOW of the bare one does not pass it.
+        ("/a@b", "/a%40b", DOUBT),
+        ("/a@b", "/a%2540b", DOUBT),
+        ("/a%40*", "/a@b", YES),
+        ("*%40b", "/a@b", YES),
+        ("/{*}/a%40b", "/x/a@b", YES),
+        ("/{**}/a%40b", "/x/y/a@b", YES),
+        // A star that is escaped is no star.
+        ("/a%2A", "/a*", YES),
+        ("/a%2A", "/ab", NO),
+        ("/a%20b", "/a%20b", YES),
+        ("/a*", "/a%40b", YES),
+    ] {
+        let asked = Asked {
+            target,
+            ..Asked::default()
+        };
+        assert_eq!(
+            both(&on_path(pattern), &asked),
+            expected,
+            "{pattern} {target}"
+        );
+        let not = to(Operation {
+            not_paths: paths(&[pattern]),
+            ..Operation::default()
+        });
+        let opposite = (expected.1, expected.0);
+        assert_eq!(both(&not, &asked), opposite, "not {pattern} {target}");
     }
 }
 

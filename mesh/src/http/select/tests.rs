@@ -139,6 +139,45 @@ fn a_prefix_matches_by_segments() {
     }
 }
 
+/// Of calls to one service an expression says more than nothing, and less than a method's name.
+#[test]
+fn a_grpc_method_by_name_goes_before_an_expression_and_that_before_none() {
+    let text = |text: &str| Some(Text::Exact(text.into()));
+    let regex = |text: &str| Some(Text::Regex(Pattern::new(text).unwrap()));
+    let rule = |service: &Option<Text>, method: Option<Text>| Rule {
+        matches: [Match {
+            path: PathMatch::Grpc {
+                service: service.clone(),
+                method,
+            },
+            method: None,
+            headers: Box::default(),
+            query: Box::default(),
+        }]
+        .into(),
+        ..Rule::default()
+    };
+    for service in [text("shop.Cart"), regex("shop[.].*"), None] {
+        let object = route(&object("r", &[]));
+        let rules = [None, regex("G.*"), text("Get"), regex("Ge.*")].map(|it| rule(&service, it));
+        let table = Table::new([Arc::new(Route {
+            kind: Kind::Grpc,
+            rules: rules.into(),
+            ..object
+        })]);
+        for (target, expected) in [
+            ("/shop.Cart/Get", "r/2"),
+            // Of two expressions the longer one.
+            ("/shop.Cart/Gem", "r/3"),
+            ("/shop.Cart/Give", "r/1"),
+            ("/shop.Cart/Put", "r/0"),
+        ] {
+            let selected = selects(&table, "a", target);
+            assert_eq!(selected.as_deref(), Some(expected), "{service:?} {target}");
+        }
+    }
+}
+
 #[test]
 fn the_more_specific_path_wins_whatever_the_order() {
     let any = |path: &str| path.ends_with("any");

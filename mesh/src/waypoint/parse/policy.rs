@@ -180,9 +180,14 @@ fn operation(message: &wire::AuthorizationOperation) -> Result<Operation, String
     let texts = |list: &[String]| -> Box<[StringMatch]> { list.iter().map(|v| text(v)).collect() };
     let hosts = |list: &[String]| -> Box<[StringMatch]> { list.iter().map(|v| host(v)).collect() };
     let ports = |list: &[String]| each(list, "port", port);
-    let path =
-        |value: &String| PathPattern::read(value).map_err(|e| format!("path {value:?}: {e}"));
-    let paths = |list: &[String]| list.iter().map(path).collect::<Result<_, _>>();
+    let paths = |list: &[String]| -> Result<Box<[PathPattern]>, String> {
+        let mut all = Vec::with_capacity(list.len());
+        for value in list {
+            let read = PathPattern::spellings(value);
+            all.extend(read.map_err(|e| format!("path {value:?}: {e}"))?);
+        }
+        Ok(all.into())
+    };
     Ok(Operation {
         hosts: hosts(&message.hosts),
         not_hosts: hosts(&message.not_hosts),
