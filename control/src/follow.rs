@@ -229,7 +229,8 @@ impl Source {
             })
         });
         let objects = compiled.statuses.iter();
-        let objects = objects.map(|(object, status)| (object.to_string(), compile::json::status(status)));
+        let objects =
+            objects.map(|(object, status)| (object.to_string(), compile::json::status(status)));
         let page = json!({
             "heldBack": self.held_back,
             "unreadable": self.unreadable,

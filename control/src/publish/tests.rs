@@ -8,6 +8,8 @@ use proto::{
 
 use super::*;
 
+mod waypoint;
+
 const CART: &str = "Kubernetes//Pod/shop/cart";
 
 fn workload(uid: &str, policies: &[&str]) -> (String, Address) {

@@ -85,7 +85,7 @@ fn answer(hub: &Hub, method: &Method, path: &str) -> Response<Full<Bytes>> {
     }
 }
 
-fn subscribers(hub: &Hub) -> String {
+pub(super) fn subscribers(hub: &Hub) -> String {
     let mesh = Arc::clone(&hub.mesh.borrow());
     let subscribers = hub.streams.list().into_iter().map(|subscriber| {
         let part = mesh.snapshot.part(&subscriber.subject);

@@ -24,8 +24,10 @@ use tonic::{
 use tonic_prost::ProstCodec;
 
 use super::*;
+
+mod waypoint;
 use crate::{
-    compile::{Compiled, Told},
+    compile::Compiled,
     publish::Kind,
     state::{StateDir, scratch::Scratch},
 };
@@ -152,7 +154,12 @@ impl Control {
     }
 
     async fn client(&self, scratch: &Scratch, node: &str) -> Client {
-        let token = std::fs::read_to_string(scratch.path().join("tokens").join(node)).unwrap();
+        self.with_token(scratch, &format!("tokens/{node}")).await
+    }
+
+    /// A client that shows the token of this file.
+    async fn with_token(&self, scratch: &Scratch, file: &str) -> Client {
+        let token = std::fs::read_to_string(scratch.path().join(file)).unwrap();
         Client {
             grpc: Grpc::new(self.connect().await),
             token: Some(format!("Bearer {token}")),
