@@ -5,8 +5,9 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use serde_json::Value;
 
-use crate::{Failure, zc};
+use crate::{Failure, wp, zc};
 
 /// Ambit: an ambient service mesh.
 #[derive(Debug, Parser)]
@@ -35,6 +36,9 @@ enum Command {
     #[command(visible_alias = "ztunnel-config")]
     Zc(ZcArguments),
 
+    /// Show what one waypoint believes.
+    Wp(WpArguments),
+
     /// An application that answers with what it gets and who sent it.
     #[cfg(feature = "local")]
     Echo(crate::component::EchoArguments),
@@ -53,7 +57,23 @@ struct ZcArguments {
     /// What to show.
     part: Part,
 
-    /// Address of the ztunnel's admin port.
+    #[command(flatten)]
+    dump: Dump,
+}
+
+#[derive(Debug, clap::Args)]
+struct WpArguments {
+    /// What to show.
+    part: wp::Part,
+
+    #[command(flatten)]
+    dump: Dump,
+}
+
+/// Which dump, and how to print a part of it.
+#[derive(Debug, clap::Args)]
+struct Dump {
+    /// Address of the proxy's admin port.
     #[arg(
         long,
         value_name = "HOST:PORT",
@@ -69,6 +89,19 @@ struct ZcArguments {
     /// How to print.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
+}
+
+impl Dump {
+    fn read(&self) -> Result<Value, Failure> {
+        match &self.file {
+            Some(file) => zc::read(file),
+            None => zc::ask(&self.address),
+        }
+    }
+
+    fn as_json(&self) -> bool {
+        self.output == Output::Json
+    }
 }
 
 /// A part of a ztunnel's configuration.
@@ -100,7 +133,12 @@ pub fn main() -> ExitCode {
         Command::Demo(arguments) => crate::demo::main(arguments),
         #[cfg(feature = "local")]
         Command::Compile(arguments) => crate::compile::main(&arguments),
-        Command::Zc(arguments) => show(&arguments),
+        Command::Zc(ZcArguments { part, dump }) => dump
+            .read()
+            .and_then(|it| crate::print(&zc::print(&it, part, dump.as_json())?)),
+        Command::Wp(WpArguments { part, dump }) => dump
+            .read()
+            .and_then(|it| crate::print(&wp::print(&it, part, dump.as_json())?)),
         #[cfg(feature = "local")]
         Command::Echo(arguments) => crate::component::echo(arguments),
         #[cfg(feature = "local")]
@@ -120,18 +158,6 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn show(arguments: &ZcArguments) -> Result<(), Failure> {
-    let dump = match &arguments.file {
-        Some(file) => zc::read(file)?,
-        None => zc::ask(&arguments.address)?,
-    };
-    crate::print(&zc::print(
-        &dump,
-        arguments.part,
-        arguments.output == Output::Json,
-    )?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,6 +171,7 @@ mod tests {
     fn wrong_usage_is_two() {
         for wrong in [
             &["ambit", "zc"][..],
+            &["ambit", "wp", "workloads"],
             &["ambit", "zc", "workloads", "-o", "xml"],
             &["ambit", "nothing"],
         ] {

@@ -11,6 +11,7 @@ use std::{
 
 mod args;
 pub mod http;
+mod wp;
 pub mod zc;
 
 #[cfg(feature = "local")]

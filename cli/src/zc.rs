@@ -18,6 +18,7 @@ use crate::{Failure, http::Connection};
 mod table;
 
 pub use table::{certificates, services, workloads};
+pub(crate) use table::{field, list, or_dash, table, text};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -34,7 +35,7 @@ pub struct Table {
 pub fn ask(address: &str) -> Result<Value, Failure> {
     let failed = |why: &dyn std::fmt::Display| {
         Failure::Unreachable(format!(
-            "cannot read the configuration of a ztunnel at {address}: {why}\n\
+            "cannot read the configuration of a proxy at {address}: {why}\n\
              Give the address of its admin port with --address, or a saved dump with -f."
         ))
     };
@@ -104,7 +105,7 @@ pub(crate) fn print(dump: &Value, what: crate::args::Part, json: bool) -> Result
 }
 
 /// A list of objects, which is what every part of a dump is.
-fn part<'a>(dump: &'a Value, key: &str) -> Result<&'a Value, String> {
+pub(crate) fn part<'a>(dump: &'a Value, key: &str) -> Result<&'a Value, String> {
     let fields = dump.as_object().ok_or("it is not an object")?;
     let part = fields.get(key).ok_or_else(|| format!("{key} is missing"))?;
     let list = part

@@ -109,7 +109,7 @@ fn every_check_holds_and_says_what_it_measured() {
     let checks = result["checks"]
         .as_array()
         .unwrap_or_else(|| panic!("{}", text(&output.stderr)));
-    assert_eq!(checks.len(), 12);
+    assert_eq!(checks.len(), 24);
     for check in checks {
         assert!(
             check["ok"] == true && !check["evidence"].as_array().unwrap().is_empty(),
@@ -211,7 +211,7 @@ fn ctrl_c_and_sigterm_leave_nothing() {
     for signal in ["INT", "TERM"] {
         let mut demo = place.stays_up();
         assert!(
-            place.processes().len() >= 13,
+            place.processes().len() >= 16,
             "the components and the applications run"
         );
         kill(signal, demo.id());

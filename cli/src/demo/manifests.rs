@@ -48,7 +48,11 @@ mod tests {
             .collect();
         let check = check::check_files(&files, &Settings::default());
         assert_eq!(check.problems, []);
-        let doubts: Vec<_> = check.notes.iter().filter(|it| it.contains(" False ")).collect();
+        let doubts: Vec<_> = check
+            .notes
+            .iter()
+            .filter(|it| it.contains(" False "))
+            .collect();
         assert_eq!(doubts, <[&String; 0]>::default());
         // As in the mesh that runs, where the nodes say that the pods are ready.
         let printed = check.print(check::Format::Json);

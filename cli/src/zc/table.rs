@@ -122,17 +122,23 @@ fn valid(certificate: &Value, now: OffsetDateTime) -> bool {
         && at("expirationTime").is_some_and(|until| now < until)
 }
 
-fn table(header: Vec<&'static str>, rows: impl IntoIterator<Item = Vec<String>>) -> Table {
+/// Rows in their own order.
+pub(crate) fn table(
+    header: Vec<&'static str>,
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> Table {
     let mut rows: Vec<_> = rows.into_iter().collect();
     rows.sort();
     Table { header, rows }
 }
 
-fn list<'a>(of: &'a Value, key: &str) -> &'a [Value] {
+/// A list in an object; empty if there is none.
+pub(crate) fn list<'a>(of: &'a Value, key: &str) -> &'a [Value] {
     of[key].as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-fn field(of: &Value, key: &str) -> String {
+/// A value of an object as a cell.
+pub(crate) fn field(of: &Value, key: &str) -> String {
     or_dash(text(&of[key]))
 }
 
@@ -141,7 +147,8 @@ fn waypoint(of: &Value) -> String {
     or_dash(text(&of["waypoint"]["destination"]))
 }
 
-fn text(value: &Value) -> String {
+/// A text without its quotes, anything else as JSON; nothing for null.
+pub(crate) fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
@@ -149,7 +156,8 @@ fn text(value: &Value) -> String {
     }
 }
 
-fn or_dash(text: String) -> String {
+/// A cell is never empty.
+pub(crate) fn or_dash(text: String) -> String {
     if text.is_empty() {
         "-".to_owned()
     } else {

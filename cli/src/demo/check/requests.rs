@@ -1,11 +1,12 @@
 //! What becomes of single requests: who may send which, what the application gets to see of them, how long they may take.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
-use super::{Evidence, identity, millis, service, want};
+use serde_json::Value;
+
+use super::{Evidence, millis, service, want};
 use crate::{
     http::Request,
-    lab::Node,
     mesh::{Answer, Mesh},
 };
 
@@ -32,7 +33,7 @@ pub(super) fn allowed(mesh: &Mesh, evidence: &mut Evidence) -> Result<(), String
             ),
         );
     }
-    let answer = denied(mesh, "cart", "POST", "/checkout/7", "")?;
+    let answer = denied(mesh, "cart", "POST", "/checkout/7", "none")?;
     evidence.note("not allowed by it", answer);
     Ok(())
 }
@@ -40,7 +41,7 @@ pub(super) fn allowed(mesh: &Mesh, evidence: &mut Evidence) -> Result<(), String
 /// By any way to write the path.
 pub(super) fn denied_by_path(mesh: &Mesh, evidence: &mut Evidence) -> Result<(), String> {
     for path in ["/admin", "/admin/users", "/x/../admin/users", "/%61dmin"] {
-        let answer = denied(mesh, "web", "GET", path, "shop/orders-no-admin")?;
+        let answer = denied(mesh, "web", "GET", path, "ns[shop]-policy[orders-no-admin]")?;
         evidence.note("denied by shop/orders-no-admin", answer);
     }
     let answer = served(mesh, "web", "GET", "/administration")?;
@@ -51,24 +52,47 @@ pub(super) fn denied_by_path(mesh: &Mesh, evidence: &mut Evidence) -> Result<(),
     Ok(())
 }
 
-/// The policy names the clients alone, and at the destination the peer is the waypoint.
+/// The policy names the clients alone, and what reaches the application comes from the waypoint.
 pub(super) fn real_client(mesh: &Mesh, evidence: &mut Evidence) -> Result<(), String> {
-    let mark = mesh.mark();
-    let answer = served(mesh, "web", "GET", "/delay/1ms")?;
-    let came = mesh.record(mark, Node::One, |it| {
-        it.get("direction") == "inbound" && it.get("dst.workload") == pod(&answer)
-    })?;
-    let peer = came.get("src.identity");
-    want(peer == identity("shop", WAYPOINT), || {
-        format!("the peer at the destination is {peer:?}, not the waypoint")
+    let answer = served(mesh, "web", "GET", "/headers")?;
+    let peer = answer.response.header("x-client").unwrap_or_default();
+    let waypoint = mesh.pod(WAYPOINT)?.addresses[0];
+    want(
+        peer.parse::<SocketAddr>()
+            .is_ok_and(|peer| peer.ip() == waypoint),
+        || format!("the application is called by {peer}, not by the waypoint at {waypoint}"),
+    )?;
+    let forwarded = received(&answer, "x-forwarded-for");
+    want(forwarded == [answer.client.ip().to_string()], || {
+        format!(
+            "x-forwarded-for says {forwarded:?}, but the client is {}",
+            answer.client.ip()
+        )
     })?;
     evidence.note(
         "allowed by shop/orders-clients",
-        format!("web: GET → 200, although the peer at the destination is {peer}"),
+        format!(
+            "web: GET → 200, although it is the waypoint that calls {}, for {}",
+            pod(&answer),
+            forwarded[0]
+        ),
     );
-    let answer = denied(mesh, "batch", "GET", "/", "")?;
+    let answer = denied(mesh, "batch", "GET", "/", "none")?;
     evidence.note("not allowed by it, but by every layer 7 policy", answer);
     Ok(())
+}
+
+/// The values of a header that the application says it got.
+fn received(answer: &Answer, name: &str) -> Vec<String> {
+    let page: Value = serde_json::from_slice(&answer.response.body).unwrap_or_default();
+    let all = page["headers"].as_array().map(Vec::as_slice);
+    let named = all
+        .unwrap_or_default()
+        .iter()
+        .filter(|header| header[0] == name);
+    named
+        .map(|header| header[1].as_str().unwrap_or_default().to_owned())
+        .collect()
 }
 
 pub(super) fn rewritten(mesh: &Mesh, evidence: &mut Evidence) -> Result<(), String> {
@@ -156,8 +180,8 @@ fn served(mesh: &Mesh, from: &str, method: &str, path: &str) -> Result<Answer, S
     Ok(answer)
 }
 
-/// A request that the waypoint has to refuse; what was answered, and what its log says. An empty policy: the log says that
-/// none allows it.
+/// A request that the waypoint has to refuse; what was answered, and what its log says. The policy is as the log names it, or
+/// none if it is that no policy allows the request.
 fn denied(
     mesh: &Mesh,
     from: &str,
