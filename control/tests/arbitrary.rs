@@ -4,10 +4,17 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use control::{
     compile::{Settings, compile, json},
+    publish::Version,
     source::load,
     world::PodReport,
 };
+use mesh::{
+    delta::{Delta, Resource},
+    name::Name,
+    waypoint::Store,
+};
 use proptest::{collection::vec, prelude::*, sample::select, strategy::Union};
+use prost::Message;
 use serde_json::{Map, Value, json};
 
 /// Fields that some kind reads, and a few that none does.
@@ -85,6 +92,39 @@ const FIELDS: &[&str] = &[
     "workloads",
     "80",
     "unheard-of",
+    "allowedRoutes",
+    "backendRefs",
+    "backendRequest",
+    "controllerName",
+    "filters",
+    "group",
+    "gatewayClassName",
+    "headers",
+    "host",
+    "hostname",
+    "hostnames",
+    "hosts",
+    "listeners",
+    "matches",
+    "method",
+    "parentRefs",
+    "path",
+    "queryParams",
+    "replacePrefixMatch",
+    "request",
+    "requestHeaderModifier",
+    "requestRedirect",
+    "retry",
+    "sectionName",
+    "service",
+    "set",
+    "statusCode",
+    "timeouts",
+    "tls",
+    "trafficPolicy",
+    "urlRewrite",
+    "value",
+    "weight",
 ];
 const WORDS: &[&str] = &[
     "",
@@ -124,6 +164,17 @@ const WORDS: &[&str] = &[
     "source.ip",
     "destination.port",
     "List",
+    "Gateway",
+    "PathPrefix",
+    "RegularExpression",
+    "RequestRedirect",
+    "URLRewrite",
+    "ambit-waypoint",
+    "HBONE",
+    "GET",
+    "/a",
+    "(",
+    "5s",
     "request.headers[x]",
     "2026-01-01T00:00:01Z",
     "\u{0}",
@@ -138,6 +189,15 @@ const KINDS: &[(&str, &str)] = &[
     ("discovery.k8s.io/v1", "EndpointSlice"),
     ("security.istio.io/v1", "AuthorizationPolicy"),
     ("security.istio.io/v1beta1", "PeerAuthentication"),
+    ("gateway.networking.k8s.io/v1", "Gateway"),
+    ("gateway.networking.k8s.io/v1", "GatewayClass"),
+    ("gateway.networking.k8s.io/v1", "HTTPRoute"),
+    ("gateway.networking.k8s.io/v1", "GRPCRoute"),
+    ("gateway.networking.k8s.io/v1", "TCPRoute"),
+    ("gateway.networking.k8s.io/v1beta1", "ReferenceGrant"),
+    ("gateway.networking.k8s.io/v1", "BackendTLSPolicy"),
+    ("networking.istio.io/v1", "DestinationRule"),
+    ("security.istio.io/v1", "RequestAuthentication"),
     ("v1", "List"),
     ("apps/v1", "Deployment"),
 ];
@@ -182,9 +242,12 @@ fn wild() -> impl Strategy<Value = Value> {
     )
 }
 
+/// What a good object is made of: version, kind, spec and status.
+type Parts = BoxedStrategy<(&'static str, &'static str, Value, Value)>;
+
 /// An object that is mostly good, so that much of it reaches the compile step.
 fn tame() -> impl Strategy<Value = Value> {
-    let kinds: Vec<BoxedStrategy<(&str, &str, Value, Value)>> = vec![
+    let mut kinds: Vec<Parts> = vec![
         labels().prop_map(|_| ("v1", "Namespace", json!({}), json!({}))).boxed(),
         (select(&["10.0.0.1", "fd00::1"][..]), any::<bool>(), select(&["Running", "Failed"][..]))
             .prop_map(|(ip, ready, phase)| {
@@ -214,6 +277,7 @@ fn tame() -> impl Strategy<Value = Value> {
             })
             .boxed(),
     ];
+    kinds.extend(of_waypoints());
     let created = select(&["2026-01-01T00:00:01Z", "2026-01-01T00:00:02Z"][..]);
     (Union::new(kinds), select(&["a", "b", "c", "d"][..]), select(&["shop", "bank", "root"][..]), labels(), created).prop_map(
         |((version, kind, spec, status), name, namespace, labels, created)| {
@@ -225,11 +289,75 @@ fn tame() -> impl Strategy<Value = Value> {
     )
 }
 
+/// Gateways, routes, and policies of objects.
+fn of_waypoints() -> Vec<Parts> {
+    const GATEWAY: &str = "gateway.networking.k8s.io/v1";
+    let name = || select(&["a", "b", "c", "d"][..]);
+    let namespace = || select(&["shop", "bank"][..]);
+    let gateway = select(&["Same", "All"][..]).prop_map(|from| {
+        let listener = json!({"name": "mesh", "port": 15008, "protocol": "HBONE", "allowedRoutes": {"namespaces": {"from": from}}});
+        let spec = json!({"gatewayClassName": "ambit-waypoint", "listeners": [listener]});
+        (GATEWAY, "Gateway", spec, json!({"addresses": [{"type": "Hostname", "value": "w"}]}))
+    });
+    let kinds = select(&["HTTPRoute", "GRPCRoute", "TCPRoute"][..]);
+    let route = (kinds, name(), namespace(), name(), namespace(), 0..3_u32, any::<bool>()).prop_map(
+        |(kind, parent, of, backend, to, weight, matches)| {
+            let mut rule = json!({"backendRefs": [{"name": backend, "namespace": to, "port": 80, "weight": weight}]});
+            if matches && kind == "HTTPRoute" {
+                rule["matches"] = json!([{"path": {"value": "/a"}, "headers": [{"name": "x", "value": "y"}]}]);
+                rule["filters"] = json!([{"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}}}]);
+            } else if matches && kind == "GRPCRoute" {
+                rule["matches"] = json!([{"method": {"service": "a.B"}}]);
+                rule["filters"] = json!([{"type": "ExtensionRef", "extensionRef": {}}]);
+            }
+            let parent = json!({"group": "", "kind": "Service", "name": parent, "namespace": of});
+            (GATEWAY, kind, json!({"parentRefs": [parent], "rules": [rule]}), json!({}))
+        },
+    );
+    let policy = (
+        select(&["ALLOW", "DENY", "AUDIT"][..]),
+        name(),
+        vec(rule(), 0..3),
+    )
+        .prop_map(|(action, name, rules)| {
+            let target = json!({"kind": "Service", "name": name});
+            let spec = json!({"action": action, "targetRefs": [target], "rules": rules});
+            (
+                "security.istio.io/v1",
+                "AuthorizationPolicy",
+                spec,
+                json!({}),
+            )
+        });
+    let grant = namespace().prop_map(|namespace| {
+        let from = json!({"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": namespace});
+        let spec = json!({"from": [from], "to": [{"kind": "Service"}]});
+        ("gateway.networking.k8s.io/v1beta1", "ReferenceGrant", spec, json!({}))
+    });
+    let tls = name().prop_map(|name| {
+        let target = json!({"group": "", "kind": "Service", "name": name});
+        (
+            GATEWAY,
+            "BackendTLSPolicy",
+            json!({"targetRefs": [target]}),
+            json!({}),
+        )
+    });
+    vec![
+        gateway.boxed(),
+        route.boxed(),
+        policy.boxed(),
+        grant.boxed(),
+        tls.boxed(),
+    ]
+}
+
 fn labels() -> impl Strategy<Value = Value> {
     select(vec![
         json!({}),
         json!({"app": "web"}),
         json!({"app": "web", "v": "1"}),
+        json!({"app": "web", "istio.io/use-waypoint": "a"}),
     ])
 }
 
@@ -275,6 +403,45 @@ fn settings() -> Settings {
     }
 }
 
+/// A Gateway and two services that are bound to it.
+fn bound() -> Vec<Value> {
+    let gateway = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+        "metadata": {"name": "a", "namespace": "shop"},
+        "spec": {"gatewayClassName": "ambit-waypoint", "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}]},
+        "status": {"addresses": [{"type": "Hostname", "value": "a.shop.svc.cluster.local"}]},
+    });
+    let service = |name: &str, ip: &str, port: &str| {
+        let labels = json!({"istio.io/use-waypoint": "a"});
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": name, "namespace": "shop", "labels": labels},
+            "spec": {"clusterIP": ip, "selector": {"app": "web"}, "ports": [{"port": 80, "name": port}]},
+        })
+    };
+    vec![
+        gateway,
+        service("b", "10.96.1.1", "http"),
+        service("c", "10.96.1.2", "any"),
+    ]
+}
+
+fn delta<M: Message>(type_url: &str, resources: &BTreeMap<String, M>) -> Delta {
+    let resource = |(name, message): (&String, &M)| {
+        let bytes = message.encode_to_vec();
+        Resource {
+            name: name.clone(),
+            version: Version::of(&bytes).to_string(),
+            bytes,
+        }
+    };
+    Delta {
+        type_url: type_url.to_owned(),
+        resources: resources.iter().map(resource).collect(),
+        removed: Vec::new(),
+    }
+}
+
 proptest! {
     #[test]
     fn no_object_panics(objects in vec(prop_oneof![wild(), tame(), value()], 0..8), more in vec(wild(), 0..4)) {
@@ -292,6 +459,26 @@ proptest! {
         let files = [(PathBuf::from("a.yaml"), text)].into();
         let first = load(&files, None);
         compile(&load(&files, Some(&first)).world, &settings());
+    }
+
+    /// Whatever control tells a waypoint, that can put in force as a whole.
+    #[test]
+    fn a_waypoint_understands_what_it_is_told(objects in vec(tame(), 0..24)) {
+        let objects = distinct(objects.into_iter().chain(bound()).collect());
+        let world = load(&files(&objects), None).world;
+        let compiled = compile(&world, &settings());
+        for (gateway, told) in &compiled.told {
+            let mut store = Store::new(Name::new("root"));
+            let mut rejected = store.apply(&delta(proto::TABLE_TYPE, &told.tables));
+            rejected.extend(store.apply(&delta(proto::ROUTE_TYPE, &told.routes)));
+            rejected.extend(store.apply(&delta(proto::POLICY_TYPE, &told.policies)));
+            rejected.extend(store.apply(&delta(proto::BACKEND_TYPE, &told.backends)));
+            prop_assert_eq!(rejected, vec![], "{:?} is told {:#}", gateway, json::told([(gateway, told)]));
+            prop_assert!(store.current().is_ready());
+            prop_assert_eq!(store.current().tables().count(), told.tables.len());
+        }
+        let shop = ("shop".to_owned(), "a".to_owned());
+        prop_assert!(compiled.told[&shop].tables.len() >= 2);
     }
 
     #[test]

@@ -60,7 +60,10 @@ pub(in super::super) fn reference_grant(
     root: &At<'_>,
     faults: &mut Faults,
 ) -> ReferenceGrant {
-    root.only(&["apiVersion", "kind", "metadata", "spec"], faults);
+    root.only(
+        &["apiVersion", "kind", "metadata", "spec", "status"],
+        faults,
+    );
     let mut grant = ReferenceGrant {
         meta,
         from: Vec::new(),
