@@ -89,7 +89,8 @@ pub struct Compiled {
     pub statuses: BTreeMap<ObjectRef, Status>,
     /// What the waypoint of each Gateway of ours is told; each such Gateway is here, also if it is told nothing.
     pub told: BTreeMap<Key, Told>,
-    /// By service: what its binding is to become. It depends on the manifests alone, not on how far bindings have come.
+    /// By service: what its binding is to become. It depends on the manifests alone, not on how far bindings have come; but
+    /// a service whose label names a waypoint that does not serve it is here only if it is bound already.
     pub wanted: BTreeMap<Key, Wanted>,
 }
 
@@ -172,16 +173,34 @@ fn faults(world: &World, compiled: &mut Compiled) {
         };
         let all: Vec<_> = faults.iter().map(ToString::to_string).collect();
         let message = format!("{}; {stand_in}", all.join("; "));
-        let kind = if reference.kind == Kind::AuthorizationPolicy {
-            authorization::ACCEPTED
-        } else {
-            "Accepted"
+        let kind = match reference.kind {
+            Kind::AuthorizationPolicy if is_attached(world, reference) => {
+                authorization::WAYPOINT_ACCEPTED
+            }
+            Kind::AuthorizationPolicy => authorization::ACCEPTED,
+            _ => "Accepted",
         };
         let condition = Condition::fails(kind, "Invalid", message);
         // What is said of the version in force at each of its parents stays.
         let status = compiled.statuses.entry(reference.clone()).or_default();
         status.conditions = vec![condition];
     }
+}
+
+/// Whether what is in force of a policy is for waypoints.
+fn is_attached(world: &World, reference: &ObjectRef) -> bool {
+    let key = (reference.namespace.clone(), reference.name.clone());
+    let denial = world.denials.get(reference);
+    denial.is_some_and(|denial| !denial.targets.is_empty())
+        || world
+            .authorization_policies
+            .get(&key)
+            .is_some_and(|policy| {
+                matches!(
+                    policy.target,
+                    manifest::authorization::PolicyTarget::Objects(_)
+                )
+            })
 }
 
 /// What every part of the compile step looks at.

@@ -21,10 +21,19 @@ use std::{
 use control::{
     compile::{Compiled, NamespaceSelector, Settings, json},
     manifest::{documents, tree},
+    publish::Version,
     source::check::check_files,
 };
-use mesh::{local, model::Effect, name::Name, parse};
-use prost::Message as _;
+use mesh::{
+    delta::{Delta, Resource},
+    local,
+    model::Effect,
+    name::Name,
+    parse,
+    waypoint::Store,
+};
+use prost::Message;
+use proto::{BACKEND_TYPE, POLICY_TYPE, ROUTE_TYPE, TABLE_TYPE};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -159,6 +168,53 @@ fn nodes_understand_every_resource() {
         }
     }
     assert!(resources > 200, "{resources}");
+}
+
+/// And what is told to waypoints they put in force.
+#[test]
+fn waypoints_understand_every_resource() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded");
+    let mut tables = 0;
+    for (case, [input, _]) in cases(&here) {
+        for (gateway, told) in &compiled(&input).told {
+            let mut store = Store::new(Name::new("istio-system"));
+            let deltas = [
+                delta(TABLE_TYPE, &told.tables),
+                delta(ROUTE_TYPE, &told.routes),
+                delta(POLICY_TYPE, &told.policies),
+                delta(BACKEND_TYPE, &told.backends),
+            ];
+            for delta in &deltas {
+                assert_eq!(store.apply(delta), [], "{case}: {gateway:?}");
+            }
+            let generation = store.current();
+            assert!(generation.is_ready(), "{case}: {gateway:?}");
+            assert_eq!(
+                generation.tables().count(),
+                told.tables.len(),
+                "{case}: {gateway:?}"
+            );
+            tables += told.tables.len();
+        }
+    }
+    assert!(tables > 20, "{tables}");
+}
+
+fn delta<M: Message>(type_url: &str, resources: &BTreeMap<String, M>) -> Delta {
+    let resource = |(name, message): (&String, &M)| {
+        let bytes = message.encode_to_vec();
+        let version = Version::of(&bytes).to_string();
+        Resource {
+            name: name.clone(),
+            version,
+            bytes,
+        }
+    };
+    Delta {
+        type_url: type_url.to_owned(),
+        resources: resources.iter().map(resource).collect(),
+        removed: Vec::new(),
+    }
 }
 
 /// Written as a local workload file and read again, no resource is lost and every policy says the same.

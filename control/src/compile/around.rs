@@ -23,6 +23,9 @@ use crate::publish::Version;
 /// No object can have a name with a `_`.
 const PREFIX: &str = "ambit_waypoint_";
 
+/// In place of a port: every one.
+const ALL: u32 = 0;
+
 /// Who may come to one port of a workload.
 #[derive(Default)]
 struct Port {
@@ -37,7 +40,8 @@ pub(super) fn compile(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Comp
         .filter_map(|service| {
             let key = (service.meta.namespace.clone(), service.meta.name.clone());
             let binding = bindings.binding(&key)?;
-            Some((scope.service_key(&key.0, &key.1), binding))
+            let everywhere = service.ports.is_empty() && binding.denied == Denied::Everybody;
+            Some((scope.service_key(&key.0, &key.1), (binding, everywhere)))
         })
         .collect();
     let Compiled {
@@ -51,13 +55,13 @@ pub(super) fn compile(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Comp
         };
         let mut ports: BTreeMap<u32, Port> = BTreeMap::new();
         for (service, list) in &workload.services {
-            if let Some(binding) = by_service.get(service) {
-                for port in &list.ports {
-                    ports
-                        .entry(port.target_port)
-                        .or_default()
-                        .add(scope, binding);
-                }
+            let Some(&(binding, everywhere)) = by_service.get(service) else {
+                continue;
+            };
+            let targets = list.ports.iter().map(|port| port.target_port);
+            // A service without ports leads to all of them.
+            for port in targets.chain(everywhere.then_some(ALL)) {
+                ports.entry(port).or_default().add(scope, binding);
             }
         }
         for (port, found) in ports {
@@ -94,7 +98,7 @@ impl Port {
         };
         let found = Match {
             not_principals: waypoints.iter().map(except).collect(),
-            destination_ports: vec![port],
+            destination_ports: [port].into_iter().filter(|&port| port != ALL).collect(),
             ..Match::default()
         };
         let text: Vec<_> = waypoints.iter().map(|it| it.as_str()).collect();

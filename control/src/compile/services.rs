@@ -64,7 +64,7 @@ fn bind(scope: Scope<'_>, service: &manifest::Service, binding: &Binding, resour
 
 /// Whether a waypoint decides what the workloads of a namespace then need not decide again: it is told the policies by us,
 /// and it is of that namespace, or of one that the mesh trusts.
-fn trusts(scope: Scope<'_>, namespace: &str, (home, name): &Key) -> bool {
+pub(super) fn trusts(scope: Scope<'_>, namespace: &str, (home, name): &Key) -> bool {
     let known = gateway::find(scope, &(home.clone(), name.clone()));
     known.is_some_and(|found| gateway::serves(scope, &found.class))
         && (home == namespace || scope.settings.waypoint_namespaces.contains(home))

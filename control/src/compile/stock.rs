@@ -1,6 +1,6 @@
-//! Policies that would deny a waypoint at a node proxy that is not ours: such a proxy takes the waypoint for the client and
-//! decides all policies, so an ALLOW policy has to let the waypoint in. Ours does not need that; the status of the policy
-//! says what others need.
+//! Policies that would deny a waypoint: a node proxy that does not trust it takes it for the client and decides all
+//! policies, so an ALLOW policy has to let it in. Ours trust a waypoint of the namespace, others trust none; the status of
+//! the policy says what those need.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,9 @@ use proto::{
     workload::{Workload, address::Type},
 };
 
-use super::{Compiled, Scope, authorization::ACCEPTED, binding::Bindings, gateway};
+use super::{
+    Compiled, Scope, authorization::ACCEPTED, binding::Bindings, gateway, services::trusts,
+};
 use crate::{
     manifest::{Kind, ObjectRef},
     world::Key,
@@ -19,7 +21,7 @@ use crate::{
 
 pub(super) fn tell(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Compiled) {
     let waypoints = waypoints(scope, bindings);
-    let mut denying: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut denying: BTreeMap<String, BTreeSet<(bool, String)>> = BTreeMap::new();
     let allowing = Allowing::new(compiled);
     for address in compiled.addresses.values() {
         let Some(Type::Workload(workload)) = &address.r#type else {
@@ -41,7 +43,8 @@ pub(super) fn tell(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Compile
             if !policies.iter().any(|(_, policy)| lets_in(policy)) {
                 for &(name, _) in &policies {
                     let peers = denying.entry(name.clone()).or_default();
-                    peers.insert(peer.principal.clone());
+                    let trusted = trusts(scope, &workload.namespace, gateway);
+                    peers.insert((trusted, peer.principal.clone()));
                 }
             }
         }
@@ -54,11 +57,7 @@ pub(super) fn tell(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Compile
         let status = compiled.statuses.get_mut(&reference);
         let conditions = status.into_iter().flat_map(|status| &mut status.conditions);
         for condition in conditions.filter(|condition| condition.kind == ACCEPTED) {
-            let peers: Vec<_> = peers.iter().map(String::as_str).collect();
-            let hint = format!(
-                "node proxies other than Ambit's take a waypoint for the client: for those allow {} too",
-                peers.join(", ")
-            );
+            let hint = hint(peers.iter());
             let separator = if condition.message.is_empty() {
                 ""
             } else {
@@ -67,6 +66,14 @@ pub(super) fn tell(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Compile
             condition.message = format!("{}{separator}{hint}", condition.message);
         }
     }
+}
+
+fn hint<'a>(peers: impl Iterator<Item = &'a (bool, String)>) -> String {
+    let texts = peers.map(|(trusted, peer)| match trusted {
+        true => format!("a node proxy other than Ambit's needs {peer} to be allowed too: it takes the waypoint for the client"),
+        false => format!("{peer} has to be allowed too: the mesh does not trust waypoints of that namespace with the clients of others"),
+    });
+    texts.collect::<Vec<_>>().join("; ")
 }
 
 /// The gateways whose waypoints send requests to the endpoints of a service, by resource name of the service.

@@ -7,6 +7,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{source::load, world::PodReport};
 
+mod around;
+mod bound;
+mod told;
+
 /// Objects without problems.
 fn world(text: &str) -> World {
     let loaded = load(

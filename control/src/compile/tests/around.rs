@@ -1,0 +1,373 @@
+//! Facts about whom workloads deny for going around a waypoint, and about what policies say of themselves.
+
+use super::{
+    bound::{GET, LABEL, WEB, WP, attached, gateway, key, namespace, ready, recorded, web},
+    *,
+};
+use crate::world::Phase;
+
+const WAYPOINT: &str = "cluster.local/ns/shop/sa/wp";
+
+/// Of each generated policy that a pod of `shop` lists: its port, and whom it lets through.
+fn denied(out: &Value, pod: &str) -> Vec<(Value, Vec<Value>)> {
+    let workload = &out["addresses"][format!("Kubernetes//Pod/shop/{pod}")]["workload"];
+    let names = workload["authorization_policies"].as_array();
+    let names = names
+        .into_iter()
+        .flatten()
+        .map(|name| name.as_str().unwrap());
+    let generated = names.filter(|name| name.starts_with("shop/ambit_waypoint_"));
+    let told = generated.map(|name| {
+        let policy = &out["authorizations"][name];
+        assert_eq!(
+            (&policy["action"], &policy["scope"]),
+            (&json!("DENY"), &json!("WORKLOAD_SELECTOR"))
+        );
+        let [group] = policy["groups"].as_array().unwrap().as_slice() else {
+            panic!("{policy}")
+        };
+        let found = &group["rules"][0]["matches"][0];
+        let except = found["not_principals"].as_array();
+        let except = except.into_iter().flatten().map(|it| it["exact"].clone());
+        (found["destination_ports"].clone(), except.collect())
+    });
+    told.collect()
+}
+
+fn condition(out: &Compiled, name: &str) -> Condition {
+    let reference = ObjectRef::new(Kind::AuthorizationPolicy, "shop", name);
+    out.statuses[&reference].conditions[0].clone()
+}
+
+#[test]
+fn workloads_deny_whoever_goes_around_an_enforced_policy() {
+    for target in [WEB, WP] {
+        let text = web(LABEL) + &ready("wp", "shop", "", "") + &attached("p", target, GET);
+        let out = resources(&world(&text));
+        assert_eq!(
+            denied(&out, "web"),
+            [(json!([8080]), vec![json!(WAYPOINT)])],
+            "{target}"
+        );
+    }
+    let class = "{group: gateway.networking.k8s.io, kind: GatewayClass, name: ambit-waypoint}";
+    let class = policy("p", "root", &format!("{{targetRefs: [{class}], {GET}}}"));
+    let out = resources(&world(
+        &(web(LABEL) + &ready("wp", "shop", "", "") + &class),
+    ));
+    assert_eq!(denied(&out, "web").len(), 1, "a policy of the class");
+}
+
+#[test]
+fn without_an_enforced_policy_nobody_is_denied() {
+    let bound = web(LABEL) + &ready("wp", "shop", "", "");
+    let dry = attached("p", WEB, GET).replace(
+        "namespace: shop}",
+        "namespace: shop, annotations: {istio.io/dry-run: 'true'}}",
+    );
+    for more in [
+        String::new(),
+        dry,
+        attached("p", WEB, "action: AUDIT, rules: [{}]"),
+    ] {
+        let out = resources(&world(&(bound.clone() + &more)));
+        assert_eq!(denied(&out, "web"), [], "{more}");
+    }
+}
+
+#[test]
+fn nobody_is_denied_before_everybody_knows_the_way() {
+    let text = web(LABEL) + &gateway("wp", "shop", "", "") + &attached("p", WEB, GET);
+    let gateway = || key("shop", "wp");
+    let cases = [
+        (None, false),
+        (Some(Phase::Told { gateway: gateway() }), false),
+        (Some(Phase::Published { gateway: gateway() }), false),
+        (Some(Phase::Enforced { gateway: gateway() }), true),
+        (Some(Phase::Leaving { gateway: gateway() }), false),
+    ];
+    for (phase, denies) in cases {
+        let out = resources(&recorded(&text, &[gateway()], phase.clone()));
+        assert_eq!(!denied(&out, "web").is_empty(), denies, "{phase:?}");
+    }
+}
+
+#[test]
+fn between_two_waypoints_both_are_let_through() {
+    let text = web("labels: {istio.io/use-waypoint: new}")
+        + &gateway("wp", "shop", "", "")
+        + &gateway("new", "shop", "", "")
+        + &attached("p", WEB, GET);
+    for arrived in [false, true] {
+        let moving = Phase::Moving {
+            from: key("shop", "wp"),
+            to: key("shop", "new"),
+            arrived,
+            enforced: true,
+        };
+        let out = resources(&recorded(&text, &[], Some(moving)));
+        let both = vec![json!("cluster.local/ns/shop/sa/new"), json!(WAYPOINT)];
+        assert_eq!(denied(&out, "web"), [(json!([8080]), both)]);
+    }
+}
+
+#[test]
+fn the_waypoints_of_all_services_on_a_port_are_let_through() {
+    let other = |label: &str| {
+        let metadata = format!("labels: {{istio.io/use-waypoint: {label}}}");
+        let ports = "clusterIP: 10.0.1.2, selector: {app: web}, ports: [{port: 81, targetPort: 8080}, {port: 82, targetPort: 8082}]";
+        service("other", &metadata, ports)
+    };
+    let text = web(LABEL)
+        + &ready("wp", "shop", "", "")
+        + &ready("wp2", "shop", "", "")
+        + &attached("p", WEB, GET);
+    let out = resources(&world(&(text.clone() + &other("wp2"))));
+    let both = vec![json!(WAYPOINT), json!("cluster.local/ns/shop/sa/wp2")];
+    assert_eq!(
+        denied(&out, "web"),
+        [(json!([8080]), both)],
+        "and 8082 is untouched"
+    );
+    let out = resources(&world(&(text + &other("none"))));
+    assert_eq!(
+        denied(&out, "web"),
+        [(json!([8080]), vec![json!(WAYPOINT)])]
+    );
+}
+
+#[test]
+fn an_annotation_lets_peers_go_around() {
+    let metadata = format!("{LABEL}, annotations: {{ambit.dev/waypoint-bypass: allowed}}");
+    let text = web(&metadata) + &ready("wp", "shop", "", "") + &attached("p", WEB, GET);
+    assert_eq!(denied(&resources(&world(&text)), "web"), []);
+    let compiled = compile(&recorded(&text, &[], None), &settings());
+    assert!(!compiled.wanted[&key("shop", "web")].deny);
+}
+
+#[test]
+fn a_closed_service_lets_nobody_through() {
+    let closed = [
+        // Without a label.
+        web("") + &ready("wp", "shop", "", ""),
+        // A waypoint that does not admit it.
+        web(LABEL)
+            + &ready(
+                "wp",
+                "shop",
+                "",
+                "allowedRoutes: {namespaces: {from: None}}",
+            ),
+    ];
+    for text in closed {
+        for recording in [false, true] {
+            let text = text.clone() + &attached("p", WEB, GET);
+            let world = if recording {
+                recorded(&text, &[key("shop", "wp")], None)
+            } else {
+                world(&text)
+            };
+            assert_eq!(denied(&resources(&world), "web"), [(json!([8080]), vec![])]);
+        }
+    }
+}
+
+/// The other service's waypoint cannot judge what is meant for this one.
+#[test]
+fn the_workloads_of_a_headless_service_with_a_policy_refuse_every_peer() {
+    let headless = |ports: &str| {
+        service(
+            "own",
+            LABEL,
+            &format!("clusterIP: None, selector: {{app: web}}, ports: [{ports}]"),
+        )
+    };
+    let text = web(LABEL)
+        + &ready("wp", "shop", "", "")
+        + &attached("p", "{kind: Service, name: own}", GET);
+    let cases = [
+        ("{port: 80, targetPort: 8080}", json!([8080])),
+        ("", Value::Null),
+    ];
+    for (ports, denies) in cases {
+        let world = world(&(text.clone() + &headless(ports)));
+        let compiled = compile(&world, &settings());
+        assert_eq!(
+            denied(&json::compiled(&compiled), "web"),
+            [(denies, vec![])],
+            "{ports}"
+        );
+        let service = ObjectRef::new(Kind::Service, "shop", "own");
+        let said = &compiled.statuses[&service].conditions[0];
+        assert!(!said.holds && said.message.contains("headless"), "{said:?}");
+        assert!(said.message.contains("refuse every peer"), "{said:?}");
+        assert_eq!(condition(&compiled, "p").reason, "AncestorNotBound");
+    }
+}
+
+#[test]
+fn nodes_understand_what_is_generated() {
+    let text = web(LABEL) + &ready("wp", "shop", "", "") + &attached("p", WEB, GET);
+    let compiled = compile(&world(&text), &settings());
+    let (name, policy) = compiled.authorizations.iter().next().unwrap();
+    let bytes = prost::Message::encode_to_vec(policy);
+    let parsed = mesh::parse::authorization(name, &bytes, mesh::name::Name::new("root"));
+    assert!(
+        matches!(parsed.effect, mesh::model::Effect::Rules { .. }),
+        "{parsed:?}"
+    );
+    assert!(parsed.is_generated());
+}
+
+#[test]
+fn what_a_policy_for_waypoints_says_of_itself() {
+    let base = web(LABEL) + &ready("wp", "shop", "", "") + &gateway("cold", "shop", "", "");
+    let gone = "{kind: Service, name: gone}";
+    let cold = WP.replace("name: wp", "name: cold");
+    let both = format!("{WEB}, {gone}");
+    let cases = [
+        (WEB, GET, true, "Accepted"),
+        (WP, GET, true, "Accepted"),
+        (gone, GET, false, "TargetNotFound"),
+        (&cold, GET, false, "TargetNotFound"),
+        (&both, GET, true, "PartiallyInvalid"),
+        (WEB, "action: AUDIT, rules: [{}]", true, "Accepted"),
+        (
+            WEB,
+            "action: CUSTOM, provider: {name: x}, rules: [{}]",
+            false,
+            "UnsupportedValue",
+        ),
+        (
+            WEB,
+            "rules: [{from: [{source: {requestPrincipals: ['*']}}]}]",
+            true,
+            "UnsupportedValue",
+        ),
+        (
+            WEB,
+            "rules: [{when: [{key: 'request.headers[x]', values: [a]}]}]",
+            true,
+            "Accepted",
+        ),
+    ];
+    for (target, spec, holds, reason) in cases {
+        let text = base.clone() + &attached("p", target, spec);
+        let said = condition(&compile(&world(&text), &settings()), "p");
+        assert_eq!(
+            (said.kind, said.holds, said.reason),
+            ("WaypointAccepted", holds, reason),
+            "{target} {spec}"
+        );
+    }
+}
+
+#[test]
+fn a_policy_of_requests_without_a_target_is_not_accepted_and_denies() {
+    let text =
+        web(LABEL) + &ready("wp", "shop", "", "") + &policy("p", "shop", &format!("{{{GET}}}"));
+    let compiled = compile(&world(&text), &settings());
+    let said = condition(&compiled, "p");
+    assert_eq!((said.kind, said.holds), ("ZtunnelAccepted", false));
+    assert!(
+        said.message.contains("methods") && said.message.contains("targetRefs"),
+        "{said:?}"
+    );
+    let sent = &compiled.authorizations["shop/p"];
+    assert_eq!(
+        (sent.action, sent.groups.len()),
+        (0, 0),
+        "an ALLOW that lets nobody in"
+    );
+}
+
+#[test]
+fn an_allow_policy_that_lacks_the_waypoint_says_whom_other_proxies_need() {
+    let from = |principal: &str| {
+        let spec = format!("{{rules: [{{from: [{{source: {{principals: ['{principal}']}}}}]}}]}}");
+        policy("p", "shop", &spec)
+    };
+    let base = web(LABEL) + &ready("wp", "shop", "", "");
+    let cases = [
+        ("cluster.local/ns/shop/sa/client", true),
+        (WAYPOINT, false),
+        ("*", false),
+        ("cluster.local/ns/shop/*", false),
+    ];
+    for (principal, hint) in cases {
+        let compiled = compile(&world(&(base.clone() + &from(principal))), &settings());
+        let said = condition(&compiled, "p");
+        assert!(said.holds, "ours need nothing");
+        assert_eq!(
+            said.message.contains(WAYPOINT),
+            hint,
+            "{principal}: {said:?}"
+        );
+    }
+    let unbound = web("") + &from("cluster.local/ns/shop/sa/client");
+    let compiled = compile(&world(&unbound), &settings());
+    assert_eq!(condition(&compiled, "p").message, "");
+}
+
+#[test]
+fn what_was_never_good_denies_those_whom_it_is_attached_to_and_nobody_else() {
+    let bad = attached("p", WEB, "action: NO, rules: [{}]");
+    let other = service(
+        "other",
+        LABEL,
+        "clusterIP: 10.0.1.2, selector: {app: other}, ports: [{port: 80}]",
+    ) + &pod("other", "shop", "labels: {app: other}", "");
+    let text = web(LABEL) + &other + &ready("wp", "shop", "", "") + &bad;
+    let files = [(PathBuf::from("test.yaml"), text)].into();
+    let compiled = compile(&load(&files, None).world, &settings());
+    let told = &compiled.told[&key("shop", "wp")];
+    let table = |name: &str| &told.tables[&format!("shop/{name}.shop.svc.cluster.local")];
+    assert_eq!(table("web").policies.len(), 1);
+    assert_eq!(table("other").policies, []);
+    let policy = &told.policies[&table("web").policies[0].name];
+    let Some(waypoint::policy::Policy::Http(policy)) = &policy.policy else {
+        panic!("{policy:?}")
+    };
+    assert!(!policy.deny_all.is_empty() && !policy.dry_run);
+    let out = json::compiled(&compiled);
+    assert_eq!(denied(&out, "web").len(), 1);
+    assert_eq!(denied(&out, "other"), []);
+    assert_eq!(condition(&compiled, "p").kind, "WaypointAccepted");
+    assert!(
+        !compiled.authorizations.contains_key("shop/p"),
+        "the namespace goes on"
+    );
+}
+
+#[test]
+fn tokens_that_nobody_checks_let_nobody_in() {
+    let tokens = "---\n{apiVersion: security.istio.io/v1, kind: RequestAuthentication, metadata: {name: t, namespace: shop}, spec: {targetRefs: [{kind: Service, name: web}], jwtRules: [{issuer: i}]}}\n";
+    let text = web(LABEL) + &namespace("shop", "") + &ready("wp", "shop", "", "") + tokens;
+    let compiled = compile(&world(&text), &settings());
+    let told = &compiled.told[&key("shop", "wp")];
+    let [(name, policy)] = told.policies.iter().collect::<Vec<_>>()[..] else {
+        panic!("{:?}", told.policies)
+    };
+    assert!(
+        name.contains('_'),
+        "{name} is no AuthorizationPolicy's name"
+    );
+    let Some(waypoint::policy::Policy::Http(policy)) = &policy.policy else {
+        panic!("{policy:?}")
+    };
+    assert!(
+        policy.deny_all.contains("RequestAuthentication t"),
+        "{}",
+        policy.deny_all
+    );
+    assert_eq!(denied(&json::compiled(&compiled), "web").len(), 1);
+    let said: Vec<_> = compiled
+        .statuses
+        .iter()
+        .filter(|(it, _)| it.name == "t")
+        .collect();
+    assert!(
+        matches!(said[..], [(_, status)] if !status.conditions[0].holds),
+        "{said:?}"
+    );
+}
