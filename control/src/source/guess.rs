@@ -95,6 +95,15 @@ mod tests {
             policy(json),
             guess(Kind::AuthorizationPolicy, "shop", Some("j"))
         );
+        let tokens = "kind: RequestAuthentication\nmetadata: {name: t}\nspec: [";
+        assert_eq!(
+            policy(tokens),
+            guess(
+                Kind::Unserved(UnservedKind::RequestAuthentication),
+                "default",
+                Some("t")
+            )
+        );
         let bare = "kind: AuthorizationPolicy\n: :";
         assert_eq!(
             policy(bare),

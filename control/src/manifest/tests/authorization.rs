@@ -257,6 +257,26 @@ fn operations_and_conditions_have_to_be_valid() {
             &format!("{OPERATION}.verbs"),
             "no such field",
         ),
+        (
+            operation("paths: [a]"),
+            &format!("{OPERATION}.paths[0]"),
+            "not a pattern of paths",
+        ),
+        (
+            operation("notPaths: ['/a/{b}']"),
+            &format!("{OPERATION}.notPaths[0]"),
+            "not a pattern of paths",
+        ),
+        (
+            operation("methods: ['']"),
+            &format!("{OPERATION}.methods[0]"),
+            "empty",
+        ),
+        (
+            when("key: source.serviceAccount, values: [a/b/c]"),
+            WHEN,
+            "not a value of source.serviceAccount",
+        ),
         (when("values: [a]"), &format!("{WHEN}.key"), "required"),
         (when("key: source.ip"), WHEN, "at least one of"),
         (when("key: source.ip, values: []"), WHEN, "at least one of"),
@@ -431,4 +451,34 @@ fn valid_authorization_policies_are_read() {
     assert_eq!(authorization(&policy("null")).rules, []);
     let beta = policy("{}").replace("io/v1", "io/v1beta1");
     assert_eq!(authorization(&beta).meta.name, "p");
+}
+
+#[test]
+fn what_only_a_waypoint_can_judge_is_kept_as_written() {
+    let policy = authorization(&operation(
+        "hosts: [a.b], notHosts: ['*.c'], methods: [GET], paths: ['/a*', '/b/{*}/{**}'], notPaths: ['*'], ports: ['80']",
+    ));
+    let words = |all: &[&str]| all.iter().map(|&it| it.to_owned()).collect::<Vec<_>>();
+    let operation = &policy.rules[0].to[0];
+    assert_eq!(operation.hosts.any, words(&["a.b"]));
+    assert_eq!(operation.hosts.none, words(&["*.c"]));
+    assert_eq!(operation.methods.any, words(&["GET"]));
+    assert_eq!(operation.paths.any, words(&["/a*", "/b/{*}/{**}"]));
+    assert_eq!(operation.paths.none, words(&["*"]));
+    let beyond = ["hosts", "notHosts", "methods", "paths", "notPaths"];
+    assert_eq!(operation.beyond, beyond);
+}
+
+#[test]
+fn a_refused_policy_still_says_what_it_is_attached_to() {
+    let targets = |target: &str| {
+        let found = refused(&policy(&format!("{{action: NO, {target}}}")));
+        let names = found.targets.into_iter().map(|target| target.name);
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(targets("targetRefs: [{kind: Service, name: s}]"), ["s"]);
+    assert_eq!(targets("selector: {matchLabels: {a: b}}"), [""; 0]);
+    // Half of them is not what is meant.
+    let half = "targetRefs: [{kind: Service, name: s}, {kind: Pod, name: p}]";
+    assert_eq!(targets(half), [""; 0]);
 }
