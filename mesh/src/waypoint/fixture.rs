@@ -144,9 +144,8 @@ impl Told {
         let routes = encoded(&self.routes);
         let policies = encoded(&self.policies);
         let version = |reference: &mut Reference| {
-            let all = routes.iter().chain(&policies);
-            let named = all.filter(|resource| resource.name == reference.name);
-            if let Some(resource) = named.last().filter(|_| reference.version.is_empty()) {
+            let mut all = routes.iter().chain(&policies);
+            if let Some(resource) = all.find(|resource| resource.name == reference.name) {
                 reference.version.clone_from(&resource.version);
             }
         };

@@ -503,7 +503,7 @@ fn the_endpoints_layer_4_policy_is_decided_with_the_client() {
         "l4",
         Scope::Namespace,
         proto::security::Action::Allow,
-        &[shop_only.clone()],
+        &[shop_only],
     );
     let told = shop().connection(allow.clone());
     assert_eq!(ask(&told, GET).status(), 200);

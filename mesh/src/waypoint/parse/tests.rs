@@ -1,4 +1,5 @@
 //! Messages and what is made of them: what is not known is refused where it stands, and denies where it is a policy.
+#![allow(clippy::too_many_lines, reason = "a table is as long as it has rows")]
 
 use prost::Message;
 use proto::waypoint as wire;
