@@ -332,9 +332,10 @@ pub fn publish(hub: &Hub, state: &StateDir, source: &Source, bindings: &mut Bind
     let reached = hub.streams.reached();
     let now = (&reached, Instant::now());
     let mesh = source.mesh(&reports, bindings, now, &before.snapshot);
+    let problems = source.problems() + bindings.problems();
     hub.metrics
         .problems
-        .set(i64::try_from(source.problems()).unwrap_or(i64::MAX));
+        .set(i64::try_from(problems).unwrap_or(i64::MAX));
     if mesh.statuses != before.statuses
         && let Err(error) = state.write(STATUSES, mesh.statuses.as_bytes(), PUBLIC)
     {

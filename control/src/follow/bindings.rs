@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -21,6 +21,9 @@ mod record;
 /// Which waypoints were ready, and how far bindings have come, in the state directory.
 pub const WAYPOINTS: &str = "waypoints.json";
 
+/// Until what could not be recorded is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// The bindings of all services.
 #[derive(Debug)]
 pub struct Bindings {
@@ -30,6 +33,8 @@ pub struct Bindings {
     /// As compiled last.
     wanted: BTreeMap<Key, Wanted>,
     gateways: BTreeSet<Key>,
+    /// What follows could not be recorded, and is tried again then.
+    retry: Option<Instant>,
 }
 
 impl Bindings {
@@ -51,6 +56,7 @@ impl Bindings {
             recorded,
             wanted: BTreeMap::new(),
             gateways: BTreeSet::new(),
+            retry: None,
         })
     }
 
@@ -65,9 +71,12 @@ impl Bindings {
         self.gateways = compiled.told.keys().cloned().collect();
         let next = self.next(reached, now);
         if next == self.recorded {
+            self.retry = None;
             return false;
         }
-        if let Err(error) = self.state.write(WAYPOINTS, &record::write(&next), SECRET) {
+        let written = self.state.write(WAYPOINTS, &record::write(&next), SECRET);
+        self.retry = written.is_err().then(|| now + RETRY);
+        if let Err(error) = written {
             tracing::error!(%error, "bindings to waypoints stay as they are");
             return false;
         }
@@ -93,12 +102,18 @@ impl Bindings {
 
     /// Whether [`Bindings::advance`] would do something.
     pub fn is_due(&self, reached: &Reached, now: Instant) -> bool {
-        self.next(reached, now) != self.recorded
+        self.retry.is_none_or(|retry| retry <= now) && self.next(reached, now) != self.recorded
     }
 
     /// When to ask that again although nobody has come any further.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        self.waits.deadline(now)
+        let retry = self.retry.filter(|retry| *retry > now);
+        self.waits.deadline(now).into_iter().chain(retry).min()
+    }
+
+    /// Problems now: what follows cannot be recorded.
+    pub fn problems(&self) -> usize {
+        usize::from(self.retry.is_some())
     }
 
     fn next(&self, reached: &Reached, now: Instant) -> Waypoints {

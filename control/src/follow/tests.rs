@@ -10,6 +10,8 @@ use proto::{
 use super::*;
 use crate::{publish::Kind, state::scratch::Scratch};
 
+mod waypoint;
+
 const PODS: &str = "
 apiVersion: v1
 kind: Namespace

@@ -1,0 +1,370 @@
+//! Facts about bindings from the files to what is published: who waits for whom, and what a restart finds.
+
+use proto::{discovery::DeltaDiscoveryRequest, workload};
+use tokio::time::timeout;
+
+use super::*;
+use crate::{
+    ca::Authority,
+    phase::PATIENCE,
+    publish::Stream,
+    reports::Reports,
+    serve::{metrics::Metrics, streams::Streams},
+    tokens::Tokens,
+    world::Phase,
+};
+
+const SERVICE: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: orders, namespace: shop, labels: {LABEL}}
+spec: {clusterIP: 10.96.0.30, selector: {app: orders}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: orders, namespace: shop, labels: {app: orders}}
+spec: {nodeName: n1, serviceAccountName: orders, containers: [{name: app, image: app}]}
+status: {podIPs: [{ip: 10.0.0.1}], conditions: [{type: Ready, status: \"True\"}]}
+";
+const LABEL: &str = "istio.io/use-waypoint: waypoint";
+const GATEWAY: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, namespace: shop}
+spec: {gatewayClassName: ambit-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+";
+const POLICY: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: readers, namespace: shop}
+spec:
+  targetRefs: [{group: \"\", kind: Service, name: orders}]
+  rules: [{to: [{operation: {methods: [GET]}}]}]
+";
+
+fn files(label: &str) -> Files {
+    Files::new(&[
+        ("orders.yaml", &SERVICE.replace("LABEL", label)),
+        ("gateway.yaml", GATEWAY),
+        ("policy.yaml", POLICY),
+    ])
+}
+
+fn gateway() -> Key {
+    ("shop".to_owned(), "waypoint".to_owned())
+}
+
+/// A control plane without its services: what it would publish, to whom it is told that it has come where.
+struct Run {
+    source: Source,
+    bindings: Bindings,
+    reached: Reached,
+    now: Instant,
+    mesh: Mesh,
+}
+
+impl Run {
+    /// A start with nobody connected.
+    fn start(files: &Files, state: &Arc<StateDir>) -> Self {
+        Self::with_nodes(files, state, Vec::new())
+    }
+
+    fn with_nodes(files: &Files, state: &Arc<StateDir>, nodes: Vec<Option<u64>>) -> Self {
+        let now = Instant::now();
+        let settings = Settings {
+            deploys: true,
+            ..Settings::default()
+        };
+        let mut run = Self {
+            source: Source::open(files.0.path(), settings).unwrap(),
+            bindings: Bindings::open(Arc::clone(state), now).unwrap(),
+            reached: Reached {
+                nodes,
+                ..Reached::default()
+            },
+            now,
+            mesh: Mesh::default(),
+        };
+        run.publish();
+        run
+    }
+
+    fn publish(&mut self) {
+        let now = (&self.reached, self.now);
+        let previous = Arc::clone(&self.mesh.snapshot);
+        self.mesh = self
+            .source
+            .mesh(&ByNode::new(), &mut self.bindings, now, &previous);
+    }
+
+    /// All nodes accept what is published, and what follows is published.
+    fn nodes_accept(&mut self) {
+        let number = self.mesh.snapshot.number();
+        self.reached.nodes.fill(Some(number));
+        self.publish();
+    }
+
+    /// The waypoint accepts what is published, and what follows is published.
+    fn waypoint_accepts(&mut self) {
+        let number = self.mesh.snapshot.number();
+        self.reached.waypoints.insert(gateway(), vec![Some(number)]);
+        self.publish();
+    }
+
+    fn reread(&mut self) {
+        reread(&mut self.source);
+        self.publish();
+    }
+
+    /// Whether the service is published with a waypoint, and whether whoever goes around is denied.
+    fn is_bound(&self) -> (bool, bool) {
+        bound(&self.mesh.snapshot)
+    }
+}
+
+fn bound(snapshot: &Snapshot) -> (bool, bool) {
+    let resource = &snapshot.nodes().set(Kind::Address)["shop/orders.shop.svc.cluster.local"];
+    let Some(Type::Service(service)) = resource.address().unwrap().r#type else {
+        panic!("a service");
+    };
+    let mut policies = snapshot.nodes().set(Kind::Authorization).keys();
+    let denied = policies.any(|name| name.starts_with("shop/ambit_waypoint_8080_"));
+    let workload::Service { waypoint, .. } = service;
+    (waypoint.is_some(), denied)
+}
+
+fn state(scratch: &Scratch) -> Arc<StateDir> {
+    Arc::new(StateDir::open(scratch.path()).unwrap())
+}
+
+#[test]
+fn the_denial_follows_what_the_nodes_accept_and_that_what_the_waypoint_accepts() {
+    let (files, scratch) = (files(LABEL), Scratch::new());
+    fs::remove_file(files.0.path().join("policy.yaml")).unwrap();
+    let mut run = Run::start(&files, &state(&scratch));
+    run.reached.nodes = vec![None, None];
+    run.publish();
+    assert_eq!(run.is_bound(), (false, false), "it never was ready");
+    run.waypoint_accepts();
+    assert_eq!(run.is_bound(), (false, false), "only now it is told");
+    run.waypoint_accepts();
+    assert_eq!(run.is_bound(), (true, false));
+    run.nodes_accept();
+    assert_eq!(run.is_bound(), (true, false), "there is no policy");
+    files.write("policy.yaml", POLICY);
+    run.reread();
+    assert_eq!(
+        run.is_bound(),
+        (true, true),
+        "they know the waypoint already"
+    );
+    fs::remove_file(files.0.path().join("policy.yaml")).unwrap();
+    run.reread();
+    assert_eq!(run.is_bound(), (true, false));
+    files.write("orders.yaml", &SERVICE.replace("LABEL", ""));
+    run.reread();
+    assert_eq!(
+        run.is_bound(),
+        (true, false),
+        "not all know that they do not deny"
+    );
+    run.reached.nodes = vec![Some(run.mesh.snapshot.number()), None];
+    run.publish();
+    assert_eq!(run.is_bound(), (true, false));
+    run.nodes_accept();
+    assert_eq!(run.is_bound(), (false, false));
+    let told = |run: &Run| {
+        let waypoint = run.mesh.snapshot.part(&Subject::Waypoint(gateway()));
+        waypoint.set(Kind::Table).len()
+    };
+    assert_eq!(told(&run), 1, "somebody may still come");
+    run.nodes_accept();
+    assert_eq!((told(&run), run.mesh.bindings.len()), (0, 0));
+}
+
+#[test]
+fn a_denial_waits_five_seconds_for_a_node_that_does_not_answer() {
+    let (files, scratch) = (files(LABEL), Scratch::new());
+    let run = Run::start(&files, &state(&scratch));
+    assert_eq!(run.is_bound(), (true, true), "nobody to wait for");
+    let scratch = Scratch::new();
+    let mut run = Run::with_nodes(&files, &state(&scratch), vec![Some(u64::MAX), None]);
+    assert_eq!(run.is_bound(), (true, false));
+    let due = |run: &Run| run.bindings.is_due(&run.reached, run.now);
+    assert!(!due(&run));
+    let deadline = run.bindings.deadline(run.now).unwrap();
+    assert_eq!(deadline, run.now + PATIENCE);
+    run.now = deadline;
+    assert!(due(&run));
+    run.publish();
+    assert_eq!(run.is_bound(), (true, true));
+    assert!(!due(&run));
+}
+
+#[test]
+fn bound_stays_bound_over_a_restart_while_the_waypoint_is_away() {
+    let (files, scratch) = (files(LABEL), Scratch::new());
+    fs::remove_file(files.0.path().join("policy.yaml")).unwrap();
+    let mut run = Run::start(&files, &state(&scratch));
+    run.waypoint_accepts();
+    run.waypoint_accepts();
+    assert_eq!(run.is_bound(), (true, false));
+    run.reached.waypoints.clear();
+    run.publish();
+    assert_eq!(run.is_bound(), (true, false));
+    drop(run);
+    let run = Run::start(&files, &state(&scratch));
+    assert_eq!(run.is_bound(), (true, false));
+    drop(run);
+    // Also without its Gateway.
+    fs::remove_file(files.0.path().join("gateway.yaml")).unwrap();
+    let run = Run::start(&files, &state(&scratch));
+    assert_eq!(run.is_bound(), (true, false));
+    assert!(run.bindings.recorded().ready.is_empty());
+    drop(run);
+    fs::remove_file(scratch.path().join(WAYPOINTS)).unwrap();
+    let run = Run::start(&files, &state(&scratch));
+    assert_eq!(run.is_bound(), (false, false), "nobody remembers");
+}
+
+#[test]
+fn what_is_published_is_on_disk() {
+    let (files, scratch) = (files(LABEL), Scratch::new());
+    let state = state(&scratch);
+    let mut run = Run::start(&files, &state);
+    let recorded = |state: &Arc<StateDir>| {
+        let bindings = Bindings::open(Arc::clone(state), Instant::now()).unwrap();
+        bindings.recorded().phases.clone()
+    };
+    assert_eq!(run.mesh.bindings.len(), 1);
+    assert_eq!(recorded(&state), run.mesh.bindings);
+    // A directory in the way of the file.
+    let obstacle = scratch.path().join(format!(".{WAYPOINTS}.new"));
+    fs::create_dir(&obstacle).unwrap();
+    files.write("orders.yaml", &SERVICE.replace("LABEL", ""));
+    run.reread();
+    assert_eq!(run.bindings.problems(), 1);
+    assert_eq!(recorded(&state), run.mesh.bindings, "nothing went on");
+    assert!(
+        !run.bindings.is_due(&run.reached, run.now),
+        "not at once again"
+    );
+    run.now = run.bindings.deadline(run.now).unwrap();
+    assert!(run.bindings.is_due(&run.reached, run.now));
+    fs::remove_dir(&obstacle).unwrap();
+    run.publish();
+    assert_eq!(recorded(&state), run.mesh.bindings);
+    assert_eq!((run.bindings.problems(), run.mesh.bindings.len()), (0, 0));
+}
+
+#[test]
+fn a_damaged_record_stops_the_start() {
+    let scratch = Scratch::new();
+    let state = state(&scratch);
+    state.write(WAYPOINTS, b"{\"ready\": 7}", PUBLIC).unwrap();
+    let error = Bindings::open(state, Instant::now())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("waypoints.json: is not a record") && error.contains("restore it"),
+        "{error}"
+    );
+}
+
+/// A subscriber that accepts everything.
+struct Peer {
+    stream: Stream,
+    entry: crate::serve::streams::Entry,
+}
+
+impl Peer {
+    fn new(hub: &Hub, subject: &Subject) -> Self {
+        let mut stream = Stream::new(subject.clone());
+        for kind in Kind::served(subject) {
+            let request = DeltaDiscoveryRequest {
+                type_url: kind.type_url().to_owned(),
+                ..Default::default()
+            };
+            stream.request(request).unwrap();
+        }
+        let entry = hub.streams.enter(subject).unwrap();
+        Self { stream, entry }
+    }
+
+    fn accept(&mut self, snapshot: &Snapshot) {
+        for response in self.stream.push(snapshot) {
+            let request = DeltaDiscoveryRequest {
+                type_url: response.type_url,
+                response_nonce: response.nonce,
+                ..Default::default()
+            };
+            self.stream.request(request).unwrap();
+        }
+        self.entry.progressed(&self.stream);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_subscribers_accept_is_followed() {
+    let (files, scratch) = (files(LABEL), Scratch::new());
+    let state = state(&scratch);
+    let now = SystemTime::now();
+    let hub = Arc::new(Hub {
+        authority: Authority::open(&state, "cluster.local", now).unwrap(),
+        trust_domain: "cluster.local".to_owned(),
+        longest_life: Duration::from_hours(1),
+        tokens: Tokens::open(Arc::clone(&state)).unwrap(),
+        reports: Reports::open(Arc::clone(&state)).unwrap(),
+        mesh: tokio::sync::watch::Sender::default(),
+        streams: Streams::default(),
+        metrics: Metrics::default(),
+        closing: tokio::sync::watch::Sender::new(false),
+    });
+    let mut node = Peer::new(&hub, &Subject::Node("n1".to_owned()));
+    let mut waypoint = Peer::new(&hub, &Subject::Waypoint(gateway()));
+    let mut bindings = Bindings::open(Arc::clone(&state), Instant::now()).unwrap();
+    let source = files.open().unwrap();
+    publish(&hub, &state, &source, &mut bindings);
+    let token = scratch.path().join("waypoint-tokens/shop.waypoint");
+    assert!(token.exists());
+    let watch = Watch::new(files.0.path()).unwrap();
+    let task = tokio::spawn(follow(
+        Arc::clone(&hub),
+        Arc::clone(&state),
+        source,
+        bindings,
+        watch,
+    ));
+
+    let mut mesh = hub.mesh.subscribe();
+    let phases = async {
+        let mut seen = Vec::new();
+        loop {
+            let now = Arc::clone(&mesh.borrow_and_update());
+            let phase = now.bindings.values().next().map(Phase::name);
+            if seen.last() != Some(&phase) {
+                assert_ne!(bound(&now.snapshot), (false, true));
+                seen.push(phase);
+            }
+            match phase {
+                Some("enforced") => files.write("orders.yaml", &SERVICE.replace("LABEL", "")),
+                None if seen.len() > 1 => return seen,
+                _ => {}
+            }
+            waypoint.accept(&now.snapshot);
+            node.accept(&now.snapshot);
+            mesh.changed().await.unwrap();
+        }
+    };
+    let seen = timeout(Duration::from_secs(20), phases).await.unwrap();
+    let words = ["told", "published", "enforced", "leaving", "told"];
+    let expected: Vec<_> = words.into_iter().map(Some).chain([None]).collect();
+    assert_eq!(seen, expected);
+    fs::remove_file(files.0.path().join("gateway.yaml")).unwrap();
+    let gone = |mesh: &Arc<Mesh>| mesh.snapshot.waypoints().is_empty();
+    timeout(Duration::from_secs(20), mesh.wait_for(gone))
+        .await
+        .unwrap()
+        .unwrap();
+    task.abort();
+}
