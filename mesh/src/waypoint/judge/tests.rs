@@ -377,6 +377,17 @@ fn policy_is_decided_before_anything_is_answered_from_a_route() {
 }
 
 #[test]
+fn a_denied_path_is_denied_in_all_its_spellings() {
+    for denied in ["/a@b", "/a%40b"] {
+        let told = shop().policy(authorization("p", Action::Deny, paths(&[denied])));
+        for target in ["/a@b", "/a%40b", "/x/..%2fa@b", "/a%2540b"] {
+            let said = ask(&told, Question { target, ..GET });
+            assert_eq!(said.status(), 403, "{denied} {target}");
+        }
+    }
+}
+
+#[test]
 fn who_is_allowed_by_which_rule_is_told() {
     let allow = authorization("shop-only", Action::Allow, namespaces(&["shop"]));
     let told = shop().policy(allow);
@@ -744,7 +755,12 @@ fn a_backend_of_another_waypoint_is_reached_through_it_and_decided_there() {
 #[test]
 fn a_connection_is_carried_by_the_oldest_tcp_route() {
     let mut told = shop();
-    for (name, created, service) in [("young", 2, "orders-v2"), ("old", 1, "orders-v1")] {
+    for (name, created, service, consumer) in [
+        ("young", 2, "orders-v2", ""),
+        ("old", 1, "orders-v1", ""),
+        ("theirs", 0, "orders-v2", "abroad"),
+        ("nobodys", 0, "orders-v2", "elsewhere"),
+    ] {
         let mut rule = rule("/", &[(service, 1)]);
         rule.matches.clear();
         let route = WireRoute {
@@ -752,6 +768,7 @@ fn a_connection_is_carried_by_the_oldest_tcp_route() {
             namespace: "shop".to_owned(),
             name: name.to_owned(),
             created,
+            consumer: consumer.to_owned(),
             rules: vec![rule],
             ..WireRoute::default()
         };
@@ -762,6 +779,11 @@ fn a_connection_is_carried_by_the_oldest_tcp_route() {
         (said.pod(), said.route),
         ("v1 10.0.0.1:8080".to_owned(), Some("old 0".to_owned()))
     );
+    let abroad = Question {
+        namespace: "abroad",
+        ..GET
+    };
+    assert_eq!(connect(&told, abroad).route, Some("theirs 0".to_owned()));
     assert_eq!(
         connect(&shop(), GET).outcome.unwrap().upstream,
         Protocol::Tcp

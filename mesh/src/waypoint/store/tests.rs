@@ -88,6 +88,41 @@ fn a_table_waits_for_all_that_it_names() {
 }
 
 #[test]
+fn a_table_waits_for_each_backend_that_it_leads_to() {
+    let mut store = store();
+    let told = shop();
+    let mut missing = told.clone();
+    missing.backends.remove(&key("orders-v2"));
+    apply_all(&mut store, &missing);
+    assert!(orders(&store).is_none() && !store.current().is_ready());
+    apply(&mut store, &told, proto::BACKEND_TYPE);
+    assert!(orders(&store).is_some() && store.current().is_ready());
+}
+
+#[test]
+fn the_newest_workload_is_in_force_and_older_versions_are_not_kept() {
+    let mut store = store();
+    let mut told = shop().route("r", vec![named("old")]).policy(policy("p", 1));
+    apply_all(&mut store, &told);
+    let backend = told.backends.get_mut(&key("orders")).unwrap();
+    backend.workloads[0].authorization_policies = vec!["shop/new".to_owned()];
+    apply_all(&mut store, &told);
+    let workload = store.current().mesh.workload(&uid("v1")).unwrap();
+    assert_eq!(*workload.policies, [Name::new("shop/new")]);
+    apply_all(
+        &mut store,
+        &shop().route("r", vec![named("new")]).policy(policy("p", 2)),
+    );
+    assert_eq!((store.routes.len(), store.policies.len()), (1, 1));
+    for type_url in [proto::ROUTE_TYPE, proto::POLICY_TYPE] {
+        store.apply(&removed(type_url, &["r", "http/shop/p"]));
+    }
+    assert_eq!((store.routes.len(), store.policies.len()), (0, 0));
+    // The table that is in force has its own.
+    assert_eq!(rules(&orders(&store).unwrap()), ["new"]);
+}
+
+#[test]
 fn a_table_changes_only_as_a_whole() {
     let mut store = store();
     let old = shop().route("r", vec![named("old")]).policy(policy("p", 1));
