@@ -52,20 +52,8 @@ impl Tokens {
     /// Loads the tokens that the state directory keeps.
     pub fn open(state: Arc<StateDir>) -> Result<Self, StateError> {
         let mut by_subject = BTreeMap::new();
-        let subjects: [(_, fn(&str) -> Option<Subject>); 2] =
-            [(NODES, node), (WAYPOINTS, waypoint)];
-        for (folder, subject) in subjects {
-            for name in state.list(folder)? {
-                let file = format!("{folder}/{name}");
-                let subject = subject(&name).ok_or_else(|| StateError {
-                    path: state.path(&file),
-                    reason: "is not named after anybody; remove the file".to_owned(),
-                })?;
-                if let Some(token) = stored(&state, &file)? {
-                    by_subject.insert(subject, token);
-                }
-            }
-        }
+        load(&state, NODES, node, &mut by_subject)?;
+        load(&state, WAYPOINTS, waypoint, &mut by_subject)?;
         Ok(Self {
             state,
             by_subject: RwLock::new(by_subject),
@@ -116,7 +104,9 @@ impl Tokens {
         // Whatever becomes of the files, these tokens are good for nothing from now on.
         let gone: Vec<_> = tokens.extract_if(.., |subject, _| gone(subject)).collect();
         let files = gone.iter().filter_map(|(subject, _)| file(subject));
-        files.map(|file| self.state.remove(&file)).collect()
+        files
+            .map(|file| self.state.remove(&file))
+            .fold(Ok(()), Result::and)
     }
 
     /// Who sends a request, by its `authorization` headers.
@@ -170,6 +160,26 @@ pub fn is_node_name(text: &str) -> bool {
 fn is_label(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     !text.is_empty() && !text.starts_with('-') && !text.ends_with('-') && text.bytes().all(inner)
+}
+
+/// Takes in the tokens of a folder, whose files are named after their subjects.
+fn load(
+    state: &StateDir,
+    folder: &str,
+    named: fn(&str) -> Option<Subject>,
+    tokens: &mut BTreeMap<Subject, String>,
+) -> Result<(), StateError> {
+    for name in state.list(folder)? {
+        let file = format!("{folder}/{name}");
+        let subject = named(&name).ok_or_else(|| StateError {
+            path: state.path(&file),
+            reason: "is not named after anybody; remove the file".to_owned(),
+        })?;
+        if let Some(token) = stored(state, &file)? {
+            tokens.insert(subject, token);
+        }
+    }
+    Ok(())
 }
 
 fn stored(state: &StateDir, name: &str) -> Result<Option<String>, StateError> {

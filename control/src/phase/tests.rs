@@ -40,6 +40,99 @@ fn phase(text: &str) -> Option<Phase> {
 
 /// Each row: where a service is, and the next step if nobody has accepted that yet, if the nodes have, and if all have;
 /// for each wish: none, waypoint a, a with a denial, b, b with a denial.
+const ROWS: [(&str, [[&str; 3]; 5]); 9] = [
+    (
+        "-",
+        [
+            ["-"; 3],
+            ["told a"; 3],
+            ["told a"; 3],
+            ["told b"; 3],
+            ["told b"; 3],
+        ],
+    ),
+    (
+        "told a",
+        [
+            ["told a", "-", "-"],
+            ["told a", "told a", "published a"],
+            ["told a", "told a", "published a"],
+            ["told a", "-", "-"],
+            ["told a", "-", "-"],
+        ],
+    ),
+    (
+        "published a",
+        [
+            ["leaving a"; 3],
+            ["published a"; 3],
+            ["published a", "enforced a", "enforced a"],
+            ["a>b"; 3],
+            ["a>b"; 3],
+        ],
+    ),
+    (
+        "enforced a",
+        [
+            ["leaving a"; 3],
+            ["published a"; 3],
+            ["enforced a"; 3],
+            ["a>b"; 3],
+            ["a>b!"; 3],
+        ],
+    ),
+    (
+        "leaving a",
+        [
+            ["leaving a", "told a", "told a"],
+            ["published a"; 3],
+            ["published a"; 3],
+            ["a>b"; 3],
+            ["a>b"; 3],
+        ],
+    ),
+    (
+        "a>b",
+        [
+            ["leaving a"; 3],
+            ["published a"; 3],
+            ["published a"; 3],
+            ["a>b", "a>b", "a>>b"],
+            ["a>b", "a>b", "a>>b"],
+        ],
+    ),
+    (
+        "a>b!",
+        [
+            ["leaving a"; 3],
+            ["a>b"; 3],
+            ["enforced a"; 3],
+            ["a>b"; 3],
+            ["a>b!", "a>b!", "a>>b!"],
+        ],
+    ),
+    (
+        "a>>b",
+        [
+            ["a>>b", "published b", "published b"],
+            ["a>>b", "published b", "published b"],
+            ["a>>b", "published b", "published b"],
+            ["a>>b", "published b", "published b"],
+            ["a>>b", "enforced b", "enforced b"],
+        ],
+    ),
+    (
+        "a>>b!",
+        [
+            ["a>>b!", "enforced b", "enforced b"],
+            ["a>>b"; 3],
+            ["a>>b!", "enforced b", "enforced b"],
+            ["a>>b"; 3],
+            ["a>>b!", "enforced b", "enforced b"],
+        ],
+    ),
+];
+
 #[test]
 fn each_step_in_each_situation() {
     let wishes = [
@@ -49,99 +142,7 @@ fn each_step_in_each_situation() {
         Some(wanted("b", false)),
         Some(wanted("b", true)),
     ];
-    let rows: [(&str, [[&str; 3]; 5]); 9] = [
-        (
-            "-",
-            [
-                ["-"; 3],
-                ["told a"; 3],
-                ["told a"; 3],
-                ["told b"; 3],
-                ["told b"; 3],
-            ],
-        ),
-        (
-            "told a",
-            [
-                ["told a", "-", "-"],
-                ["told a", "told a", "published a"],
-                ["told a", "told a", "published a"],
-                ["told a", "-", "-"],
-                ["told a", "-", "-"],
-            ],
-        ),
-        (
-            "published a",
-            [
-                ["leaving a"; 3],
-                ["published a"; 3],
-                ["published a", "enforced a", "enforced a"],
-                ["a>b"; 3],
-                ["a>b"; 3],
-            ],
-        ),
-        (
-            "enforced a",
-            [
-                ["leaving a"; 3],
-                ["published a"; 3],
-                ["enforced a"; 3],
-                ["a>b"; 3],
-                ["a>b!"; 3],
-            ],
-        ),
-        (
-            "leaving a",
-            [
-                ["leaving a", "told a", "told a"],
-                ["published a"; 3],
-                ["published a"; 3],
-                ["a>b"; 3],
-                ["a>b"; 3],
-            ],
-        ),
-        (
-            "a>b",
-            [
-                ["leaving a"; 3],
-                ["published a"; 3],
-                ["published a"; 3],
-                ["a>b", "a>b", "a>>b"],
-                ["a>b", "a>b", "a>>b"],
-            ],
-        ),
-        (
-            "a>b!",
-            [
-                ["leaving a"; 3],
-                ["a>b"; 3],
-                ["enforced a"; 3],
-                ["a>b"; 3],
-                ["a>b!", "a>b!", "a>>b!"],
-            ],
-        ),
-        (
-            "a>>b",
-            [
-                ["a>>b", "published b", "published b"],
-                ["a>>b", "published b", "published b"],
-                ["a>>b", "published b", "published b"],
-                ["a>>b", "published b", "published b"],
-                ["a>>b", "enforced b", "enforced b"],
-            ],
-        ),
-        (
-            "a>>b!",
-            [
-                ["a>>b!", "enforced b", "enforced b"],
-                ["a>>b"; 3],
-                ["a>>b!", "enforced b", "enforced b"],
-                ["a>>b"; 3],
-                ["a>>b!", "enforced b", "enforced b"],
-            ],
-        ),
-    ];
-    for (at, by_wish) in rows {
+    for (at, by_wish) in ROWS {
         for (wish, expected) in wishes.iter().zip(by_wish) {
             let settled: [&dyn Fn(Who<'_>) -> bool; 3] =
                 [&|_| false, &|who| who == Who::Nodes, &|_| true];
@@ -360,7 +361,7 @@ impl Mesh {
             }
         }
         if denies(after) && !denies(before) {
-            let to = to.clone().expect("a denial with a waypoint");
+            let to = to.expect("a denial with a waypoint");
             assert!(
                 self.is_known(&format!("published {}", to.1), &nodes),
                 "denied too early: {}",
