@@ -155,10 +155,35 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
         |key| bindings.services_of(key).count(),
         &mut compiled,
     );
-    bindings.tell(&mut compiled);
+    bindings.tell(scope, &mut compiled);
     unserved::statuses(scope, &mut compiled);
     faults(world, &mut compiled);
     compiled
+}
+
+/// Takes the waypoint of every Gateway of ours for ready, as manifests alone cannot say: gives those an address that have
+/// none. Which those are is returned.
+pub fn presume_ready(world: &mut World, settings: &Settings) -> Vec<Key> {
+    let made = BTreeMap::new();
+    let scope = Scope {
+        world,
+        settings,
+        made: &made,
+    };
+    let without = gateway::ours(scope).filter(|(_, gateway)| gateway.addresses.is_empty());
+    let without: Vec<_> = without
+        .map(|(key, _)| (key.clone(), scope.hostname(&key.0, &key.1)))
+        .collect();
+    let presumed = without.into_iter().map(|(key, value)| {
+        let kind = "Hostname".to_owned();
+        if let Some(gateway) = world.gateways.get_mut(&key) {
+            gateway
+                .addresses
+                .push(manifest::gateway::GatewayAddress { kind, value });
+        }
+        key
+    });
+    presumed.collect()
 }
 
 /// Says of every refused object that it is, and what stands in for it.

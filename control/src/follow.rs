@@ -260,7 +260,10 @@ fn settled(path: &Path) -> io::Result<Files> {
 fn denies_the_mesh<'a>(loaded: &'a Loaded, root_namespace: &str) -> Option<&'a ObjectRef> {
     let mut denials = loaded.world.denials.iter();
     denials
-        .find(|(policy, denial)| policy.namespace == root_namespace && denial.selector.is_none())
+        .find(|(policy, denial)| {
+            let wide = denial.selector.is_none() && denial.targets.is_empty();
+            policy.namespace == root_namespace && wide
+        })
         .map(|(policy, _)| policy)
 }
 

@@ -111,14 +111,16 @@ impl Bindings {
     }
 
     /// What the services say of their bindings, and what those are to become.
-    pub(super) fn tell(self, compiled: &mut Compiled) {
+    pub(super) fn tell(self, scope: Scope<'_>, compiled: &mut Compiled) {
         for (key, binding) in self.by_service {
             if let Some(wanted) = binding.wanted {
                 compiled.wanted.insert(key.clone(), wanted);
             }
             if let Some(condition) = binding.condition {
                 let reference = ObjectRef::new(Kind::Service, &key.0, &key.1);
+                let service = scope.service(&key);
                 let status = Status {
+                    generation: service.map_or(0, |service| service.meta.generation),
                     conditions: vec![condition],
                     ..Status::default()
                 };

@@ -19,6 +19,9 @@ use crate::{
     world::Key,
 };
 
+/// So many waypoints are told of by name.
+const MOST: usize = 3;
+
 pub(super) fn tell(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Compiled) {
     let waypoints = waypoints(scope, bindings);
     let mut denying: BTreeMap<String, BTreeSet<(bool, String)>> = BTreeMap::new();
@@ -73,7 +76,13 @@ fn hint<'a>(peers: impl Iterator<Item = &'a (bool, String)>) -> String {
         true => format!("a node proxy other than Ambit's needs {peer} to be allowed too: it takes the waypoint for the client"),
         false => format!("{peer} has to be allowed too: the mesh does not trust waypoints of that namespace with the clients of others"),
     });
-    texts.collect::<Vec<_>>().join("; ")
+    let mut texts: Vec<_> = texts.collect();
+    let more = texts.len().saturating_sub(MOST);
+    texts.truncate(MOST);
+    if more > 0 {
+        texts.push(format!("and so {more} more"));
+    }
+    texts.join("; ")
 }
 
 /// The gateways whose waypoints send requests to the endpoints of a service, by resource name of the service.

@@ -221,7 +221,16 @@ impl Telling<'_> {
         };
         let published = self.published;
         let workloads = endpoints.iter().flat_map(|name| published.workloads(name));
-        let workloads = workloads.map(|workload| self.workload(workload)).collect();
+        let through = waypoint_service.is_some();
+        let workloads = workloads.map(|workload| match through {
+            // Its pods are no endpoints of anybody: what is decided for these is decided behind it.
+            true => Workload {
+                authorization_policies: Vec::new(),
+                ..workload.clone()
+            },
+            false => self.workload(workload),
+        });
+        let workloads = workloads.collect();
         let attached = self.attached;
         let policies = attached.of_service(key).iter();
         let policies = policies.map(|policy| self.policy(policy)).collect();

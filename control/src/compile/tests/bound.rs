@@ -532,3 +532,16 @@ fn a_gateway_says_what_it_is_ready_for() {
         );
     }
 }
+
+/// What a waypoint would do is asked before there is one.
+#[test]
+fn a_gateway_can_be_presumed_ready() {
+    let text = web(LABEL) + &gateway("wp", "shop", "", "") + &ready("old", "shop", "", "");
+    let mut world = world(&text);
+    assert_eq!(presume_ready(&mut world, &settings()), [key("shop", "wp")]);
+    let out = resources(&world);
+    assert_eq!(
+        bound(&out, "shop/web"),
+        (json!(HOST), json!("WaypointAccepted"))
+    );
+}
