@@ -13,7 +13,10 @@ use proto::{
 use super::*;
 use crate::{
     fixture::{endpoint_of, gateway, key, policy as connection_policy, service, workload},
-    http::host::Scheme,
+    http::{
+        head::{Field, Raw},
+        host::Scheme,
+    },
     model::Locality,
     waypoint::fixture::{Told, rule, shop, to, with},
 };
