@@ -59,11 +59,11 @@ pub struct Config {
 
     /// A namespace whose waypoints are trusted by services of other namespaces to have decided their policies; those of a
     /// service's own namespace are. May be given several times.
-    #[arg(long = "trusted-waypoint-namespace", value_name = "NAMESPACE", value_parser = node)]
+    #[arg(long = "trusted-waypoint-namespace", value_name = "NAMESPACE", value_parser = name)]
     pub trusted_waypoint_namespaces: Vec<String>,
 
     /// A node to make a token for before a manifest names it. May be given several times.
-    #[arg(long = "node", value_name = "NAME", value_parser = node)]
+    #[arg(long = "node", value_name = "NAME", value_parser = name)]
     pub nodes: Vec<String>,
 
     /// Longest life of a workload's certificate, and the one given if none is asked for: 30s, 90m, 24h, 7d.
@@ -92,11 +92,11 @@ fn trust_domain(text: &str) -> Result<String, String> {
     }
 }
 
-fn node(text: &str) -> Result<String, String> {
+fn name(text: &str) -> Result<String, String> {
     if is_node_name(text) {
         Ok(text.to_owned())
     } else {
-        Err("a node's name is of a-z, 0-9, '-' and '.'".to_owned())
+        Err("a name is of a-z, 0-9, '-' and '.'".to_owned())
     }
 }
 
@@ -173,6 +173,7 @@ mod tests {
             &[][..],
             &["--from", "x", "--trust-domain", "Cluster.Local"],
             &["--from", "x", "--node", "../n1"],
+            &["--from", "x", "--trusted-waypoint-namespace", "Infra/x"],
             &["--from", "x", "--server-name", "a b"],
             &["--from", "x", "--listen", "15012"],
             &["--from", "x", "--ca-ttl", "0s"],

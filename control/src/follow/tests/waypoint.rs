@@ -368,3 +368,66 @@ async fn what_subscribers_accept_is_followed() {
         .unwrap();
     task.abort();
 }
+
+/// Every push, as it goes over the wire, to a waypoint that puts it in force; after each response that state is whole.
+#[test]
+fn a_waypoint_puts_in_force_what_it_is_told() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/demo");
+    let files = Files::new(&[]);
+    for entry in fs::read_dir(demo).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        files.write(&name, &fs::read_to_string(entry.path()).unwrap());
+    }
+    let scratch = Scratch::new();
+    let mut run = Run::start(&files, &state(&scratch));
+    run.waypoint_accepts();
+    run.waypoint_accepts();
+    let subject = Subject::Waypoint(gateway());
+    let mut stream = Stream::new(subject.clone());
+    for kind in Kind::served(&subject) {
+        let request = DeltaDiscoveryRequest {
+            type_url: kind.type_url().to_owned(),
+            ..Default::default()
+        };
+        stream.request(request).unwrap();
+    }
+    let mut store = mesh::waypoint::Store::new(mesh::name::Name::new("ambit-system"));
+    let orders = mesh::name::Name::new("shop/orders.shop.svc.cluster.local");
+    let mut push = |run: &Run| {
+        let responses = stream.push(&run.mesh.snapshot);
+        let mut kinds = Vec::new();
+        for response in responses {
+            kinds.push(Kind::of(&response.type_url).unwrap());
+            let resources = response
+                .resources
+                .into_iter()
+                .map(|it| mesh::delta::Resource {
+                    name: it.name,
+                    version: it.version,
+                    bytes: it.resource.unwrap().value,
+                });
+            let delta = mesh::delta::Delta {
+                type_url: response.type_url,
+                resources: resources.collect(),
+                removed: response.removed_resources,
+            };
+            let rejected = store.apply(&delta);
+            assert!(rejected.is_empty(), "{rejected:?}");
+        }
+        (kinds, Arc::clone(store.current()))
+    };
+    let (_, first) = push(&run);
+    assert!(first.is_ready());
+    let table = Arc::clone(first.table(orders).unwrap());
+    assert!(!table.ports.is_empty());
+
+    let text = fs::read_to_string(files.0.path().join("orders.yaml")).unwrap();
+    let (before, after) = ("weight: 90", "weight: 50");
+    assert!(text.contains(before));
+    files.write("orders.yaml", &text.replace(before, after));
+    run.reread();
+    let (kinds, second) = push(&run);
+    assert_eq!(kinds, [Kind::Route, Kind::Table]);
+    assert!(second.is_ready() && second.number > first.number);
+    assert!(!Arc::ptr_eq(&table, second.table(orders).unwrap()));
+}
