@@ -30,55 +30,89 @@ use crate::{
 /// Endpoints that are tried for one connection.
 const TRIES: usize = 3;
 
-/// Carries one connection. `silent`: its client had its time to begin, and has not.
-pub(crate) async fn run<S: End>(
+/// A connection that may be, and is open at the endpoint's side.
+pub(crate) struct Begun {
     worker: Rc<Worker>,
     connection: Connection,
-    mut client: S,
-    silent: bool,
-) {
+    entry: Entry,
+    stop: oneshot::Receiver<Broken>,
+    endpoint: Io,
+    carried: Carried,
+}
+
+/// Begins one connection. If it may not be, or leads nowhere, that is told already.
+pub(crate) async fn begin(worker: &Rc<Worker>, connection: Connection) -> Result<Begun, Answer> {
     let mut carried = Carried::new(&connection);
     let (entry, mut stop) = worker.flows.enter();
     // In a box that goes when it is done: an idle connection does not keep what opening it took.
-    let open = Box::pin(open(&worker, &connection, &entry, &mut carried));
+    let open = Box::pin(open(worker, &connection, &entry, &mut carried));
     let opened = tokio::select! {
         biased;
         _ = &mut stop => Err(entry.cut.take().unwrap_or(Answer::NotReady)),
         opened = open => opened,
     };
-    let endpoint = match opened {
-        Ok(endpoint) => endpoint,
+    match opened {
+        Ok(endpoint) => Ok(Begun {
+            worker: Rc::clone(worker),
+            connection,
+            entry,
+            stop,
+            endpoint,
+            carried,
+        }),
         Err(answer) => {
-            client.abort();
-            return worker.counting.refused(&carried, &answer);
+            worker.counting.refused(&carried, &answer);
+            Err(answer)
         }
-    };
-    let meter = worker.counting.opened(&carried);
-    entry.metered_by(Rc::clone(&meter));
-    let spoken = Cell::new(false);
-    let first = Cell::new(false);
-    let client = Listened {
-        end: client,
-        heard: || spoken.set(true),
-    };
-    let heard = || first.set(first.get() || !spoken.get());
-    let result = match endpoint {
-        Io::Plain(io) => {
-            let end = Socket::tcp(io);
-            carry(client, Listened { end, heard }, &entry.counts, stop).await
-        }
-        Io::Tunnelled(end, place) => {
-            let result = carry(client, Listened { end, heard }, &entry.counts, stop).await;
-            drop(place);
-            result
-        }
-    };
-    if silent && first.get() {
-        worker.taught.learn(connection.table, connection.port);
     }
-    let cut = entry.cut.take();
-    let told = (&*meter, &*entry.counts);
-    worker.counting.closed(&carried, told, result, cut.as_ref());
+}
+
+impl Begun {
+    /// Carries it to its end. `silent`: its client had its time to begin, and has not.
+    pub(crate) async fn carry<S: End>(self, client: S, silent: bool) {
+        let Self {
+            worker,
+            connection,
+            entry,
+            stop,
+            endpoint,
+            carried,
+        } = self;
+        let meter = worker.counting.opened(&carried);
+        entry.metered_by(Rc::clone(&meter));
+        let (spoken, first) = (Cell::new(false), Cell::new(false));
+        let client = Listened {
+            end: client,
+            heard: || spoken.set(true),
+        };
+        let heard = || first.set(first.get() || !spoken.get());
+        let result = match endpoint {
+            Io::Plain(io) => {
+                let end = Socket::tcp(io);
+                carry(client, Listened { end, heard }, &entry.counts, stop).await
+            }
+            Io::Tunnelled(end, place) => {
+                let result = carry(client, Listened { end, heard }, &entry.counts, stop).await;
+                drop(place);
+                result
+            }
+        };
+        if silent && first.get() {
+            worker.taught.learn(connection.table, connection.port);
+        }
+        let cut = entry.cut.take();
+        let told = (&*meter, &*entry.counts);
+        worker.counting.closed(&carried, told, result, cut.as_ref());
+    }
+}
+
+/// The status for a client's proxy that waits for one.
+pub(crate) fn status(answer: &Answer) -> u16 {
+    match answer {
+        // As the endpoint's own proxy would say it.
+        Answer::Denied(_) => 401,
+        answer => answer.status(),
+    }
 }
 
 /// Opens what the connection is judged to lead to; where an endpoint cannot be reached, another is tried.
@@ -233,6 +267,12 @@ impl Flows {
             cut,
         };
         (entry, stopped)
+    }
+
+    /// How many are open.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.open.borrow().len()
     }
 
     /// Counts what was carried since the last time.

@@ -13,7 +13,8 @@ use mesh::{
     waypoint::{Answer, Client, Protocol},
 };
 use net::{
-    hbone::{self, Connect},
+    carry::End,
+    hbone::{self, Connect, Stream},
     tls,
 };
 use tokio::{
@@ -22,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    detect::{self, Ahead, Looked},
+    detect::{self, Looked},
     http::{Connection, Version},
     tcp,
     worker::{PATIENCE, Worker},
@@ -121,46 +122,75 @@ async fn serve(worker: Rc<Worker>, connect: Connect, peer: Identity, from: Socke
             return connect.refuse(status);
         }
     };
-    // Before anything is known of an endpoint: each request finds its own.
-    let stream = match connect.accept(HeaderMap::new()) {
-        Ok(stream) => stream,
-        Err(error) => {
-            tracing::debug!(%from, %peer, %error, "a stream is gone before it is answered");
+    let taught = || {
+        worker
+            .taught
+            .speaks_first(connection.table, connection.port)
+    };
+    match protocol {
+        Protocol::Tcp => bytes(&worker, connect, connection).await,
+        Protocol::Detect if taught() => bytes(&worker, connect, connection).await,
+        Protocol::Detect => {
+            // Whoever speaks first speaks only once this is answered.
+            let Some(stream) = accept(connect, from) else {
+                return;
+            };
+            match detect::look(stream).await {
+                Ok(Looked { io, http: true, .. }) => requests(worker, connection, io).await,
+                Ok(Looked { mut io, silent, .. }) => match tcp::begin(&worker, connection).await {
+                    Ok(begun) => begun.carry(io, silent).await,
+                    Err(_) => io.abort(),
+                },
+                Err(broken) => {
+                    tracing::debug!(%from, %peer, error = %broken, "a connection broke before it said anything");
+                }
+            }
+        }
+        Protocol::Http | Protocol::Http1 | Protocol::Http2 => {
+            // Before anything is known of an endpoint: each request finds its own.
+            if let Some(stream) = accept(connect, from) {
+                requests(worker, connection, stream).await;
+            }
+        }
+    }
+}
+
+fn accept(connect: Connect, from: SocketAddr) -> Option<Stream> {
+    let accepted = connect.accept(HeaderMap::new());
+    accepted
+        .inspect_err(
+            |error| tracing::debug!(%from, %error, "a stream is gone before it is answered"),
+        )
+        .ok()
+}
+
+/// Serves a stream of requests.
+async fn requests<IO>(worker: Rc<Worker>, connection: Connection, io: IO)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let drain = worker.draining();
+    let front = Rc::clone(&worker.front);
+    crate::http::serve(front, connection, io, Version::Either, drain).await;
+}
+
+/// Serves a stream of bytes, which is answered once its endpoint is reached: so its client's proxy hears why it is not.
+async fn bytes(worker: &Rc<Worker>, mut connect: Connect, connection: Connection) {
+    let from = connection.client.address;
+    let begun = tokio::select! {
+        begun = tcp::begin(worker, connection) => begun,
+        () = connect.given_up() => {
+            tracing::debug!(%from, "a connection was given up before it was open");
             return;
         }
     };
-    let (io, http, silent) = match protocol {
-        Protocol::Http | Protocol::Http1 | Protocol::Http2 => {
-            (Ahead::new(bytes::Bytes::new(), stream), true, false)
-        }
-        Protocol::Tcp => (Ahead::new(bytes::Bytes::new(), stream), false, false),
-        Protocol::Detect
-            if worker
-                .taught
-                .speaks_first(connection.table, connection.port) =>
-        {
-            (Ahead::new(bytes::Bytes::new(), stream), false, false)
-        }
-        Protocol::Detect => match detect::look(stream).await {
-            Ok(Looked { io, http, silent }) => (io, http, silent),
-            Err(broken) => {
-                tracing::debug!(%from, %peer, error = %broken, "a connection broke before it said anything");
-                return;
+    match begun {
+        Err(answer) => connect.refuse(tcp::status(&answer)),
+        Ok(begun) => {
+            if let Some(stream) = accept(connect, from) {
+                begun.carry(stream, false).await;
             }
-        },
-    };
-    if http {
-        let drain = worker.draining();
-        crate::http::serve(
-            Rc::clone(&worker.front),
-            connection,
-            io,
-            Version::Either,
-            drain,
-        )
-        .await;
-    } else {
-        tcp::run(worker, connection, io, silent).await;
+        }
     }
 }
 

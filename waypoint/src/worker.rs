@@ -257,3 +257,6 @@ async fn finish(open: &Rc<()>) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

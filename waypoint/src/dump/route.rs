@@ -54,10 +54,13 @@ fn name(route: &Route) -> String {
     format!("{}/{}/{}", route.kind.as_str(), route.namespace, route.name)
 }
 
+/// A route and the ports of services that it is for.
+type Placed = (Arc<Route>, Vec<String>);
+
 /// Every route in force once, with the ports of services that it is for.
 pub(super) fn routes(generation: &Generation) -> Vec<Value> {
     // One object has a route for each of its parents, which differ in nothing but that.
-    let mut all: BTreeMap<String, Vec<(Arc<Route>, Vec<String>)>> = BTreeMap::new();
+    let mut all: BTreeMap<String, Vec<Placed>> = BTreeMap::new();
     for table in generation.tables() {
         for port in &table.ports {
             let routes = match &port.routes {

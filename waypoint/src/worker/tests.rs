@@ -1,0 +1,534 @@
+//! A waypoint's worker on loopback sockets: clients with certificates, applications outside the mesh, and a generation of
+//! resources as the control plane sends them.
+
+use std::{cell::RefCell, collections::BTreeMap, net::Ipv4Addr};
+
+use mesh::{
+    delta::{Delta, Resource},
+    identity::Identity,
+    waypoint::Store,
+};
+use net::{
+    clock,
+    config::Environment,
+    drain::{self, Drainer},
+    hbone::{ConnectError, Stream, Tunnel},
+    metrics::Metrics,
+    tls::{self, Issued},
+};
+use prost::Message;
+use proto::{
+    security::{Action, Authorization, Scope},
+    waypoint::{self as told, Protocol, Reference},
+    workload::{NetworkAddress, Port, PortList, Service, Workload},
+};
+use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinHandle,
+};
+
+use super::*;
+use crate::app;
+
+const KEY: &str = "shop/orders.shop.svc.cluster.local";
+const VIP: [u8; 4] = [10, 96, 0, 9];
+
+/// A waypoint with one worker, and whoever gives it certificates.
+struct Waypoint {
+    at: SocketAddr,
+    authority: Rc<Office>,
+    shared: Arc<Shared>,
+    worker: Rc<Worker>,
+    serving: JoinHandle<()>,
+    drainer: Option<Drainer>,
+    metrics: Metrics,
+    store: RefCell<Store>,
+}
+
+/// Signs what it is asked for.
+struct Office(CertifiedIssuer<'static, KeyPair>);
+
+impl Office {
+    fn new() -> Rc<Self> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        Rc::new(Self(CertifiedIssuer::self_signed(params, key).unwrap()))
+    }
+
+    fn issue(&self, identity: Identity) -> Credential {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into().unwrap())];
+        params.extended_key_usages = vec![
+            rcgen::ExtendedKeyUsagePurpose::ServerAuth,
+            rcgen::ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let leaf = params.signed_by(&key, &self.0).unwrap().pem();
+        let issued = Issued {
+            chain: vec![leaf, self.0.pem()],
+            key: key.serialize_der().try_into().unwrap(),
+        };
+        let now = i64::try_from(clock::wall().as_secs()).unwrap();
+        Credential::new(issued, identity, &[], now).unwrap()
+    }
+}
+
+fn identity(name: &str) -> Identity {
+    Identity::new("cluster.local", "shop", name)
+}
+
+impl Waypoint {
+    async fn start() -> Self {
+        let env = [("GATEWAY", "waypoint"), ("POD_NAMESPACE", "shop")];
+        let config = Config::read(&Environment::of(&env)).unwrap();
+        let (certificates, keeper) = Certificates::new(clock::wall);
+        let authority = Office::new();
+        let office = Rc::clone(&authority);
+        tokio::task::spawn_local(keeper.run(move |identity| {
+            let credential = office.issue(identity);
+            async move { Ok::<_, String>(credential) }
+        }));
+        let mut metrics = Metrics::new("waypoint", "test", 1);
+        let (drainer, drain) = drain::pair();
+        let (workers, inbox) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            loads: vec![AtomicUsize::new(0)],
+            certificates,
+            telemetry: Telemetry::new(&mut metrics, 1, None),
+            workers: vec![workers],
+            config,
+        });
+        let worker = Rc::new(Worker::new(0, Arc::clone(&shared), drain));
+        let serving = tokio::task::spawn_local(Rc::clone(&worker).serve(inbox));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let at = listener.local_addr().unwrap();
+        tokio::task::spawn_local(app::accept(Arc::clone(&shared), listener));
+        Self {
+            at,
+            authority,
+            shared,
+            worker,
+            serving,
+            drainer: Some(drainer),
+            metrics,
+            store: RefCell::new(Store::new("ambit-system".into())),
+        }
+    }
+
+    /// Tells the worker what a control plane would.
+    fn told(&self, type_url: &str, resources: &[(&str, Vec<u8>)]) {
+        let resource = |(name, bytes): &(&str, Vec<u8>)| Resource {
+            name: (*name).to_owned(),
+            version: "1".to_owned(),
+            bytes: bytes.clone(),
+        };
+        let delta = Delta {
+            type_url: type_url.to_owned(),
+            resources: resources.iter().map(resource).collect(),
+            removed: Vec::new(),
+        };
+        let mut store = self.store.borrow_mut();
+        assert_eq!(store.apply(&delta), []);
+        self.worker.adopt(Arc::clone(store.current()));
+    }
+
+    /// Service `orders`: its port 80 speaks `protocol` and leads to `app`.
+    fn orders(&self, protocol: Protocol, app: SocketAddr, policies: &[(&str, told::Policy)]) {
+        let policies: Vec<_> = policies
+            .iter()
+            .map(|(name, policy)| (*name, policy.encode_to_vec()))
+            .collect();
+        self.told(proto::POLICY_TYPE, &policies);
+        self.told(proto::ROUTE_TYPE, &[]);
+        self.told(proto::BACKEND_TYPE, &[(KEY, backend(app).encode_to_vec())]);
+        let http = policies
+            .iter()
+            .filter(|(name, _)| name.starts_with("http/"));
+        let reference = |(name, _): &(&str, Vec<u8>)| Reference {
+            name: (*name).to_owned(),
+            version: "1".to_owned(),
+        };
+        let table = told::Table {
+            backend: KEY.to_owned(),
+            backends: vec![KEY.to_owned()],
+            ports: vec![told::Port {
+                number: 80,
+                protocol: protocol.into(),
+                ..told::Port::default()
+            }],
+            policies: http.map(reference).collect(),
+            ..told::Table::default()
+        };
+        self.told(proto::TABLE_TYPE, &[(KEY, table.encode_to_vec())]);
+    }
+
+    async fn tunnel(&self, client: &str) -> Tunnel {
+        let credential = self.authority.issue(identity(client));
+        let tcp = TcpStream::connect(self.at).await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let expected = [identity("waypoint")];
+        let (tls, _) = tls::connect(tcp, &credential, &expected, deadline)
+            .await
+            .unwrap();
+        hbone::open(tls, hbone::Settings::default(), None)
+            .await
+            .unwrap()
+    }
+
+    async fn stream(&self, client: &str) -> Stream {
+        let tunnel = self.tunnel(client).await;
+        ask(&tunnel, "10.96.0.9:80", &[]).await.unwrap()
+    }
+
+    async fn drain(&mut self) -> bool {
+        let drainer = self.drainer.take().unwrap();
+        // The worker is one that has something to finish until its task and this one let go.
+        let drained = drainer.drain(Duration::from_secs(10));
+        let finished = async {
+            (&mut self.serving).await.unwrap();
+        };
+        tokio::select! {
+            _ = drained => false,
+            () = finished => true,
+        }
+    }
+}
+
+async fn ask(
+    tunnel: &Tunnel,
+    authority: &str,
+    headers: &[(&'static str, &'static str)],
+) -> Result<Stream, ConnectError> {
+    let pairs = headers.iter().map(|(name, value)| {
+        let value = http::HeaderValue::from_static(value);
+        (http::HeaderName::from_static(name), value)
+    });
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let opened = tunnel.connect(authority, pairs.collect(), deadline).await;
+    opened.map(|(stream, _)| stream)
+}
+
+/// A pod outside the mesh at an address of this machine, and its service.
+fn backend(app: SocketAddr) -> told::Backend {
+    let ports = vec![Port {
+        service_port: 80,
+        target_port: app.port().into(),
+        app_protocol: 0,
+    }];
+    let service = Service {
+        name: "orders".to_owned(),
+        namespace: "shop".to_owned(),
+        hostname: "orders.shop.svc.cluster.local".to_owned(),
+        addresses: vec![NetworkAddress {
+            address: VIP.to_vec(),
+            ..NetworkAddress::default()
+        }],
+        ports: ports.clone(),
+        ..Service::default()
+    };
+    let workload = Workload {
+        uid: "Kubernetes//Pod/shop/orders-1".to_owned(),
+        name: "orders-1".to_owned(),
+        namespace: "shop".to_owned(),
+        service_account: "orders".to_owned(),
+        addresses: vec![vec![127, 0, 0, 1]],
+        services: BTreeMap::from([(KEY.to_owned(), PortList { ports })])
+            .into_iter()
+            .collect(),
+        ..Workload::default()
+    };
+    told::Backend {
+        service: Some(service),
+        workloads: vec![workload],
+        ..told::Backend::default()
+    }
+}
+
+/// An application that says `greeting` first, then sends back what it reads.
+async fn echo(greeting: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::task::spawn_local(async move {
+                stream.write_all(greeting.as_bytes()).await.ok();
+                let (mut read, mut write) = stream.split();
+                tokio::io::copy(&mut read, &mut write).await.ok();
+                write.shutdown().await.ok();
+            });
+        }
+    });
+    at
+}
+
+/// An application that answers each request with 200 and its own text.
+async fn server() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::task::spawn_local(net::http::serve(listener, |_| async {
+        net::http::text(http::StatusCode::OK, "hello")
+    }));
+    at
+}
+
+const GET: &[u8] = b"GET /cart HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n";
+
+async fn talk(mut stream: Stream, text: &[u8]) -> String {
+    stream.write_all(text).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+/// Runs a test on one thread, as a worker is.
+fn alone(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    LocalSet::new().block_on(&runtime, test);
+}
+
+#[test]
+fn a_request_goes_through_a_tunnel_and_is_counted() {
+    alone(async {
+        let waypoint = Waypoint::start().await;
+        waypoint.orders(Protocol::Http1, server().await, &[]);
+        let tunnel = waypoint.tunnel("cart").await;
+        let says = [(
+            "baggage",
+            "k8s.deployment.name=till,service.name=cart,k8s.namespace.name=bank",
+        )];
+        let stream = ask(&tunnel, "10.96.0.9:80", &says).await.unwrap();
+        let answer = talk(stream, GET).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert!(answer.ends_with("hello"), "{answer}");
+        let by_name = ask(&tunnel, "orders.shop.svc.cluster.local:80", &[])
+            .await
+            .unwrap();
+        assert!(talk(by_name, GET).await.ends_with("hello"));
+
+        let text = waypoint.metrics.encode().unwrap();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("istio_requests_total"))
+            .unwrap();
+        for part in [
+            "reporter=\"waypoint\"",
+            "source_workload=\"till\"",
+            "source_canonical_service=\"cart\"",
+            // What is proven, not what is said.
+            "source_workload_namespace=\"shop\"",
+            "source_principal=\"spiffe://cluster.local/ns/shop/sa/cart\"",
+            "destination_service=\"orders.shop.svc.cluster.local\"",
+            "destination_workload=\"orders-1\"",
+            "request_protocol=\"http\"",
+            "connection_security_policy=\"mutual_tls\"",
+            "response_code=\"200\"",
+        ] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+        assert!(line.ends_with("} 2"), "{line}");
+    });
+}
+
+#[test]
+fn what_is_not_served_is_refused_with_its_status() {
+    alone(async {
+        let waypoint = Waypoint::start().await;
+        waypoint.orders(Protocol::Http1, server().await, &[]);
+        let tunnel = waypoint.tunnel("cart").await;
+        for (authority, headers, status) in [
+            ("10.96.0.10:80", &[][..], 400),
+            ("10.96.0.9:81", &[], 400),
+            ("127.0.0.1:80", &[], 400),
+            (
+                "10.96.0.9:80",
+                &[("ambit-via", "bank/w, shop/waypoint")],
+                503,
+            ),
+        ] {
+            let answer = ask(&tunnel, authority, headers).await;
+            assert_eq!(
+                answer.err(),
+                Some(ConnectError::Status(status)),
+                "{authority}"
+            );
+        }
+    });
+}
+
+#[test]
+fn bytes_that_are_no_http_are_carried() {
+    alone(async {
+        let waypoint = Waypoint::start().await;
+        for protocol in [Protocol::Tcp, Protocol::Detect] {
+            waypoint.orders(protocol, echo("").await, &[]);
+            let mut stream = waypoint.stream("cart").await;
+            stream.write_all(b"*1\r\n$4\r\nPING\r\n").await.unwrap();
+            let mut answer = [0; 14];
+            stream.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"*1\r\n$4\r\nPING\r\n");
+            stream.shutdown().await.unwrap();
+            assert_eq!(stream.read(&mut answer).await.unwrap(), 0);
+        }
+        let table = mesh::name::Name::new(KEY);
+        assert!(!waypoint.worker.taught.speaks_first(table, 80));
+        let text = waypoint.metrics.encode().unwrap();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("istio_tcp_connections_opened"));
+        assert!(line.is_some_and(|line| line.contains("reporter=\"waypoint\"") && line.ends_with("} 2")));
+    });
+}
+
+#[test]
+fn http_is_seen_by_its_first_bytes_where_nobody_says_it() {
+    alone(async {
+        let waypoint = Waypoint::start().await;
+        waypoint.orders(Protocol::Detect, server().await, &[]);
+        let answer = talk(waypoint.stream("cart").await, GET).await;
+        assert!(answer.ends_with("hello"), "{answer}");
+        let text = waypoint.metrics.encode().unwrap();
+        assert!(
+            text.contains("istio_requests_total{reporter=\"waypoint\""),
+            "{text}"
+        );
+    });
+}
+
+#[test]
+fn a_server_that_speaks_first_teaches_its_port() {
+    alone(async {
+        let waypoint = Waypoint::start().await;
+        let app = echo("220 mail\r\n").await;
+        waypoint.orders(Protocol::Detect, app, &[]);
+        let table = mesh::name::Name::new(KEY);
+        for _ in 0..2 {
+            let mut stream = waypoint.stream("cart").await;
+            let mut greeting = [0; 10];
+            stream.read_exact(&mut greeting).await.unwrap();
+            assert_eq!(&greeting, b"220 mail\r\n");
+            stream.shutdown().await.unwrap();
+            assert_eq!(stream.read(&mut greeting).await.unwrap(), 0);
+            // It ends a moment after its client has seen the end.
+            while waypoint.worker.flows.len() > 0 {
+                tokio::task::yield_now().await;
+            }
+            assert!(waypoint.worker.taught.speaks_first(table, 80));
+        }
+        waypoint.orders(Protocol::Http1, app, &[]);
+        assert!(!waypoint.worker.taught.speaks_first(table, 80));
+    });
+}
+
+/// A DENY of everything at layer 4.
+fn nobody() -> told::Policy {
+    let policy = Authorization {
+        name: "nobody".to_owned(),
+        namespace: "shop".to_owned(),
+        scope: Scope::Namespace.into(),
+        action: Action::Allow.into(),
+        ..Authorization::default()
+    };
+    told::Policy {
+        policy: Some(told::policy::Policy::Connection(policy)),
+        ..told::Policy::default()
+    }
+}
+
+#[test]
+fn a_connection_that_is_denied_meanwhile_is_cut() {
+    alone(async {
+        let waypoint = Waypoint::start().await;
+        let app = echo("").await;
+        waypoint.orders(Protocol::Tcp, app, &[]);
+        let mut stream = waypoint.stream("cart").await;
+        let mut byte = [0; 1];
+        stream.write_all(b"x").await.unwrap();
+        stream.read_exact(&mut byte).await.unwrap();
+        // Another generation that changes nothing for it.
+        waypoint.orders(Protocol::Tcp, app, &[]);
+        stream.write_all(b"y").await.unwrap();
+        stream.read_exact(&mut byte).await.unwrap();
+        waypoint.orders(Protocol::Tcp, app, &[("connection/shop/nobody", nobody())]);
+        assert!(stream.read_exact(&mut byte).await.is_err());
+        let text = waypoint.metrics.encode().unwrap();
+        let denied =
+            "ambit_policy_decisions_total{policy=\"shop/nobody\",rule=\"\",decision=\"denied\"";
+        assert!(text.contains(denied), "{text}");
+        // And a new one is not opened.
+        let tunnel = waypoint.tunnel("cart").await;
+        let refused = ask(&tunnel, "10.96.0.9:80", &[]).await;
+        assert_eq!(refused.err(), Some(ConnectError::Status(401)));
+    });
+}
+
+#[test]
+fn a_connection_whose_service_is_gone_is_cut() {
+    alone(async {
+        let waypoint = Waypoint::start().await;
+        waypoint.orders(Protocol::Tcp, echo("").await, &[]);
+        let mut stream = waypoint.stream("cart").await;
+        let mut byte = [0; 1];
+        stream.write_all(b"x").await.unwrap();
+        stream.read_exact(&mut byte).await.unwrap();
+        let delta = Delta {
+            type_url: proto::TABLE_TYPE.to_owned(),
+            resources: Vec::new(),
+            removed: vec![KEY.to_owned()],
+        };
+        waypoint.store.borrow_mut().apply(&delta);
+        let generation = Arc::clone(waypoint.store.borrow().current());
+        waypoint.worker.adopt(generation);
+        assert!(stream.read_exact(&mut byte).await.is_err());
+    });
+}
+
+#[test]
+fn a_worker_that_drains_ends_with_its_last_tunnel() {
+    alone(async {
+        let mut waypoint = Waypoint::start().await;
+        waypoint.orders(Protocol::Tcp, echo("").await, &[]);
+        let tunnel = waypoint.tunnel("cart").await;
+        let mut stream = ask(&tunnel, "10.96.0.9:80", &[]).await.unwrap();
+        stream.write_all(b"x").await.unwrap();
+        let mut byte = [0; 1];
+        stream.read_exact(&mut byte).await.unwrap();
+        assert_eq!(waypoint.shared.loads[0].load(Ordering::Relaxed), 1);
+        let talk = async {
+            // After the GOAWAY nothing new begins, and what is open goes on.
+            while ask(&tunnel, "10.96.0.9:80", &[]).await.is_ok() {}
+            stream.write_all(b"y").await.unwrap();
+            stream.read_exact(&mut byte).await.unwrap();
+            stream.shutdown().await.unwrap();
+            assert_eq!(stream.read(&mut byte).await.unwrap(), 0);
+        };
+        let (finished, ()) = tokio::join!(waypoint.drain(), talk);
+        assert!(finished);
+        assert_eq!(waypoint.shared.loads[0].load(Ordering::Relaxed), 0);
+    });
+}
+
+#[test]
+fn a_client_without_a_certificate_of_the_mesh_does_not_get_in() {
+    alone(async {
+        let waypoint = Waypoint::start().await;
+        waypoint.orders(Protocol::Tcp, echo("").await, &[]);
+        let stranger = Office::new().issue(identity("cart"));
+        let tcp = TcpStream::connect(waypoint.at).await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let expected = [identity("waypoint")];
+        assert!(
+            tls::connect(tcp, &stranger, &expected, deadline)
+                .await
+                .is_err()
+        );
+        while waypoint.worker.handshakes.get() > 0 {
+            tokio::task::yield_now().await;
+        }
+    });
+}
