@@ -371,3 +371,75 @@ fn tokens_that_nobody_checks_let_nobody_in() {
         "{said:?}"
     );
 }
+
+/// Every label, Gateway, address and phase with a policy that names the service: either nobody is sent past a waypoint and
+/// whoever comes around is denied, or the steps of the binding are still to be gone, or it is headless and all are denied.
+#[test]
+fn no_combination_leaves_an_enforced_policy_open() {
+    let gateways = [
+        String::new(),
+        gateway("wp", "shop", "", ""),
+        ready("wp", "shop", "", ""),
+        ready(
+            "wp",
+            "shop",
+            "",
+            "allowedRoutes: {namespaces: {from: None}}",
+        ),
+        ready(
+            "wp",
+            "shop",
+            "labels: {istio.io/waypoint-for: workload}",
+            "",
+        ),
+        ready("wp", "shop", "", "").replace("ambit-waypoint", "other"),
+    ];
+    let labels = ["", LABEL, "labels: {istio.io/use-waypoint: none}"];
+    let phases = [
+        None,
+        Some(Phase::Told {
+            gateway: key("shop", "wp"),
+        }),
+        Some(Phase::Published {
+            gateway: key("shop", "wp"),
+        }),
+        Some(Phase::Enforced {
+            gateway: key("shop", "wp"),
+        }),
+        Some(Phase::Leaving {
+            gateway: key("shop", "wp"),
+        }),
+    ];
+    let mut seen = 0;
+    for (gateway, label) in gateways
+        .iter()
+        .flat_map(|it| labels.map(|label| (it, label)))
+    {
+        for headless in [false, true] {
+            let web = if headless {
+                web(label).replace("clusterIP: 10.0.1.1", "clusterIP: None")
+            } else {
+                web(label)
+            };
+            let text = web + gateway + &attached("p", WEB, GET);
+            let recorded = phases
+                .iter()
+                .cloned()
+                .map(|phase| (phase.clone(), recorded(&text, &[key("shop", "wp")], phase)));
+            for (phase, world) in [(None, world(&text))].into_iter().chain(recorded) {
+                let compiled = compile(&world, &settings());
+                let out = json::compiled(&compiled);
+                let denies = !denied(&out, "web").is_empty();
+                let service = &out["addresses"]["shop/web.shop.svc.cluster.local"]["service"];
+                let sent_past = service["waypoint"].is_null();
+                let to_come = compiled.wanted.get(&key("shop", "web"));
+                let to_come =
+                    world.waypoints.is_some() && to_come.is_some_and(|it| it.policed && it.deny);
+                let closed = denies && (headless || !sent_past);
+                assert!(closed || to_come && !headless, "{phase:?} {text}");
+                seen += 1;
+            }
+        }
+    }
+    assert_eq!(seen, 6 * 3 * 2 * 6);
+}

@@ -253,6 +253,43 @@ fn without_its_label_a_service_leaves_step_by_step() {
 }
 
 #[test]
+fn the_word_none_ends_a_binding_and_nothing_else_does() {
+    let gone = String::new();
+    let cold = gateway("wp", "shop", "", "");
+    let none = web("labels: {istio.io/use-waypoint: none}");
+    for (text, ends) in [
+        (none + &cold, true),
+        (web(LABEL) + &cold, false),
+        (web(LABEL) + &gone, false),
+    ] {
+        let enforced = Phase::Enforced {
+            gateway: key("shop", "wp"),
+        };
+        let compiled = compile(&recorded(&text, &[], Some(enforced)), &settings());
+        assert_eq!(compiled.wanted.is_empty(), ends, "{text}");
+        let (host, _) = bound(&json::compiled(&compiled), "shop/web");
+        assert_eq!(host, HOST, "until it has ended");
+    }
+}
+
+#[test]
+fn a_route_binds_to_nothing() {
+    let route = "---\n{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r, namespace: shop}, \
+                 spec: {parentRefs: [{group: '', kind: Service, name: web}], rules: [{backendRefs: [{name: web, port: 80}]}]}}\n";
+    let out = resources(&world(&(web("") + &ready("wp", "shop", "", "") + route)));
+    assert_eq!(bound(&out, "shop/web"), (Value::Null, Value::Null));
+    let parent = &out["status"]["HTTPRoute/shop/r"]["parents"][0];
+    let said = |it: &&Value| it["type"] == "ResolvedWaypoints";
+    let said = parent["conditions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(said)
+        .unwrap();
+    assert_eq!(said["status"], "False");
+}
+
+#[test]
 fn where_it_is_recorded_a_service_is_published_only_once_its_waypoint_knows_it() {
     let text = web(LABEL) + &gateway("wp", "shop", "", "");
     let gateway = || key("shop", "wp");
