@@ -2,7 +2,7 @@
 
 use crate::manifest::route::ParentRef;
 
-/// Who speaks, in statuses that more than one controller writes.
+/// Who serves the class of waypoints, and speaks in statuses that more than one controller writes.
 pub const CONTROLLER: &str = "ambit.dev/waypoint";
 
 /// What is said of one object; only what is ours to write.

@@ -257,26 +257,6 @@ fn operations_and_conditions_have_to_be_valid() {
             &format!("{OPERATION}.verbs"),
             "no such field",
         ),
-        (
-            operation("paths: [a]"),
-            &format!("{OPERATION}.paths[0]"),
-            "not a pattern of paths",
-        ),
-        (
-            operation("notPaths: ['/a/{b}']"),
-            &format!("{OPERATION}.notPaths[0]"),
-            "not a pattern of paths",
-        ),
-        (
-            operation("methods: ['']"),
-            &format!("{OPERATION}.methods[0]"),
-            "empty",
-        ),
-        (
-            when("key: source.serviceAccount, values: [a/b/c]"),
-            WHEN,
-            "not a value of source.serviceAccount",
-        ),
         (when("values: [a]"), &format!("{WHEN}.key"), "required"),
         (when("key: source.ip"), WHEN, "at least one of"),
         (when("key: source.ip, values: []"), WHEN, "at least one of"),
@@ -451,6 +431,32 @@ fn valid_authorization_policies_are_read() {
     assert_eq!(authorization(&policy("null")).rules, []);
     let beta = policy("{}").replace("io/v1", "io/v1beta1");
     assert_eq!(authorization(&beta).meta.name, "p");
+}
+
+#[test]
+fn what_only_a_waypoint_can_judge_has_to_be_valid_too() {
+    refuses(&[
+        (
+            operation("paths: [a]"),
+            &format!("{OPERATION}.paths[0]"),
+            "not a pattern of paths",
+        ),
+        (
+            operation("notPaths: ['/a/{b}']"),
+            &format!("{OPERATION}.notPaths[0]"),
+            "not a pattern of paths",
+        ),
+        (
+            operation("methods: ['']"),
+            &format!("{OPERATION}.methods[0]"),
+            "empty",
+        ),
+        (
+            when("key: source.serviceAccount, values: [a/b/c]"),
+            WHEN,
+            "not a value of source.serviceAccount",
+        ),
+    ]);
 }
 
 #[test]
