@@ -11,9 +11,6 @@ mod io;
 mod open;
 mod pool;
 
-#[cfg(test)]
-mod tests;
-
 use std::time::Duration;
 
 pub(crate) use self::{
@@ -40,6 +37,8 @@ pub struct Limits {
     pub connect: Duration,
     /// Streams at once in one tunnel.
     pub tunnel_streams: usize,
+    /// How long a tunnel is kept unused.
+    pub tunnel_idle: Duration,
     /// How a tunnel behaves.
     pub tunnel: net::hbone::Settings,
 }
@@ -52,6 +51,7 @@ impl Default for Limits {
             idle: Duration::from_secs(60),
             connect: Duration::from_secs(10),
             tunnel_streams: 200,
+            tunnel_idle: Duration::from_secs(300),
             tunnel: net::hbone::Settings::default(),
         }
     }

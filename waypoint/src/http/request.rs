@@ -1,6 +1,6 @@
 //! One request: read, decided, forwarded, answered.
 
-use std::{future::Future, rc::Rc, sync::Arc};
+use std::{future::Future, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -100,7 +100,7 @@ async fn forward(
     let seed = front.random();
     let mut tried: Vec<Arc<str>> = Vec::new();
     let mut failed = None;
-    let (forward, mut lease) = loop {
+    let (forward, lease) = loop {
         let decided = decide(session, &generation, (table, port), &parts, seed, &tried);
         let mut judgement = decided?;
         exchange.judged(&mut judgement);
@@ -128,11 +128,7 @@ async fn forward(
     };
     let hop = headers::trim(&mut parts.headers);
     let wants = outgoing(session, exchange, &mut parts, &forward, hop)?;
-    let source = (!body.is_end_stream()).then(|| {
-        let impatient = !exchange.grpc;
-        Source::new(body, impatient.then_some(front.limits.body_time))
-    });
-    exchange.source.clone_from(&source);
+    let source = source(body, front.limits.body_time, exchange);
     let mut request = Request::from_parts(parts, Upload::new(source.as_ref()));
     let gate = source.as_ref().filter(|_| wants.waits);
     if let Some(source) = gate {
@@ -162,6 +158,16 @@ async fn forward(
         deadline,
         handover,
     })
+}
+
+/// Where a request's body comes from, if it has one. Calls may be silent for as long as they like.
+fn source(body: Incoming, patience: Duration, exchange: &mut Exchange) -> Option<Rc<Source>> {
+    if body.is_end_stream() {
+        return None;
+    }
+    let source = Source::new(body, (!exchange.grpc).then_some(patience));
+    exchange.source = Some(Rc::clone(&source));
+    Some(source)
 }
 
 /// Reads a request's head and asks what becomes of it.

@@ -54,7 +54,6 @@ impl fmt::Debug for Connection {
 /// A connection that takes a request now, the one that was used last: so the others may fall idle.
 pub(super) fn free(shelf: &Shelf) -> Option<Connection> {
     let mut resting = shelf.h1.borrow_mut();
-    resting.retain(|connection| !connection.is_closed());
     let at = resting
         .iter()
         .rposition(|connection| connection.send.is_ready())?;
@@ -167,7 +166,7 @@ impl Connection {
         self.state.handover.borrow_mut().take();
     }
 
-    pub(super) fn handover(&mut self) -> Handover {
+    pub(super) fn handover(&self) -> Handover {
         let (give, take) = oneshot::channel();
         self.state.handover.replace(Some(give));
         take

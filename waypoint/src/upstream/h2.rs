@@ -215,7 +215,7 @@ async fn connect(
 
 impl Share {
     pub(super) async fn send(
-        &mut self,
+        &self,
         request: Request<Upload>,
     ) -> Result<Response<Incoming>, Unanswered> {
         let mut send = self.0.send.clone();

@@ -88,7 +88,7 @@ impl Pools {
         Self {
             endpoints,
             load: Box::new(load),
-            tunnels: hbone::Pool::new(limits.tunnel_streams, limits.idle),
+            tunnels: hbone::Pool::new(limits.tunnel_streams, limits.tunnel_idle),
             limits,
             crowded: Cell::new(64),
         }
@@ -152,7 +152,10 @@ impl Pools {
 
 impl Endpoint {
     fn shelf(&self, front: &Front, plan: &Plan, speaks: Speaks, via: &[String]) -> Rc<Shelf> {
-        let credential = front.credential();
+        let credential = match plan {
+            Plan::Tunnel(_) => front.credential(),
+            Plan::Passthrough { .. } | Plan::Direct { .. } => None,
+        };
         let serial = credential.as_ref().map_or("", |it| it.serial());
         let fits = |kind: &Kind| {
             kind.speaks == speaks
@@ -268,8 +271,8 @@ impl Lease {
     }
 
     /// What comes of the connection once an endpoint has agreed to speak something else on it. Asked for before sending.
-    pub(crate) fn handover(&mut self) -> Option<Handover> {
-        match &mut self.held {
+    pub(crate) fn handover(&self) -> Option<Handover> {
+        match &self.held {
             Held::H1(Some(connection)) => Some(connection.handover()),
             Held::H1(None) | Held::H2(_) => None,
         }

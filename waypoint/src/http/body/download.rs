@@ -107,15 +107,17 @@ impl Body for Download {
         match frame {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(Ok(mut frame))) => {
+                let mut last = false;
                 if let Some(exchange) = &mut this.exchange {
                     if let Some(data) = frame.data_ref() {
                         exchange.sent += data.len() as u64;
                     } else if let Some(trailers) = frame.trailers_mut() {
                         trim(trailers);
                         exchange.trailers(trailers);
+                        last = true;
                     }
                 }
-                if this.is_end_stream() {
+                if last || this.is_end_stream() {
                     this.end();
                 }
                 Poll::Ready(Some(Ok(frame)))

@@ -211,6 +211,7 @@ impl Body for Upload {
 
     fn size_hint(&self) -> SizeHint {
         let hint = |source: &Rc<Source>| source.body.borrow().size_hint();
-        self.0.as_ref().map_or(SizeHint::with_exact(0), hint)
+        let hinted = self.0.as_ref().map(hint);
+        hinted.unwrap_or_else(|| SizeHint::with_exact(0))
     }
 }

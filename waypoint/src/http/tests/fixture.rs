@@ -7,6 +7,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use mesh::{
@@ -43,7 +44,10 @@ pub(super) fn run(test: impl Future<Output = ()>) {
         .start_paused(true)
         .build()
         .unwrap();
-    LocalSet::new().block_on(&runtime, test);
+    // What waits for what never comes is told at once, by this clock.
+    let limited = async { tokio::time::timeout(Duration::from_secs(86_400), test).await };
+    let ended = LocalSet::new().block_on(&runtime, limited);
+    ended.expect("nothing more happens");
 }
 
 /// What was told of one request.

@@ -1,1 +1,0 @@
-//! Facts of connections to endpoints.
