@@ -226,6 +226,25 @@ mod tests {
     }
 
     #[test]
+    fn every_setting_is_in_the_readme() {
+        let capital = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+        let readme = include_str!("../../README.md");
+        let quoted = include_str!("config.rs").split('"').skip(1).step_by(2);
+        let variable = |text: &&str| text.len() > 3 && text.bytes().all(capital);
+        let variables: Vec<_> = quoted.filter(variable).collect();
+        assert!(
+            variables.len() > 20,
+            "the search finds too little: {variables:?}"
+        );
+        for variable in variables {
+            assert!(
+                readme.contains(&format!("`{variable}`")),
+                "{variable} is not in README.md"
+            );
+        }
+    }
+
+    #[test]
     fn gateway_and_namespace_are_enough() {
         let config = read(&[]).unwrap();
         assert_eq!(

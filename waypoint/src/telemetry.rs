@@ -220,7 +220,7 @@ impl Counting {
                 .map(|told| (Same(Arc::clone(&told.route)), told.at)),
             grpc: done.grpc,
             status: done.status,
-            grpc_status: done.grpc_status,
+            grpc_status: grpc_status(done),
             flags: done.flags,
             security: (done.connection.security, done.upstream_security),
         };
@@ -250,7 +250,7 @@ impl Counting {
             ends: self.ends(&ends),
             protocol: if done.grpc { "grpc" } else { "http" },
             status: done.status,
-            grpc_status: done.grpc_status,
+            grpc_status: grpc_status(done),
             flags: done.flags,
         };
         let route = done.rule.map(|told| {
@@ -569,6 +569,12 @@ fn said(peer: Identity, baggage: Baggage) -> Party {
         region: short(baggage.region),
         zone: short(baggage.zone),
     }
+}
+
+/// What is none of gRPC's own statuses counts as UNKNOWN: an application may send any number.
+fn grpc_status(done: &Done<'_>) -> Option<u32> {
+    done.grpc_status
+        .map(|status| if status <= 16 { status } else { 2 })
 }
 
 fn hostname(key: Name) -> String {

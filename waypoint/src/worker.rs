@@ -238,6 +238,7 @@ fn front(config: &Config, record: Rc<dyn Record>) -> Front {
     let limits = Limits {
         upstream: upstream::Limits {
             tunnel_streams: config.max_streams,
+            tunnel_idle: config.tunnel_idle,
             tunnel: hbone::Settings {
                 max_streams: defaults.upstream.tunnel.max_streams,
                 ..config.tunnel

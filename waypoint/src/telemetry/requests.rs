@@ -83,6 +83,8 @@ impl Bounded for Labels {
     fn overflow(&self) -> Self {
         Self {
             ends: self.ends.overflow(),
+            status: class(self.status),
+            grpc_status: None,
             ..self.clone()
         }
     }
@@ -96,6 +98,7 @@ impl Bounded for RouteLabels {
             rule: String::new(),
             service: String::new(),
             backend: String::new(),
+            status: class(self.status),
             ..self.clone()
         }
     }
@@ -110,6 +113,11 @@ impl Bounded for PolicyLabels {
             ..self.clone()
         }
     }
+}
+
+/// 200 for 2xx: applications choose their statuses.
+fn class(status: u16) -> u16 {
+    status / 100 * 100
 }
 
 /// All label sets of one family, each with what every worker has counted.
