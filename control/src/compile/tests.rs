@@ -9,6 +9,7 @@ use crate::{source::load, world::PodReport};
 
 mod around;
 mod bound;
+mod gateways;
 mod told;
 
 /// Objects without problems.

@@ -1,0 +1,158 @@
+//! Facts about Gateways: which are ours, whom their waypoints are trusted by, what they get and what they say.
+
+use super::{
+    bound::{HOST, LABEL, bound, gateway, key, ready, recorded, web},
+    *,
+};
+use crate::world::Phase;
+
+#[test]
+fn somebody_elses_waypoint_is_published_and_not_told() {
+    let class = "---\n{apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {name: ambit-waypoint}, spec: {controllerName: example.com/other}}\n";
+    let text = web(LABEL) + &ready("wp", "shop", "", "") + class;
+    for world in [world(&text), recorded(&text, &[], None)] {
+        let compiled = compile(&world, &settings());
+        let out = json::compiled(&compiled);
+        assert_eq!(
+            bound(&out, "shop/web"),
+            (json!(HOST), json!("WaypointAccepted"))
+        );
+        assert!(compiled.told.is_empty());
+        let service = &out["addresses"]["shop/web.shop.svc.cluster.local"]["service"];
+        assert_eq!(
+            service["extensions"],
+            Value::Null,
+            "and trusted with nothing"
+        );
+    }
+}
+
+/// Whom the ztunnels of a service's workloads believe to have decided its policies.
+#[test]
+fn a_waypoint_of_another_namespace_is_trusted_only_if_the_mesh_says_so() {
+    let label = "labels: {istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: infra}";
+    let foreign = web(label)
+        + &ready(
+            "wp",
+            "infra",
+            "",
+            "allowedRoutes: {namespaces: {from: All}}",
+        );
+    let own = web(LABEL) + &ready("wp", "shop", "", "");
+    let listed = Settings {
+        waypoint_namespaces: ["infra".to_owned()].into(),
+        ..settings()
+    };
+    let cases = [
+        (
+            &own,
+            settings(),
+            Some("spiffe://cluster.local/ns/shop/sa/wp"),
+        ),
+        (&foreign, settings(), None),
+        (
+            &foreign,
+            listed,
+            Some("spiffe://cluster.local/ns/infra/sa/wp"),
+        ),
+    ];
+    for (text, settings, identity) in cases {
+        let out = json::compiled(&compile(&world(text), &settings));
+        let service = &out["addresses"]["shop/web.shop.svc.cluster.local"]["service"];
+        let trusted = &service["extensions"][0]["config"]["identities"][0];
+        assert_eq!(trusted, &json!(identity));
+    }
+}
+
+#[test]
+fn a_waypoint_is_trusted_from_before_anybody_is_sent_to_it_until_nobody_is() {
+    let text = web(LABEL) + &gateway("wp", "shop", "", "");
+    let phases = [
+        (None, false),
+        (
+            Some(Phase::Told {
+                gateway: key("shop", "wp"),
+            }),
+            true,
+        ),
+        (
+            Some(Phase::Enforced {
+                gateway: key("shop", "wp"),
+            }),
+            true,
+        ),
+    ];
+    for (phase, trusted) in phases {
+        let out = resources(&recorded(&text, &[key("shop", "wp")], phase.clone()));
+        let service = &out["addresses"]["shop/web.shop.svc.cluster.local"]["service"];
+        assert_eq!(!service["extensions"].is_null(), trusted, "{phase:?}");
+    }
+}
+
+#[test]
+fn a_gateway_without_a_service_gets_one() {
+    let deploys = Settings {
+        deploys: true,
+        ..settings()
+    };
+    let pod = "---\n{apiVersion: v1, kind: Pod, metadata: {name: wp-1, namespace: shop, \
+               labels: {gateway.networking.k8s.io/gateway-name: wp, networking.istio.io/tunnel: http}}, \
+               spec: {nodeName: n1, serviceAccountName: wp}, \
+               status: {podIP: 10.0.0.9, conditions: [{type: Ready, status: 'True'}]}}\n";
+    let text = gateway("wp", "shop", "", "") + pod;
+    let out = json::compiled(&compile(&world(&text), &deploys));
+    assert_eq!(
+        out["addresses"]["shop/wp.shop.svc.cluster.local"]["service"],
+        json!({
+            "name": "wp", "namespace": "shop", "hostname": "wp.shop.svc.cluster.local", "canonical": true,
+            "ports": [{"service_port": 15008, "target_port": 15008}]
+        })
+    );
+    let workload = &out["addresses"]["Kubernetes//Pod/shop/wp-1"]["workload"];
+    assert_eq!(
+        workload["services"]["shop/wp.shop.svc.cluster.local"]["ports"],
+        json!([{"service_port": 15008, "target_port": 15008}])
+    );
+    let without = json::compiled(&compile(&world(&text), &settings()));
+    assert_eq!(
+        without["addresses"]["shop/wp.shop.svc.cluster.local"],
+        Value::Null
+    );
+}
+
+#[test]
+fn a_gateway_says_what_it_is_ready_for() {
+    let listeners = "}, {name: web, port: 80, protocol: HTTP";
+    let text = web(LABEL) + &gateway("wp", "shop", "generation: 3", listeners);
+    let reference = ObjectRef::new(Kind::Gateway, "shop", "wp");
+    for (ready, reason) in [(false, "AddressNotAssigned"), (true, "Programmed")] {
+        let ready: &[Key] = if ready { &[key("shop", "wp")] } else { &[] };
+        let compiled = compile(&recorded(&text, ready, None), &settings());
+        let status = &compiled.statuses[&reference];
+        assert_eq!(status.generation, 3);
+        let reasons: Vec<_> = status.conditions.iter().map(|it| it.reason).collect();
+        assert_eq!(reasons, ["Accepted", reason]);
+        let listeners: Vec<_> = status
+            .listeners
+            .iter()
+            .map(|it| (it.name.as_str(), it.attached, it.conditions[0].reason))
+            .collect();
+        assert_eq!(
+            listeners,
+            [("mesh", 1, "Accepted"), ("web", 0, "UnsupportedProtocol")]
+        );
+    }
+}
+
+/// What a waypoint would do is asked before there is one.
+#[test]
+fn a_gateway_can_be_presumed_ready() {
+    let text = web(LABEL) + &gateway("wp", "shop", "", "") + &ready("old", "shop", "", "");
+    let mut world = world(&text);
+    assert_eq!(presume_ready(&mut world, &settings()), [key("shop", "wp")]);
+    let out = resources(&world);
+    assert_eq!(
+        bound(&out, "shop/web"),
+        (json!(HOST), json!("WaypointAccepted"))
+    );
+}
