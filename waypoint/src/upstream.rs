@@ -39,8 +39,6 @@ pub struct Limits {
     pub tunnel_streams: usize,
     /// How long a tunnel is kept unused.
     pub tunnel_idle: Duration,
-    /// How long a tunnel is kept unused.
-    pub tunnel_idle: Duration,
     /// How a tunnel behaves.
     pub tunnel: net::hbone::Settings,
 }
@@ -53,7 +51,6 @@ impl Default for Limits {
             idle: Duration::from_secs(60),
             connect: Duration::from_secs(10),
             tunnel_streams: 200,
-            tunnel_idle: Duration::from_secs(300),
             tunnel_idle: Duration::from_secs(300),
             tunnel: net::hbone::Settings::default(),
         }
