@@ -155,16 +155,25 @@ pub(super) fn obstacle(scope: Scope<'_>, gateway: &Key, namespace: &str) -> Opti
         Some(listener) => listener.from.admits(&gateway.0, namespace, labels),
         None => namespace == gateway.0,
     };
-    let class = scope.world.gateway_classes.get(&found.class);
-    let label = |labels: &Labels| labels.get(WAYPOINT_FOR).cloned();
-    let kinds = label(&found.meta.labels).or_else(|| label(&class?.meta.labels));
     if !admits {
         Some(Obstacle::Denied)
-    } else if !matches!(kinds.as_deref(), None | Some("service" | "all")) {
+    } else if !is_for_services(scope, found) {
         Some(Obstacle::Unsupported)
     } else {
         None
     }
+}
+
+/// Whether the waypoint is for services; its class says if it does not itself.
+pub(super) fn is_for_services(scope: Scope<'_>, gateway: &Gateway) -> bool {
+    matches!(kinds(scope, gateway), None | Some("service" | "all"))
+}
+
+fn kinds<'a>(scope: Scope<'a>, gateway: &'a Gateway) -> Option<&'a str> {
+    let class = scope.world.gateway_classes.get(&gateway.class);
+    let own = gateway.meta.labels.get(WAYPOINT_FOR);
+    let kinds = own.or_else(|| class?.meta.labels.get(WAYPOINT_FOR));
+    kinds.map(String::as_str)
 }
 
 fn is_tunnel(listener: &Listener) -> bool {
@@ -254,13 +263,18 @@ pub(super) fn statuses(
 
 fn status(scope: Scope<'_>, key: &Key, gateway: &Gateway, attached: usize) -> Status {
     let has_tunnel = gateway.listeners.iter().any(is_tunnel);
-    let accepted = if has_tunnel {
-        Condition::holds("Accepted", "Accepted", "")
-    } else {
-        let message = format!(
-            "no listener is {PROTOCOL} on port {PORT}: it serves its own namespace there all the same"
-        );
-        Condition::holds("Accepted", "ListenersNotValid", message)
+    let accepted = match kinds(scope, gateway) {
+        _ if !has_tunnel => {
+            let message = format!(
+                "no listener is {PROTOCOL} on port {PORT}: it serves its own namespace there all the same"
+            );
+            Condition::holds("Accepted", "ListenersNotValid", message)
+        }
+        Some("workload" | "all") => {
+            let message = "waypoints of workloads are not served yet: what is for a pod's own address goes straight there";
+            Condition::holds("Accepted", "Accepted", message)
+        }
+        _ => Condition::holds("Accepted", "Accepted", ""),
     };
     let listener = |listener: &Listener| ListenerStatus {
         name: listener.name.clone(),

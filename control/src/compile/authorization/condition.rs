@@ -186,6 +186,10 @@ fn found(
             None => not_found("it is not there"),
             Some(found) => {
                 own_class(scope, &key.1, &found.class)?;
+                if !gateway::is_for_services(scope, found) {
+                    let what = "it is not for services, and waypoints of workloads are not served yet: the policy is not enforced";
+                    return Err(("AncestorNotBound", what.to_owned()));
+                }
                 if gateway::is_ready(scope, &key) {
                     Ok(())
                 } else {

@@ -222,7 +222,15 @@ fn nodes_understand_what_is_generated() {
 #[test]
 fn what_a_policy_for_waypoints_says_of_itself() {
     let base = web(LABEL) + &ready("wp", "shop", "", "") + &gateway("cold", "shop", "", "");
+    let base = base
+        + &ready(
+            "pods",
+            "shop",
+            "labels: {istio.io/waypoint-for: workload}",
+            "",
+        );
     let gone = "{kind: Service, name: gone}";
+    let pods = WP.replace("name: wp", "name: pods");
     let cold = WP.replace("name: wp", "name: cold");
     let both = format!("{WEB}, {gone}");
     let cases = [
@@ -230,6 +238,7 @@ fn what_a_policy_for_waypoints_says_of_itself() {
         (WP, GET, true, "Accepted"),
         (gone, GET, false, "TargetNotFound"),
         (&cold, GET, false, "TargetNotFound"),
+        (&pods, GET, false, "AncestorNotBound"),
         (&both, GET, true, "PartiallyInvalid"),
         (WEB, "action: AUDIT, rules: [{}]", true, "Accepted"),
         (
