@@ -66,3 +66,6 @@ fn list<T>(values: &[T], one: impl Fn(&T) -> Value) -> Value {
         values.iter().map(one).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -283,12 +283,18 @@ async fn talk(mut stream: Stream, text: &[u8]) -> String {
     String::from_utf8(answer).unwrap()
 }
 
-/// Runs a test on one thread, as a worker is.
+/// Runs a test on one thread, as a worker is. One that waits for what does not come fails.
 fn alone(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
+    let test = async {
+        let patience = Duration::from_secs(30);
+        tokio::time::timeout(patience, test)
+            .await
+            .expect("what a test waits for comes");
+    };
     LocalSet::new().block_on(&runtime, test);
 }
 
