@@ -126,14 +126,15 @@ impl Source {
                     *gate = None;
                     return Poll::Ready(());
                 }
-                // There is an answer already, and it did not want the body.
+                // There is an answer already. Mostly that is the end of it.
                 Poll::Ready(Err(_)) => closed.ended = true,
-                Poll::Pending if closed.patience.as_mut().poll(cx).is_ready() => {
-                    *gate = None;
-                    return Poll::Ready(());
-                }
                 Poll::Pending => {}
             }
+        }
+        // An application may answer before it reads: if its answer goes on, that may be because it needs the body.
+        if closed.patience.as_mut().poll(cx).is_ready() {
+            *gate = None;
+            return Poll::Ready(());
         }
         self.waker.replace(Some(cx.waker().clone()));
         Poll::Pending

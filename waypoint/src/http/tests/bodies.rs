@@ -9,7 +9,7 @@ fn bodies_stream_both_ways_and_trailers_stay() {
         let lab = World::to(&endpoint).lab();
         let mut client = lab.h1();
         client
-            .write("POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: te\r\nTrailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n")
+            .write("POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: te\r\nTrailer: x-sum, authorization\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n")
             .await;
         let mut peer = endpoint.accept().await;
         let head = peer.head().await;
@@ -23,7 +23,7 @@ fn bodies_stream_both_ways_and_trailers_stay() {
         client.head().await;
         assert_eq!(client.until("x\r\n").await, "1\r\nx\r\n");
         client
-            .write("1\r\nc\r\n0\r\nx-sum: 3\r\nhost: evil\r\n\r\n")
+            .write("1\r\nc\r\n0\r\nx-sum: 3\r\nauthorization: evil\r\n\r\n")
             .await;
         let rest = peer.until("\r\n\r\n").await;
         assert_eq!(rest, "1\r\nc\r\n0\r\nx-sum: 3\r\n\r\n");
@@ -146,6 +146,29 @@ fn a_body_that_the_endpoint_does_not_want_is_not_asked_for() {
 }
 
 #[test]
+fn an_application_that_answers_before_it_reads_gets_the_body() {
+    run(async {
+        let endpoint = Endpoint::listen().await;
+        let lab = World::to(&endpoint).lab();
+        let mut client = lab.h1();
+        client
+            .write(
+                "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n",
+            )
+            .await;
+        let mut peer = endpoint.accept().await;
+        peer.head().await;
+        peer.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            .await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200 "));
+        client.write("abc").await;
+        peer.until("abc").await;
+        peer.write("3\r\nabc\r\n0\r\n\r\n").await;
+        assert!(client.rest().await.ends_with("abc\r\n0\r\n\r\n"));
+    });
+}
+
+#[test]
 fn answers_without_a_body_have_none() {
     run(async {
         let endpoint = Endpoint::listen().await;
@@ -194,5 +217,51 @@ fn an_answer_that_breaks_off_is_not_taken_for_whole() {
         drop(peer);
         assert_eq!(client.rest().await, "");
         assert_eq!(&*lab.told()[0].flags, "UC");
+    });
+}
+
+#[test]
+fn requests_that_come_at_once_are_answered_one_after_the_other() {
+    run(async {
+        let endpoint = Endpoint::listen().await;
+        let lab = World::to(&endpoint).lab();
+        let mut client = lab.h1();
+        let get = |path| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.write(&(get("/1") + &get("/2") + &get("/3"))).await;
+        let mut peer = endpoint.accept().await;
+        for path in ["/1", "/2", "/3"] {
+            let head = peer.head().await;
+            assert!(head.starts_with(&format!("GET {path} ")), "{head}");
+            peer.write(&format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{path}"
+            ))
+            .await;
+            client.until(path).await;
+        }
+    });
+}
+
+#[test]
+fn an_endpoint_is_busy_as_long_as_its_answer_lasts() {
+    run(async {
+        let endpoint = Endpoint::listen().await;
+        let world = World::to(&endpoint);
+        let generation = world.generation();
+        let lab = world.lab();
+        let workload = generation.mesh.workload("Kubernetes//Pod/shop/p0").unwrap();
+        let load = || lab.front.pools.load()(workload);
+        let mut client = lab.h1();
+        client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let mut peer = endpoint.accept().await;
+        peer.head().await;
+        tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+        peer.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n1")
+            .await;
+        client.head().await;
+        assert_eq!(load().in_flight, 1);
+        peer.write("2").await;
+        client.until("12").await;
+        assert_eq!(load().in_flight, 0);
+        assert!(load().latency >= std::time::Duration::from_millis(30));
     });
 }
