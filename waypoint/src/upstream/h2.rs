@@ -107,17 +107,7 @@ pub(super) async fn share(
     plan: &Plan,
     via: &[String],
     shelf: &Rc<Shelf>,
-    fresh: bool,
 ) -> Result<Share, Refusal> {
-    if fresh {
-        // What is open now has refused a request: it is for those that it has, and no more.
-        shelf
-            .h2
-            .open
-            .borrow_mut()
-            .drain(..)
-            .for_each(|it| it.closed.set(true));
-    }
     loop {
         if let Some(share) = shelf.h2.room() {
             return Ok(share);
@@ -220,9 +210,16 @@ impl Share {
     ) -> Result<Response<Incoming>, Unanswered> {
         let mut send = self.0.send.clone();
         let sent = send.try_send_request(request).await;
-        sent.map_err(|mut error| match error.take_message() {
-            Some(message) => Unanswered::Unsent(Some(Box::new(message))),
-            None => unanswered(error.error()),
+        sent.map_err(|mut error| {
+            let failed = match error.take_message() {
+                Some(message) => Unanswered::Unsent(Some(Box::new(message))),
+                None => unanswered(error.error()),
+            };
+            if matches!(failed, Unanswered::Unsent(_)) {
+                // It keeps the streams that it has, and gets no more.
+                self.0.closed.set(true);
+            }
+            failed
         })
     }
 }

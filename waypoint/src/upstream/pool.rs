@@ -227,7 +227,8 @@ pub(crate) enum Unanswered {
 }
 
 impl Lease {
-    /// Lends a connection for a plan: one that is open and free, or a new one. A `fresh` one was not used before.
+    /// Lends a connection for a plan: one that is open and free, or a new one. A `fresh` one of
+    /// HTTP/1.1 was not used before; of HTTP/2, one that has refused a request gets no other anyway.
     pub(crate) async fn take(
         front: &Rc<Front>,
         plan: &Plan,
@@ -253,7 +254,7 @@ impl Lease {
                 };
                 Held::H1(Some(connection))
             }
-            Speaks::Http2 => Held::H2(h2::share(front, plan, via, &shelf, fresh).await?),
+            Speaks::Http2 => Held::H2(h2::share(front, plan, via, &shelf).await?),
         };
         Ok(Self { busy, shelf, held })
     }
