@@ -377,3 +377,23 @@ fn a_request_above_the_last_of_a_goaway_goes_once_more() {
         assert_eq!(answer.await.unwrap().status(), 200);
     });
 }
+
+#[test]
+fn a_request_that_a_goaway_includes_does_not() {
+    run(async {
+        for code in [0, 2] {
+            let endpoint = Endpoint::listen().await;
+            let lab = World::to(&endpoint).lab();
+            let mut send = client(lab.client(Version::H2)).await;
+            let (answer, _) = send.send_request(get("/a"), true).unwrap();
+            let mut leaving = endpoint.accept().await;
+            leaving.until("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+            let away = frame(7, 0, 0, &[0, 0, 0, 1, 0, 0, 0, code]);
+            let bytes = [frame(4, 0, 0, &[]), away].concat();
+            leaving.write(str::from_utf8(&bytes).unwrap()).await;
+            leaving.finish().await;
+            assert_eq!(answer.await.unwrap().status(), 503);
+            assert_eq!(&*lab.told()[0].flags, "UC");
+        }
+    });
+}
