@@ -431,6 +431,29 @@ fn a_server_that_speaks_first_teaches_its_port() {
     });
 }
 
+#[test]
+fn a_slow_client_teaches_nothing() {
+    alone(async {
+        let waypoint = Waypoint::start().await;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        waypoint.orders(Protocol::Detect, listener.local_addr().unwrap(), &[]);
+        let mut stream = waypoint.stream("cart").await;
+        // Opened once nobody waits for the client any more.
+        let (mut app, _) = listener.accept().await.unwrap();
+        let mut byte = [0; 1];
+        stream.write_all(b"x").await.unwrap();
+        app.read_exact(&mut byte).await.unwrap();
+        app.write_all(b"y").await.unwrap();
+        stream.read_exact(&mut byte).await.unwrap();
+        drop((app, stream));
+        while waypoint.worker.flows.len() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let table = mesh::name::Name::new(KEY);
+        assert!(!waypoint.worker.taught.speaks_first(table, 80));
+    });
+}
+
 /// A DENY of everything at layer 4.
 fn nobody() -> told::Policy {
     let policy = Authorization {
