@@ -4,11 +4,13 @@
 //! Pure: what is known is an argument, and so is the time. One step at a time, each of them published, and each waited
 //! for until everybody who is concerned and connected has accepted it, though not for longer than [`PATIENCE`]:
 //!
-//! 1. the waypoint is told of the service ([`Phase::Told`]);
+//! 1. the waypoint is told of the service, and the node proxies that it may be trusted with it ([`Phase::Told`]): one
+//!    that does not know that yet would decide the policies of its workloads with the waypoint as the client;
 //! 2. the service is published with its waypoint ([`Phase::Published`]);
 //! 3. its workloads deny whoever goes around, if that is wanted ([`Phase::Enforced`]).
 //!
-//! Unbinding is the same in reverse ([`Phase::Leaving`], [`Phase::Told`]). Between two waypoints ([`Phase::Moving`]) both
+//! Unbinding is the same in reverse ([`Phase::Leaving`], [`Phase::Told`]): the waypoint is told, and trusted, until nobody
+//! is sent to it. Between two waypoints ([`Phase::Moving`]) both
 //! are told, and a denial lets both through, first while the service is published with the old one and then with the new
 //! one. Nothing but the wish itself ends a binding: neither does a waypoint that is away, nor a Gateway that is deleted.
 
@@ -110,9 +112,8 @@ fn step(
         Some(Phase::Told { gateway: told }) => {
             if begins.is_some_and(|wanted| wanted.gateway == *told) {
                 let gateway = told.clone();
-                settled(Who::Waypoint(told))
-                    .then_some(Phase::Published { gateway })
-                    .or(stays)
+                let is_known = nodes() && settled(Who::Waypoint(told));
+                is_known.then_some(Phase::Published { gateway }).or(stays)
             } else {
                 // Nodes may have sent there until now.
                 stays.filter(|_| !nodes())

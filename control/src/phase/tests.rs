@@ -38,8 +38,8 @@ fn phase(text: &str) -> Option<Phase> {
     })
 }
 
-/// Each row: where a service is, and the next step if nobody has accepted that yet, if the nodes have, and if all have;
-/// for each wish: none, waypoint a, a with a denial, b, b with a denial.
+/// Each row: where a service is, and the next step if nobody has accepted that yet, or waypoints alone have, if the nodes
+/// have, and if all have; for each wish: none, waypoint a, a with a denial, b, b with a denial.
 const ROWS: [(&str, [[&str; 3]; 5]); 9] = [
     (
         "-",
@@ -144,9 +144,14 @@ fn each_step_in_each_situation() {
     ];
     for (at, by_wish) in ROWS {
         for (wish, expected) in wishes.iter().zip(by_wish) {
-            let settled: [&dyn Fn(Who<'_>) -> bool; 3] =
-                [&|_| false, &|who| who == Who::Nodes, &|_| true];
-            for (settled, expected) in settled.into_iter().zip(expected) {
+            let [nobody, nodes, all] = expected;
+            let settled: [(&dyn Fn(Who<'_>) -> bool, &str); 4] = [
+                (&|_| false, nobody),
+                (&|who| who != Who::Nodes, nobody),
+                (&|who| who == Who::Nodes, nodes),
+                (&|_| true, all),
+            ];
+            for (settled, expected) in settled {
                 let stepped = step(phase(at).as_ref(), wish.as_ref(), wish.as_ref(), settled);
                 assert_eq!(stepped, phase(expected), "{at} {wish:?} {expected}");
             }
@@ -335,6 +340,11 @@ impl Mesh {
                 "sent to who is not told: {}",
                 shown()
             );
+            assert!(
+                self.is_known(&format!("trusted {}", to.1), &nodes),
+                "sent to who is not trusted: {}",
+                shown()
+            );
         }
         if let Some(from) = &from {
             assert!(
@@ -391,6 +401,7 @@ fn facts(phase: Option<&Phase>) -> BTreeSet<String> {
     for gateway in ["a", "b"] {
         if phase.is_some_and(|phase| phase.told().any(|told| *told == k(gateway))) {
             facts.insert(format!("told {gateway}"));
+            facts.insert(format!("trusted {gateway}"));
         }
         facts.insert(match published == Some(&k(gateway)) {
             true => format!("published {gateway}"),
@@ -494,6 +505,8 @@ fn a_denial_waits_for_every_node_or_five_seconds() {
         }
         let published = phase("published a");
         mesh.happen(&Event::NodeAccepts(0));
+        mesh.happen(&Event::NodeAccepts(1));
+        mesh.happen(&Event::NodeAccepts(0));
         assert_eq!(mesh.recorded.phases.get(&k("s")), published.as_ref());
         assert_eq!(mesh.waits.deadline(mesh.now), Some(mesh.now + PATIENCE));
         mesh.happen(&Event::Passes(4));
@@ -511,11 +524,38 @@ fn a_denial_waits_for_every_node_or_five_seconds() {
 }
 
 #[test]
+fn nobody_is_sent_to_a_waypoint_that_not_every_node_trusts() {
+    for late in [false, true] {
+        let mut mesh = Mesh::new();
+        for event in [
+            Event::NodeComes,
+            Event::NodeComes,
+            Event::WaypointComes(true),
+            Event::WaypointAccepts(true),
+            Event::Want(Some((true, false, false))),
+            Event::WaypointAccepts(true),
+            Event::NodeAccepts(0),
+        ] {
+            mesh.happen(&event);
+        }
+        let at = |mesh: &Mesh| mesh.recorded.phases.get(&k("s")).cloned();
+        assert_eq!(at(&mesh), phase("told a"));
+        mesh.happen(&if late {
+            Event::Passes(PATIENCE.as_secs())
+        } else {
+            Event::NodeAccepts(1)
+        });
+        assert_eq!(at(&mesh), phase("published a"));
+    }
+}
+
+#[test]
 fn after_a_restart_those_who_were_connected_get_the_time_to_come_back() {
     let mut mesh = Mesh::new();
     for event in [
         Event::NodeComes,
         Event::Want(Some((true, true, true))),
+        Event::NodeAccepts(0),
         Event::Restart,
     ] {
         mesh.happen(&event);

@@ -120,16 +120,28 @@ impl Run {
     fn is_bound(&self) -> (bool, bool) {
         bound(&self.mesh.snapshot)
     }
+
+    /// Whether nodes are told of a waypoint that decides the policies of the service's workloads.
+    fn is_trusted(&self) -> bool {
+        let extensions = service(&self.mesh.snapshot).extensions;
+        extensions
+            .iter()
+            .any(|extension| extension.name == proto::TRUST_EXTENSION)
+    }
 }
 
-fn bound(snapshot: &Snapshot) -> (bool, bool) {
+fn service(snapshot: &Snapshot) -> workload::Service {
     let resource = &snapshot.nodes().set(Kind::Address)["shop/orders.shop.svc.cluster.local"];
     let Some(Type::Service(service)) = resource.address().unwrap().r#type else {
         panic!("a service");
     };
+    service
+}
+
+fn bound(snapshot: &Snapshot) -> (bool, bool) {
     let mut policies = snapshot.nodes().set(Kind::Authorization).keys();
     let denied = policies.any(|name| name.starts_with("shop/ambit_waypoint_8080_"));
-    let workload::Service { waypoint, .. } = service;
+    let workload::Service { waypoint, .. } = service(snapshot);
     (waypoint.is_some(), denied)
 }
 
@@ -148,6 +160,13 @@ fn the_denial_follows_what_the_nodes_accept_and_that_what_the_waypoint_accepts()
     run.waypoint_accepts();
     assert_eq!(run.is_bound(), (false, false), "only now it is told");
     run.waypoint_accepts();
+    assert_eq!(
+        run.is_bound(),
+        (false, false),
+        "the nodes do not trust it yet"
+    );
+    assert!(run.is_trusted());
+    run.nodes_accept();
     assert_eq!(run.is_bound(), (true, false));
     run.nodes_accept();
     assert_eq!(run.is_bound(), (true, false), "there is no policy");
@@ -178,26 +197,33 @@ fn the_denial_follows_what_the_nodes_accept_and_that_what_the_waypoint_accepts()
         waypoint.set(Kind::Table).len()
     };
     assert_eq!(told(&run), 1, "somebody may still come");
+    assert!(run.is_trusted());
     run.nodes_accept();
     assert_eq!((told(&run), run.mesh.bindings.len()), (0, 0));
+    assert!(!run.is_trusted());
 }
 
 #[test]
-fn a_denial_waits_five_seconds_for_a_node_that_does_not_answer() {
+fn each_step_waits_five_seconds_for_a_node_that_does_not_answer() {
     let (files, scratch) = (files(LABEL), Scratch::new());
     let run = Run::start(&files, &state(&scratch));
     assert_eq!(run.is_bound(), (true, true), "nobody to wait for");
     let scratch = Scratch::new();
     let mut run = Run::with_nodes(&files, &state(&scratch), vec![Some(u64::MAX), None]);
-    assert_eq!(run.is_bound(), (true, false));
     let due = |run: &Run| run.bindings.is_due(&run.reached, run.now);
-    assert!(!due(&run));
-    let deadline = run.bindings.deadline(run.now).unwrap();
-    assert_eq!(deadline, run.now + PATIENCE);
-    run.now = deadline;
-    assert!(due(&run));
-    run.publish();
-    assert_eq!(run.is_bound(), (true, true));
+    for (now, then) in [
+        ((false, false), (true, false)),
+        ((true, false), (true, true)),
+    ] {
+        assert_eq!(run.is_bound(), now);
+        assert!(!due(&run));
+        let deadline = run.bindings.deadline(run.now).unwrap();
+        assert_eq!(deadline, run.now + PATIENCE);
+        run.now = deadline;
+        assert!(due(&run));
+        run.publish();
+        assert_eq!(run.is_bound(), then);
+    }
     assert!(!due(&run));
 }
 
