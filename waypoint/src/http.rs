@@ -10,6 +10,7 @@ mod exchange;
 mod front;
 mod guard;
 mod headers;
+mod pass;
 mod record;
 mod request;
 mod serve;
