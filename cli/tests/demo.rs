@@ -1,4 +1,4 @@
-//! `ambit demo` from outside: it holds its claims, it notices when one is broken, and nothing outlives it.
+//! `ambit demo` from outside: it holds its claims, and nothing outlives it. What it notices is in `demo_broken`.
 //!
 //! Each test runs the executable with a directory of its own, so that they run side by side. All need root.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -7,83 +7,18 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _},
     os::unix::process::CommandExt as _,
-    path::PathBuf,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Stdio},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
-use sys::netns::privileged;
 
-const AMBIT: &str = env!("CARGO_BIN_EXE_ambit");
-const RUN_DIR: &str = "AMBIT_RUN_DIR";
+use place::{AMBIT, Place, RUN_DIR, text};
 
-/// A demo's directory, and what is known of it from outside.
-struct Place(PathBuf);
-
-impl Place {
-    /// `None`, and it has been said why, if demos cannot run here.
-    fn new(test: &str) -> Option<Self> {
-        privileged(test).then(|| {
-            Self(std::env::temp_dir().join(format!("ambit-test-{}-{test}", std::process::id())))
-        })
-    }
-
-    fn ambit(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(AMBIT);
-        command
-            .args(arguments)
-            .env(RUN_DIR, &self.0)
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn demo(&self, arguments: &[&str]) -> Output {
-        self.ambit(&[&["demo"], arguments].concat())
-            .output()
-            .unwrap()
-    }
-
-    /// A demo that stays up, once it says so.
-    fn stays_up(&self) -> Child {
-        let mut child = self
-            .ambit(&["demo", "--check", "service-across-nodes"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
-        let up = lines
-            .map(Result::unwrap)
-            .any(|line| line.starts_with("The mesh stays up"));
-        assert!(up, "the demo ended by itself");
-        child
-    }
-
-    /// Processes that were started in this directory's name, the demo itself among them.
-    fn processes(&self) -> Vec<u32> {
-        let marker = format!("{RUN_DIR}={}", self.0.display()).into_bytes();
-        let all = fs::read_dir("/proc")
-            .unwrap()
-            .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
-        let ours = |pid: &u32| {
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment
-                .split(|byte| *byte == 0)
-                .any(|variable| variable == marker)
-        };
-        all.filter(ours).collect()
-    }
-
-    /// The namespaces have no names: they are gone when no process is left.
-    #[track_caller]
-    fn nothing_is_left(&self) {
-        assert_eq!(self.processes(), [] as [u32; 0]);
-        assert!(!self.0.exists());
-    }
-}
+#[path = "demo/place.rs"]
+mod place;
 
 /// Waits for what does not take long.
 #[track_caller]
@@ -93,10 +28,6 @@ fn eventually(what: &str, holds: impl Fn() -> bool) {
         assert!(begin.elapsed() < Duration::from_secs(10), "{what}");
         thread::sleep(Duration::from_millis(10));
     }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 #[test]
@@ -121,61 +52,6 @@ fn every_check_holds_and_says_what_it_measured() {
         (Some(0), &Value::Bool(true))
     );
     place.nothing_is_left();
-}
-
-/// Breaks one thing, runs one check, and expects exit code 1 with that check named, for the reason given.
-fn broken(test: &str, fault: &str, check: &str, reason: &str) {
-    let Some(place) = Place::new(test) else {
-        return;
-    };
-    let output = place.demo(&["--once", "--break", fault, "--check", check, "-o", "json"]);
-    let (out, err) = (text(&output.stdout), text(&output.stderr));
-    assert_eq!(output.status.code(), Some(1), "{out}{err}");
-    assert!(
-        err.contains(&format!("1 of 1 checks failed: {check}")),
-        "{out}{err}"
-    );
-    let result: Value = serde_json::from_str(&out).unwrap();
-    let error = result["checks"][0]["error"].as_str().unwrap();
-    assert!(error.contains(reason), "{error}");
-    place.nothing_is_left();
-}
-
-macro_rules! broken {
-    ($($test:ident: $fault:literal, $check:literal, $reason:literal;)*) => {
-        $(#[test]
-        fn $test() {
-            broken(stringify!($test), $fault, $check, $reason);
-        })*
-    };
-}
-
-broken! {
-    missing_rules_are_noticed: "capture", "pods-captured", "the capture rules of shop/web do not stand";
-    plaintext_on_the_link_is_noticed: "capture", "wire-encrypted", "the string was in";
-    a_blind_sniffer_is_noticed: "outsider", "wire-encrypted", "the sniffer did not catch the string";
-    another_identity_is_noticed: "identity", "service-across-nodes", "shop/sa/catalog";
-    a_service_without_endpoint_is_noticed: "endpoint", "service-same-node", "web → 10.96.0.11:80";
-    a_missing_ipv6_route_is_noticed: "route-v6", "ipv6", "fd71:0:0:2::10";
-    a_lost_client_address_is_noticed: "relay", "client-address", "but the client is 10.71.1.10";
-    an_allow_for_somebody_else_is_noticed: "allow", "policy-allow", "web → 10.96.0.20:80";
-    a_denial_that_is_not_there_is_noticed: "deny", "policy-deny", "batch → 10.96.0.10:80 was answered";
-    a_bank_that_takes_plaintext_is_noticed: "strict", "strict", "legacy → 10.71.1.20:8080 was answered";
-    a_shop_that_takes_none_is_noticed: "permissive", "permissive", "legacy → 10.71.2.10:8080";
-    an_edit_that_nobody_reads_is_noticed: "control", "edit-takes-effect", "the connection is still open";
-    certificates_that_are_not_renewed_are_noticed: "rotation", "certificate-rotation", "no renewal within";
-    a_canary_that_gets_too_much_is_noticed: "weights", "canary", "of 1000 requests went to v2, and 100 should have";
-    a_header_that_leads_nowhere_is_noticed: "testers", "header-route", "requests with the header went to v1";
-    weights_that_nobody_reads_are_noticed: "control", "weights-under-load", "requests go to v2";
-    a_method_that_is_not_allowed_is_noticed: "methods", "l7-allow", "web: GET /: status 403";
-    a_path_that_is_not_denied_is_noticed: "admin", "l7-deny", "web: GET /admin/users: status 200";
-    another_rewrite_is_noticed: "rewrite", "rewrite", "the application saw \"GET /v1/items/7?all\"";
-    another_redirect_is_noticed: "redirect", "redirect", "location http://orders.shop/newer/page";
-    an_answer_that_is_waited_for_is_noticed: "timeout", "timeout", "GET /delay/4s: status 200";
-    a_client_that_is_not_judged_is_noticed: "clients", "l4-behind-waypoint", "batch: GET /: status 200";
-    a_service_that_does_without_is_noticed: "unbound", "waypoint-killed", "the waypoint is away, and orders-v";
-    an_open_way_around_is_noticed: "around", "around-waypoint", "was answered with status 200";
-    a_hop_that_nobody_wants_is_noticed: "everywhere", "no-waypoint", "no call went straight to cart";
 }
 
 #[test]
