@@ -37,6 +37,7 @@ use crate::{
 };
 
 mod bindings;
+pub mod recorded;
 #[cfg(test)]
 mod tests;
 
@@ -188,12 +189,7 @@ impl Source {
     /// The files, compiled with what the nodes report and with how far bindings have come; and which pods run where.
     fn compiled(&self, reports: &ByNode, waypoints: &Waypoints) -> (Compiled, Placements) {
         let mut world = self.loaded.world.clone();
-        let mut placements = placements(&world);
-        world.reports = Some(reported(reports, &placements));
-        world.waypoints = Some(waypoints.clone());
-        let compiled = compile(&world, &self.settings);
-        place_stored(&compiled, &mut placements);
-        (compiled, placements)
+        compiled(&mut world, reports, waypoints, &self.settings)
     }
 
     /// The state of the mesh. What `bindings` recorded meanwhile is on disk when this returns.
@@ -240,6 +236,22 @@ impl Source {
         });
         format!("{page:#}\n")
     }
+}
+
+/// Compiles manifests with what the nodes report and with how far bindings have come, which becomes part of the world; and
+/// which pods run where.
+fn compiled(
+    world: &mut world::World,
+    reports: &ByNode,
+    waypoints: &Waypoints,
+    settings: &Settings,
+) -> (Compiled, Placements) {
+    let mut placements = placements(world);
+    world.reports = Some(reported(reports, &placements));
+    world.waypoints = Some(waypoints.clone());
+    let compiled = compile(world, settings);
+    place_stored(&compiled, &mut placements);
+    (compiled, placements)
 }
 
 /// The files of a source, as soon as nobody writes them, or with the problem of those that somebody still writes.

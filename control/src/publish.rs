@@ -124,11 +124,18 @@ impl fmt::Debug for Version {
 /// One resource as it goes over the wire.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Resource {
-    /// Of `bytes`.
+    /// Of the message.
     pub version: Version,
     /// The encoded message.
     bytes: Vec<u8>,
     role: Role,
+}
+
+impl Resource {
+    /// The encoded message.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// What the order of a push depends on.

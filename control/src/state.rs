@@ -16,11 +16,11 @@ pub const SECRET: u32 = 0o600;
 /// For every reader: certificates and statuses.
 pub const PUBLIC: u32 = 0o644;
 
-/// A directory that this process holds.
+/// A directory that this process holds, or looks into.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
-    /// Locked as long as it is open.
+    /// Locked as long as it is open, by whoever may write.
     _lock: fs::File,
 }
 
@@ -60,6 +60,18 @@ impl StateDir {
             }),
             Err(fs::TryLockError::Error(error)) => Err(failed("cannot lock the state directory", error)),
         }
+    }
+
+    /// The directory that another process may hold: to be read, never to be written.
+    pub fn look(path: &Path) -> Result<Self, StateError> {
+        let lock = fs::File::open(path.join("lock")).map_err(|error| StateError {
+            path: path.to_owned(),
+            reason: format!("no control plane keeps its state there: {error}"),
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: lock,
+        })
     }
 
     /// Where a file of this name is.

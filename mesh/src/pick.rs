@@ -52,7 +52,7 @@ pub fn pick<'a>(
 }
 
 /// The endpoints of `service` to choose from: the best that its preference leaves.
-pub(crate) fn eligible<'a>(
+pub fn eligible<'a>(
     service: &Service,
     endpoints: &'a [Endpoint],
     wanted: &Wanted<'_>,

@@ -44,6 +44,11 @@ pub struct Connection {
     pub via: Vec<String>,
 }
 
+/// Whether a header of a client counts when its request is decided: not one that says what only the mesh can say.
+pub fn counts(name: &str) -> bool {
+    http::HeaderName::try_from(name).is_ok_and(|name| !headers::is_from_outside(&name))
+}
+
 /// What a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {

@@ -10,7 +10,7 @@ mod detect;
 mod dump;
 pub mod http;
 mod tcp;
-mod telemetry;
+pub mod telemetry;
 mod tunnel;
 pub mod upstream;
 mod worker;
@@ -21,6 +21,7 @@ use net::{config::Environment, executable};
 
 pub use app::run;
 pub use config::Config;
+pub use tunnel::circle;
 
 /// What `--help` says.
 const HELP: &str = "\

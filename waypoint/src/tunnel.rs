@@ -234,10 +234,17 @@ fn via(headers: &HeaderMap<HeaderValue>, own: &str) -> Result<Vec<String>, (u16,
             .map_err(|_| (400, format!("{VIA} is not text")))?;
         all.extend(text.split(',').map(|name| name.trim().to_owned()));
     }
-    if all.len() >= MAX_VIA || all.iter().any(|name| name == own) {
-        return Err((503, Answer::Loop(all.join(", ")).to_string()));
+    match circle(&all, own) {
+        Some(answer) => Err((answer.status(), answer.to_string())),
+        None => Ok(all),
     }
-    Ok(all)
+}
+
+/// The answer to a stream that has been through these waypoints, if this one, `<namespace>/<gateway>`, is among them, or they
+/// are too many.
+pub fn circle(via: &[String], own: &str) -> Option<Answer> {
+    let is_one = via.len() >= MAX_VIA || via.iter().any(|name| name == own);
+    is_one.then(|| Answer::Loop(via.join(", ")))
 }
 
 /// The port of a service that an authority names; while the control plane has not said all, that is waited for, but not for
