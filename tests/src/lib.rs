@@ -1,12 +1,14 @@
 //! What the tests of whole meshes share: namespaces with components running in them, and ways to drive and ask them.
 //!
 //! [`world`] is the place: nodes, pods, applications and processes. What tells its proxies what to do is either the
-//! real thing ([`mesh`]), or something that a test drives step by step and that may misbehave ([`driven`]): [`script`] for the
+//! real thing ([`mesh`], with [`gateway`] for waypoints), or something that a test drives step by step and that may misbehave ([`driven`]): [`script`] for the
 //! control plane, [`agent`] for the node agent, [`peer`] for another proxy, [`waypoint`] for one on the way. The behaviours are in `tests/`, one file
 //! each; a file's tests share one world, because starting one costs more than most of them.
 
 pub mod agent;
 pub mod driven;
+pub mod gateway;
+pub mod load;
 pub mod mesh;
 pub mod parsers;
 pub mod peer;

@@ -12,6 +12,8 @@ use crate::{
 
 /// Where the control plane serves.
 pub const PORT: u16 = 15012;
+/// The namespace whose waypoints all others trust.
+pub const TRUSTED: &str = "gates";
 
 /// A world with a mesh.
 #[derive(Debug)]
@@ -56,6 +58,7 @@ impl Mesh {
         command.args(["--from", "manifests", "--state-dir", "state"]);
         command.args(["--listen", &format!("{CONTROL}:{PORT}")]);
         command.args(["--node", "n1", "--node", "n2"]);
+        command.args(["--trusted-waypoint-namespace", TRUSTED]);
         self.start("control", self.lab.control(), command);
     }
 

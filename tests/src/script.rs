@@ -24,8 +24,8 @@ use control::{
         streams::Streams,
     },
     state::StateDir,
-    subject::Subject,
     stubs::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
+    subject::Subject,
     tokens::Tokens,
 };
 use prost::Message as _;

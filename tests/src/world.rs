@@ -15,7 +15,7 @@ use std::{
 };
 
 use cli::{
-    http::Connection,
+    http::{Connection, Request, Response},
     lab::{
         CONTROL, Lab, Node,
         process::{Log, Processes},
@@ -214,6 +214,11 @@ impl World {
         self.until("no connection is carried", || self.open(from, to).is_err());
     }
 
+    /// Any request on a connection of its own.
+    pub fn ask(&self, from: &str, to: SocketAddr, request: &Request<'_>) -> io::Result<Response> {
+        Connection::over(self.connect(from, to)?, to.to_string()).ask(request)
+    }
+
     /// One request on a connection of its own.
     pub fn get(&self, from: &str, to: SocketAddr) -> io::Result<Answer> {
         let stream = self.connect(from, to)?;
@@ -349,8 +354,13 @@ impl World {
 
     fn last_words(&self) -> String {
         let mut all = String::new();
-        for name in ["control", "node-n1", "node-n2", "ztunnel-n1", "ztunnel-n2"] {
-            all += &format!("--- {name}\n{}\n", self.processes.log(name).tail(12));
+        let components = ["control", "node-n1", "node-n2", "ztunnel-n1", "ztunnel-n2"];
+        let pods = self.lab.pods().map(|(name, _)| format!("waypoint-{name}"));
+        for name in components.map(str::to_owned).into_iter().chain(pods) {
+            let log = self.processes.log(&name);
+            if log.path().exists() {
+                all += &format!("--- {name}\n{}\n", log.tail(12));
+            }
         }
         all
     }

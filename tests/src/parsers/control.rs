@@ -11,8 +11,8 @@ use control::{
     ca::Authority,
     compile::{Settings, compile},
     publish::{Snapshot, Stream},
-    subject::Subject,
     state::{SECRET, StateDir},
+    subject::Subject,
     tokens::Tokens,
 };
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
