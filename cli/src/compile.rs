@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use control::{
-    compile::Settings,
+    config::Names,
     source::check::{Check, Format, check},
 };
 
@@ -16,9 +16,8 @@ pub(crate) struct Arguments {
     #[arg(short, long, value_name = "PATH")]
     file: PathBuf,
 
-    /// Namespace whose policies are about the whole mesh.
-    #[arg(long, value_name = "NAMESPACE", default_value = "ambit-system")]
-    root_namespace: String,
+    #[command(flatten)]
+    names: Names,
 
     /// How to print the resources.
     #[arg(short, long, value_enum, default_value_t = Output::Json)]
@@ -35,11 +34,7 @@ enum Output {
 
 /// The resources go to the standard output, all that is worth saying of the objects to the standard error.
 pub(crate) fn main(arguments: &Arguments) -> Result<(), Failure> {
-    let settings = Settings {
-        root_namespace: arguments.root_namespace.clone(),
-        ..Settings::default()
-    };
-    let compiled = check(&arguments.file, &settings);
+    let compiled = check(&arguments.file, &arguments.names.settings());
     let compiled = compiled.map_err(|error| {
         Failure::Failed(format!("cannot read {}: {error}", arguments.file.display()))
     })?;

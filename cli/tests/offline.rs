@@ -74,6 +74,21 @@ fn the_root_namespace_is_a_choice() {
 }
 
 #[test]
+fn compile_tells_what_a_control_plane_of_the_same_settings_would() {
+    let resources = |arguments: &[&str]| -> Value {
+        let output = ambit(&[&["compile", "-f", &demo_manifests()], arguments].concat());
+        assert_eq!(output.status.code(), Some(0));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let all = resources(&[]);
+    let made = &all["addresses"]["shop/waypoint.shop.svc.cluster.local"]["service"];
+    assert!(made.is_object(), "the Gateway has no Service of its own");
+    let other = resources(&["--trust-domain", "corp.example", "--cluster-id", "west"]);
+    let web = &other["addresses"]["west//Pod/shop/web"]["workload"];
+    assert_eq!(web["trust_domain"], "corp.example");
+}
+
+#[test]
 fn a_bad_manifest_is_one_and_names_file_and_field() {
     let scratch = Scratch::new("bad");
     fs::create_dir_all(&scratch.0).unwrap();

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::tokens::is_node_name;
+use crate::{compile::Settings, tokens::is_node_name};
 
 /// Serves a mesh: what its nodes are told, and their pods' certificates.
 #[derive(Clone, Debug, clap::Parser)]
@@ -35,27 +35,9 @@ pub struct Config {
     )]
     pub admin: SocketAddr,
 
-    /// Trust domain of all identities.
-    #[arg(long, env = "TRUST_DOMAIN", value_name = "NAME", default_value = mesh::identity::DEFAULT_TRUST_DOMAIN, value_parser = trust_domain)]
-    pub trust_domain: String,
-
-    /// Namespace whose policies are about the whole mesh.
-    #[arg(
-        long,
-        env = "ROOT_NAMESPACE",
-        value_name = "NAMESPACE",
-        default_value = "ambit-system"
-    )]
-    pub root_namespace: String,
-
-    /// Name of the cluster in workload names.
-    #[arg(
-        long,
-        env = "CLUSTER_ID",
-        value_name = "NAME",
-        default_value = "Kubernetes"
-    )]
-    pub cluster_id: String,
+    /// What the mesh is called.
+    #[command(flatten)]
+    pub names: Names,
 
     /// A namespace whose waypoints are trusted by services of other namespaces to have decided their policies; those of a
     /// service's own namespace are. May be given several times.
@@ -78,6 +60,45 @@ pub struct Config {
     /// Print `ready` as a line on the standard output once serving.
     #[arg(long)]
     pub announce: bool,
+}
+
+/// What the mesh is called: of names and identities that it gives, and of where it is configured. They last as long as it runs.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Names {
+    /// Trust domain of all identities.
+    #[arg(long, env = "TRUST_DOMAIN", value_name = "NAME", default_value = mesh::identity::DEFAULT_TRUST_DOMAIN, value_parser = trust_domain)]
+    pub trust_domain: String,
+
+    /// Namespace whose policies are about the whole mesh.
+    #[arg(
+        long,
+        env = "ROOT_NAMESPACE",
+        value_name = "NAMESPACE",
+        default_value = "ambit-system"
+    )]
+    pub root_namespace: String,
+
+    /// Name of the cluster in workload names.
+    #[arg(
+        long,
+        env = "CLUSTER_ID",
+        value_name = "NAME",
+        default_value = "Kubernetes"
+    )]
+    pub cluster_id: String,
+}
+
+impl Names {
+    /// How a directory of manifests is compiled: it says what is deployed.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            root_namespace: self.root_namespace.clone(),
+            trust_domain: self.trust_domain.clone(),
+            cluster_id: self.cluster_id.clone(),
+            deploys: true,
+            ..Settings::default()
+        }
+    }
 }
 
 fn trust_domain(text: &str) -> Result<String, String> {

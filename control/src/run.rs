@@ -115,8 +115,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 }
 
 fn hub(config: &Config, state: &Arc<StateDir>) -> Result<Hub, Error> {
-    let authority =
-        Authority::open(state, &config.trust_domain, SystemTime::now()).map_err(Error::State)?;
+    let authority = Authority::open(state, &config.names.trust_domain, SystemTime::now())
+        .map_err(Error::State)?;
     let tokens = Tokens::open(Arc::clone(state)).map_err(Error::State)?;
     for node in &config.nodes {
         tokens
@@ -125,7 +125,7 @@ fn hub(config: &Config, state: &Arc<StateDir>) -> Result<Hub, Error> {
     }
     Ok(Hub {
         authority,
-        trust_domain: config.trust_domain.clone(),
+        trust_domain: config.names.trust_domain.clone(),
         longest_life: config.ca_ttl,
         tokens,
         reports: Reports::open(Arc::clone(state)).map_err(Error::State)?,
@@ -138,12 +138,8 @@ fn hub(config: &Config, state: &Arc<StateDir>) -> Result<Hub, Error> {
 
 fn settings(config: &Config) -> Settings {
     Settings {
-        root_namespace: config.root_namespace.clone(),
-        trust_domain: config.trust_domain.clone(),
-        cluster_id: config.cluster_id.clone(),
-        deploys: true,
         waypoint_namespaces: config.trusted_waypoint_namespaces.iter().cloned().collect(),
-        ..Settings::default()
+        ..config.names.settings()
     }
 }
 

@@ -46,7 +46,11 @@ mod tests {
                 (PathBuf::from(name), text)
             })
             .collect();
-        let check = check::check_files(&files, &Settings::default());
+        let settings = Settings {
+            deploys: true,
+            ..Settings::default()
+        };
+        let check = check::check_files(&files, &settings);
         assert_eq!(check.problems, []);
         let doubts: Vec<_> = check
             .notes
