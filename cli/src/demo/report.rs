@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{check::Outcome, problems::Change, room};
+use super::{check::Outcome, manifests, problems::Change, room};
 use crate::{Failure, mesh::Mesh, paint::Paint};
 
 /// A line for whoever reads; that nobody does any more is no reason to stop.
@@ -145,6 +145,7 @@ impl Report {
         let (ambit, demo) = (own_name(), demo_name());
         say!("\nThe mesh stays up until Ctrl-C. In another terminal:");
         let zc = format!("n1 -- {ambit} zc workloads");
+        let wp = format!("waypoint -- {ambit} wp routes");
         let hints = [
             (
                 "web -- curl -si http://10.96.0.10/",
@@ -159,7 +160,16 @@ impl Report {
                 "legacy -- curl -s http://10.71.1.20:8080/",
                 "outside the mesh, refused by a STRICT bank",
             ),
+            (
+                "web -- curl -si -A tester/1 http://10.96.0.30/",
+                "behind a waypoint: testers get the canary",
+            ),
+            (
+                "web -- curl -si http://10.96.0.30/admin",
+                "denied at layer 7 by shop/orders-no-admin",
+            ),
             (&zc, "what the ztunnel of n1 knows"),
+            (&wp, "what the waypoint does with requests"),
         ];
         let width = hints
             .iter()
@@ -173,8 +183,9 @@ impl Report {
             );
         }
         say!(
-            "Edit {} and try again: an edit is in force within a second.",
-            policies.display()
+            "Edit {} or {} and try again: an edit is in force within a second.",
+            policies.display(),
+            manifests::ORDERS
         );
         say!("Logs, access logs among them, are in {}.", logs.display());
     }

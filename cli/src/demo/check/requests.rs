@@ -202,7 +202,7 @@ fn denied(
             pod(&answer)
         )
     })?;
-    let asked = format!("\"{method} {path} ");
+    let asked = format!("\"{method} {path} HTTP/1.1\" 403 ");
     let line = mesh.waypoint_line(WAYPOINT, mark, |line| line.contains(&asked))?;
     let details = line
         .split_whitespace()
