@@ -37,10 +37,7 @@ use self::{
     line::Line,
     requests::{Collected, Count, Families, Family, PolicyLabels, Requests, RouteLabels},
 };
-use crate::{
-    http::{Connection, Done, Record},
-    worker::Shared,
-};
+use crate::http::{Connection, Done, Record};
 
 /// Label sets whose cells a worker remembers. Beyond that it begins anew.
 const REMEMBERED: usize = 4096;
@@ -96,6 +93,11 @@ impl Telemetry {
     }
 }
 
+/// What a single worker counts and logs, for whoever has requests but no waypoint: a bench.
+pub fn recorder(metrics: &mut Metrics, log: Option<Format>) -> Rc<dyn Record> {
+    Rc::new(Counting::new(Telemetry::new(metrics, 1, log), 0))
+}
+
 /// What one worker counts.
 pub(crate) struct Counting {
     telemetry: Telemetry,
@@ -143,9 +145,9 @@ struct Cells {
 }
 
 impl Counting {
-    pub(crate) fn new(shared: &Shared, worker: usize) -> Self {
+    pub(crate) fn new(telemetry: Telemetry, worker: usize) -> Self {
         Self {
-            telemetry: shared.telemetry.clone(),
+            telemetry,
             worker,
             clients: RefCell::default(),
             remembered: RefCell::default(),

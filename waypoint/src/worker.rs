@@ -27,7 +27,7 @@ use tokio::{
 use crate::{
     config::Config,
     detect::Taught,
-    http::{Front, Limits, Own, Record},
+    http::{Connection, Front, Limits, Own, Record, has},
     tcp::Flows,
     telemetry::{Counting, Telemetry},
     tunnel, upstream,
@@ -108,7 +108,7 @@ pub(crate) fn run(
 
 impl Worker {
     pub(crate) fn new(id: usize, shared: Arc<Shared>, drain: Drain) -> Self {
-        let counting = Rc::new(Counting::new(&shared, id));
+        let counting = Rc::new(Counting::new(shared.telemetry.clone(), id));
         Self {
             front: Rc::new(front(
                 &shared.config,
@@ -198,6 +198,23 @@ impl Worker {
     /// Until there is a newer generation.
     pub(crate) fn changed(&self) -> impl Future<Output = ()> {
         self.changed.notified()
+    }
+
+    /// Until the port of a connection is not served any more.
+    pub(crate) fn gone(
+        self: &Rc<Self>,
+        connection: &Connection,
+    ) -> impl Future<Output = ()> + 'static {
+        let (worker, table, port) = (Rc::clone(self), connection.table, connection.port);
+        async move {
+            loop {
+                let changed = worker.changed();
+                if !has(&worker.generation(), table, port) {
+                    return;
+                }
+                changed.await;
+            }
+        }
     }
 
     /// The certificate of this waypoint; a first one is waited for, but not for long.

