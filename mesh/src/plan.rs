@@ -127,6 +127,14 @@ impl Plan {
         }
     }
 
+    /// Where its bytes end: within a tunnel, what the far end is asked for.
+    pub fn end(&self) -> SocketAddr {
+        match self {
+            Self::Direct { to, .. } | Self::Passthrough { to } => *to,
+            Self::Tunnel(hop) => hop.authority,
+        }
+    }
+
     /// The service that was asked for.
     pub fn service(&self) -> Option<&Arc<Service>> {
         match self {

@@ -519,7 +519,7 @@ impl Carried {
         self.audit.clone_from(&judgement.audit);
         let plan = judgement.outcome.as_ref().ok().map(|forward| &forward.plan);
         self.workload = plan.and_then(|plan| plan.workload().cloned());
-        self.upstream = plan.map(mesh::plan::Plan::address);
+        self.upstream = plan.map(mesh::plan::Plan::end);
         self.tunnelled = matches!(plan, Some(mesh::plan::Plan::Tunnel(_)));
     }
 

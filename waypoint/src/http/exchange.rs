@@ -102,7 +102,7 @@ impl Exchange {
 
     /// Remembers which endpoint it goes to.
     pub(super) fn leads_to(&mut self, forward: &Forward<'_>) {
-        self.upstream = Some(forward.plan.address());
+        self.upstream = Some(forward.plan.end());
         self.upstream_security = matches!(forward.plan, Plan::Tunnel(_));
         self.workload = forward.plan.workload().cloned();
     }
