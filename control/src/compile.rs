@@ -6,7 +6,7 @@
 //! objects) and how far bindings have come; `route` is what leads to a service. The outcome depends on the objects alone, not on their order.
 //! What is not served yet is either harmless to leave out or makes a policy deny more; a status says so.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use proto::{
     security::Authorization,
@@ -37,7 +37,7 @@ mod told;
 mod unserved;
 mod workloads;
 
-/// What applies to the mesh as a whole.
+/// What applies to the mesh as a whole as long as a control plane runs; the rest is in its [`MeshConfig`](manifest::MeshConfig).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Policies in this namespace are about the whole mesh.
@@ -48,13 +48,9 @@ pub struct Settings {
     pub cluster_id: String,
     /// Suffix of service names.
     pub domain: String,
-    /// Only namespaces that match one of these are looked at, and the root namespace. None: all of them.
-    pub discovery: Vec<NamespaceSelector>,
     /// Waypoints are deployed by what we say: the class `istio-waypoint` is ours too, and a Gateway that has no Service gets
     /// one.
     pub deploys: bool,
-    /// Namespaces whose waypoints are trusted by services of other namespaces to have decided their policies.
-    pub waypoint_namespaces: BTreeSet<String>,
 }
 
 impl Default for Settings {
@@ -64,18 +60,9 @@ impl Default for Settings {
             trust_domain: mesh::identity::DEFAULT_TRUST_DOMAIN.to_owned(),
             cluster_id: "Kubernetes".to_owned(),
             domain: "cluster.local".to_owned(),
-            discovery: Vec::new(),
             deploys: false,
-            waypoint_namespaces: BTreeSet::new(),
         }
     }
-}
-
-/// Labels that a namespace must carry, all of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NamespaceSelector {
-    /// Key and value.
-    pub labels: Labels,
 }
 
 /// The resources, and what to tell the owners of the objects.
@@ -157,6 +144,7 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
     );
     bindings.tell(scope, &mut compiled);
     unserved::statuses(scope, &mut compiled);
+    meshes(scope, &mut compiled);
     faults(world, &mut compiled);
     compiled
 }
@@ -184,6 +172,24 @@ pub fn presume_ready(world: &mut World, settings: &Settings) -> Vec<Key> {
         key
     });
     presumed.collect()
+}
+
+/// Says of what looks like a configuration of the mesh where it would be one.
+fn meshes(scope: Scope<'_>, compiled: &mut Compiled) {
+    let all = scope.world.mesh_configs.values();
+    for config in all.filter(|config| !scope.is_root(&config.meta.namespace)) {
+        let message = format!(
+            "the mesh is configured in its root namespace {}: here it changes nothing",
+            scope.settings.root_namespace
+        );
+        let reference = ObjectRef::new(Kind::ConfigMap, &config.meta.namespace, &config.meta.name);
+        let status = Status {
+            generation: config.meta.generation,
+            conditions: vec![Condition::fails("Accepted", "UnsupportedValue", message)],
+            ..Status::default()
+        };
+        compiled.statuses.insert(reference, status);
+    }
 }
 
 /// Says of every refused object that it is, and what stands in for it.
@@ -240,7 +246,8 @@ struct Scope<'a> {
 impl<'a> Scope<'a> {
     /// Whether objects of this namespace are looked at.
     fn sees(self, namespace: &str) -> bool {
-        if self.settings.discovery.is_empty() || namespace == self.settings.root_namespace {
+        let selectors = self.mesh().map_or(&[][..], |mesh| &mesh.discovery);
+        if selectors.is_empty() || self.is_root(namespace) {
             return true;
         }
         let none = Labels::new();
@@ -249,13 +256,22 @@ impl<'a> Scope<'a> {
             .namespaces
             .get(namespace)
             .map_or(&none, |namespace| &namespace.meta.labels);
-        let has = |selector: &NamespaceSelector| {
-            selector
-                .labels
-                .iter()
-                .all(|(k, v)| labels.get(k) == Some(v))
-        };
-        self.settings.discovery.iter().any(has)
+        selectors.iter().any(|selector| selector.matches(labels))
+    }
+
+    /// The configuration of the mesh, if there is one.
+    fn mesh(self) -> Option<&'a manifest::MeshConfig> {
+        let key = (
+            self.settings.root_namespace.clone(),
+            manifest::mesh::NAME.to_owned(),
+        );
+        self.world.mesh_configs.get(&key)
+    }
+
+    /// Whether the waypoints of a namespace are trusted by services of others to have decided their policies.
+    fn trusts_waypoints_of(self, namespace: &str) -> bool {
+        let mesh = self.mesh();
+        mesh.is_some_and(|mesh| mesh.trusted_waypoint_namespaces.contains(namespace))
     }
 
     /// All Services, written and made.

@@ -39,11 +39,6 @@ pub struct Config {
     #[command(flatten)]
     pub names: Names,
 
-    /// A namespace whose waypoints are trusted by services of other namespaces to have decided their policies; those of a
-    /// service's own namespace are. May be given several times.
-    #[arg(long = "trusted-waypoint-namespace", value_name = "NAMESPACE", value_parser = name)]
-    pub trusted_waypoint_namespaces: Vec<String>,
-
     /// A node to make a token for before a manifest names it. May be given several times.
     #[arg(long = "node", value_name = "NAME", value_parser = name)]
     pub nodes: Vec<String>,
@@ -69,7 +64,7 @@ pub struct Names {
     #[arg(long, env = "TRUST_DOMAIN", value_name = "NAME", default_value = mesh::identity::DEFAULT_TRUST_DOMAIN, value_parser = trust_domain)]
     pub trust_domain: String,
 
-    /// Namespace whose policies are about the whole mesh.
+    /// Namespace whose policies are about the whole mesh, and whose ConfigMap `ambit` configures it.
     #[arg(
         long,
         env = "ROOT_NAMESPACE",
@@ -194,7 +189,6 @@ mod tests {
             &[][..],
             &["--from", "x", "--trust-domain", "Cluster.Local"],
             &["--from", "x", "--node", "../n1"],
-            &["--from", "x", "--trusted-waypoint-namespace", "Infra/x"],
             &["--from", "x", "--server-name", "a b"],
             &["--from", "x", "--listen", "15012"],
             &["--from", "x", "--ca-ttl", "0s"],

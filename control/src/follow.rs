@@ -76,7 +76,7 @@ pub struct Source {
 pub enum Refused {
     /// The source cannot be read.
     Unreadable(PathBuf, io::Error),
-    /// A policy is invalid, and there is no earlier version of it that could stand in.
+    /// A policy, or the configuration of the mesh, is invalid, and there is no earlier version of it that could stand in.
     Invalid(Vec<Problem>),
     /// Files are still being written, and nobody knows what they held: there may be policies in them.
     Unsettled(Vec<Problem>),
@@ -91,8 +91,8 @@ impl Source {
         if !unsettled.is_empty() {
             return Err(Refused::Unsettled(unsettled));
         }
-        let loaded = source::load(files.texts(), None);
-        if source::check::refusal(&loaded, path.is_file()).is_some() {
+        let loaded = source::load_for(files.texts(), None, &settings);
+        if source::check::refusal(&loaded, path.is_file(), &settings).is_some() {
             return Err(Refused::Invalid(loaded.problems));
         }
         let problems = loaded.problems.clone();
@@ -147,7 +147,7 @@ impl Source {
     }
 
     fn take(&mut self) {
-        let loaded = source::load(self.files.texts(), Some(&self.loaded));
+        let loaded = source::load_for(self.files.texts(), Some(&self.loaded), &self.settings);
         let before = std::mem::replace(&mut self.problems, loaded.problems.clone());
         self.log(&before);
         let policy = denies_the_mesh(&loaded, &self.settings.root_namespace);
@@ -462,7 +462,8 @@ impl fmt::Display for Refused {
                     .try_for_each(|problem| write!(f, "\n  {problem}"))
             }
             Self::Invalid(problems) => {
-                f.write_str("a policy that cannot be understood denies for its scope; correct it before the start:")?;
+                f.write_str("a policy that cannot be understood denies for its scope, and a mesh is not without what configures it; correct it \
+                     before the start:")?;
                 problems
                     .iter()
                     .try_for_each(|problem| write!(f, "\n  {problem}"))

@@ -12,6 +12,7 @@ use serde_json::Value;
 pub mod authorization;
 pub mod core;
 pub mod gateway;
+pub mod mesh;
 mod meta;
 pub mod peer;
 mod read;
@@ -24,6 +25,7 @@ pub use self::{
     authorization::{AuthorizationPolicy, TargetRef},
     core::{EndpointSlice, Namespace, Node, Pod, Service, ServiceAccount},
     gateway::{Gateway, GatewayClass, ReferenceGrant},
+    mesh::MeshConfig,
     meta::Meta,
     peer::PeerAuthentication,
     route::{Route, RouteKind},
@@ -54,6 +56,8 @@ pub enum Kind {
     EndpointSlice,
     /// `v1`.
     Pod,
+    /// `v1`; only the one that configures the mesh.
+    ConfigMap,
     /// `security.istio.io/v1`.
     AuthorizationPolicy,
     /// `security.istio.io/v1`.
@@ -71,13 +75,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    const SERVED: [Self; 14] = [
+    const SERVED: [Self; 15] = [
         Self::Namespace,
         Self::Node,
         Self::ServiceAccount,
         Self::Service,
         Self::EndpointSlice,
         Self::Pod,
+        Self::ConfigMap,
         Self::AuthorizationPolicy,
         Self::PeerAuthentication,
         Self::Gateway,
@@ -102,6 +107,7 @@ impl Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Pod => "Pod",
+            Self::ConfigMap => "ConfigMap",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::Gateway => "Gateway",
@@ -235,6 +241,7 @@ pub enum Object {
     Service(Service),
     EndpointSlice(EndpointSlice),
     Pod(Pod),
+    ConfigMap(MeshConfig),
     AuthorizationPolicy(AuthorizationPolicy),
     PeerAuthentication(PeerAuthentication),
     Gateway(Gateway),
@@ -254,6 +261,7 @@ impl Object {
             Self::Service(object) => (Kind::Service, &object.meta),
             Self::EndpointSlice(object) => (Kind::EndpointSlice, &object.meta),
             Self::Pod(object) => (Kind::Pod, &object.meta),
+            Self::ConfigMap(object) => (Kind::ConfigMap, &object.meta),
             Self::AuthorizationPolicy(object) => (Kind::AuthorizationPolicy, &object.meta),
             Self::PeerAuthentication(object) => (Kind::PeerAuthentication, &object.meta),
             Self::Gateway(object) => (Kind::Gateway, &object.meta),
@@ -319,6 +327,9 @@ pub fn manifest(tree: &Value, path: &str) -> Manifest {
         }
         return Manifest::Unused(format!("{version}/{kind}"));
     };
+    if found == Kind::ConfigMap && !mesh::is_meant(&at) {
+        return Manifest::Unused(format!("{version}/{kind}"));
+    }
     let mut faults = Faults::default();
     if group != found.group() || !found.versions().contains(&number) {
         let reason = format!("{version:?} is not known: use {}", found.api_version());
@@ -353,6 +364,7 @@ fn object(kind: Kind, meta: Meta, at: &At<'_>, faults: &mut Faults) -> Object {
         Kind::Service => Object::Service(core::service(meta, at, faults)),
         Kind::EndpointSlice => Object::EndpointSlice(core::endpoint_slice(meta, at, faults)),
         Kind::Pod => Object::Pod(core::pod(meta, at, faults)),
+        Kind::ConfigMap => Object::ConfigMap(mesh::mesh_config(meta, at, faults)),
         Kind::AuthorizationPolicy => {
             Object::AuthorizationPolicy(authorization::authorization_policy(meta, at, faults))
         }

@@ -19,7 +19,6 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     ca::{Authority, NotSigned, ServerName},
-    compile::Settings,
     config::Config,
     follow::{self, Bindings, Refused, Source},
     reports::Reports,
@@ -65,7 +64,7 @@ pub enum Error {
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
     let state = Arc::new(StateDir::open(&config.state_dir).map_err(Error::State)?);
     let hub = Arc::new(hub(&config, &state)?);
-    let source = Source::open(&config.from, settings(&config)).map_err(Error::Source)?;
+    let source = Source::open(&config.from, config.names.settings()).map_err(Error::Source)?;
     // Before the first look at it would be too late for what changes meanwhile; the first rescan is immediate.
     let watch = Watch::new(&config.from).map_err(Error::Watch)?;
     let mut bindings = Bindings::open(Arc::clone(&state), Instant::now()).map_err(Error::State)?;
@@ -134,13 +133,6 @@ fn hub(config: &Config, state: &Arc<StateDir>) -> Result<Hub, Error> {
         metrics: Metrics::default(),
         closing: watch::Sender::new(false),
     })
-}
-
-fn settings(config: &Config) -> Settings {
-    Settings {
-        waypoint_namespaces: config.trusted_waypoint_namespaces.iter().cloned().collect(),
-        ..config.names.settings()
-    }
 }
 
 fn server_names(config: &Config) -> Vec<ServerName> {

@@ -15,7 +15,8 @@ use mesh::local::Local;
 
 use self::loading::Loading;
 use crate::{
-    manifest::{LIMITS, ObjectRef},
+    compile::Settings,
+    manifest::{self, Fault, Kind, LIMITS, ObjectRef},
     world::World,
 };
 
@@ -158,6 +159,44 @@ pub fn load(files: &BTreeMap<PathBuf, String>, previous: Option<&Loaded>) -> Loa
             .authorizations
             .extend(stored.authorizations);
     }
+    loaded
+}
+
+/// As [`load`], for a control plane with these settings: a configuration of the mesh that does not fit them is refused too.
+pub fn load_for(
+    files: &BTreeMap<PathBuf, String>,
+    previous: Option<&Loaded>,
+    settings: &Settings,
+) -> Loaded {
+    let mut loaded = load(files, previous);
+    let key = (
+        settings.root_namespace.clone(),
+        manifest::mesh::NAME.to_owned(),
+    );
+    let Some(config) = loaded.world.mesh_configs.get(&key) else {
+        return loaded;
+    };
+    let faults = config.faults(&settings.root_namespace, &settings.trust_domain);
+    if faults.is_empty() {
+        return loaded;
+    }
+    let reference = ObjectRef::new(Kind::ConfigMap, &key.0, &key.1);
+    let world = &mut loaded.world;
+    match previous.and_then(|previous| previous.world.object(&reference)) {
+        Some(object) => world.insert(object),
+        None => world.remove(&reference),
+    }
+    for Fault { field, reason } in &faults {
+        loaded.problems.push(Problem {
+            file: loaded.origins[&reference].clone(),
+            document: None,
+            object: Some(reference.clone()),
+            field: field.clone(),
+            reason: reason.clone(),
+        });
+    }
+    world.faults.entry(reference).or_default().extend(faults);
+    loaded.problems.sort_by(|a, b| a.file.cmp(&b.file));
     loaded
 }
 

@@ -10,8 +10,8 @@ use std::{
 use mesh::local::Local;
 
 use crate::manifest::{
-    AuthorizationPolicy, EndpointSlice, Fault, Gateway, GatewayClass, Kind, Namespace, Node,
-    Object, ObjectRef, PeerAuthentication, Pod, ReferenceGrant, Route, RouteKind, Selector,
+    AuthorizationPolicy, EndpointSlice, Fault, Gateway, GatewayClass, Kind, MeshConfig, Namespace,
+    Node, Object, ObjectRef, PeerAuthentication, Pod, ReferenceGrant, Route, RouteKind, Selector,
     Service, ServiceAccount, TargetRef, Unserved,
 };
 
@@ -22,7 +22,7 @@ pub type Key = (String, String);
 #[derive(Clone, Debug, Default, PartialEq)]
 #[expect(
     missing_docs,
-    reason = "the first fourteen are the kinds they are named after"
+    reason = "the first fifteen are the kinds they are named after"
 )]
 pub struct World {
     pub namespaces: BTreeMap<String, Namespace>,
@@ -31,6 +31,7 @@ pub struct World {
     pub services: BTreeMap<Key, Service>,
     pub endpoint_slices: BTreeMap<Key, EndpointSlice>,
     pub pods: BTreeMap<Key, Pod>,
+    pub mesh_configs: BTreeMap<Key, MeshConfig>,
     pub authorization_policies: BTreeMap<Key, AuthorizationPolicy>,
     pub peer_authentications: BTreeMap<Key, PeerAuthentication>,
     pub gateways: BTreeMap<Key, Gateway>,
@@ -201,6 +202,7 @@ impl World {
             Object::Service(object) => drop(self.services.insert(key, object)),
             Object::EndpointSlice(object) => drop(self.endpoint_slices.insert(key, object)),
             Object::Pod(object) => drop(self.pods.insert(key, object)),
+            Object::ConfigMap(object) => drop(self.mesh_configs.insert(key, object)),
             Object::AuthorizationPolicy(object) => {
                 drop(self.authorization_policies.insert(key, object))
             }
@@ -225,6 +227,7 @@ impl World {
             Kind::Service => drop(self.services.remove(&key)),
             Kind::EndpointSlice => drop(self.endpoint_slices.remove(&key)),
             Kind::Pod => drop(self.pods.remove(&key)),
+            Kind::ConfigMap => drop(self.mesh_configs.remove(&key)),
             Kind::AuthorizationPolicy => drop(self.authorization_policies.remove(&key)),
             Kind::PeerAuthentication => drop(self.peer_authentications.remove(&key)),
             Kind::Gateway => drop(self.gateways.remove(&key)),
@@ -245,6 +248,7 @@ impl World {
             Kind::Service => found(&self.services, &key, Object::Service),
             Kind::EndpointSlice => found(&self.endpoint_slices, &key, Object::EndpointSlice),
             Kind::Pod => found(&self.pods, &key, Object::Pod),
+            Kind::ConfigMap => found(&self.mesh_configs, &key, Object::ConfigMap),
             Kind::AuthorizationPolicy => found(
                 &self.authorization_policies,
                 &key,

@@ -19,7 +19,7 @@ use std::{
 };
 
 use control::{
-    compile::{Compiled, NamespaceSelector, Settings, json},
+    compile::{Compiled, Settings, json},
     manifest::{documents, tree},
     publish::Version,
     source::check::check_files,
@@ -286,7 +286,8 @@ fn compiled(input: &str) -> Compiled {
         let tree = tree(&document).unwrap();
         let kind = tree["kind"].as_str().unwrap();
         if kind == "ConfigMap" {
-            configure(&mut settings, tree["data"]["mesh"].as_str().unwrap());
+            let text = configured(&mut settings, tree["data"]["mesh"].as_str().unwrap());
+            kept.push_str(&text);
         } else if kind == "Pod" || tree["metadata"].get("deletionTimestamp").is_none() {
             kept.push_str("---\n");
             kept.push_str(document.text);
@@ -296,18 +297,22 @@ fn compiled(input: &str) -> Compiled {
     check_files(&files, &settings).compiled
 }
 
-fn configure(settings: &mut Settings, text: &str) {
-    let mesh: Value = serde_saphyr::from_str(text).unwrap();
-    if let Some(name) = mesh["trustDomain"].as_str() {
+/// The settings of a mesh where and as they are for us, as far as we have them.
+fn configured(settings: &mut Settings, text: &str) -> String {
+    let mut mesh: BTreeMap<String, Value> = serde_saphyr::from_str(text).unwrap();
+    if let Some(name) = mesh.get("trustDomain").and_then(Value::as_str) {
         settings.trust_domain = name.to_owned();
     }
-    if let Some(name) = mesh["rootNamespace"].as_str() {
+    if let Some(name) = mesh.get("rootNamespace").and_then(Value::as_str) {
         settings.root_namespace = name.to_owned();
     }
-    for selector in mesh["discoverySelectors"].as_array().into_iter().flatten() {
-        let labels = serde_json::from_value(selector["matchLabels"].clone()).unwrap();
-        settings.discovery.push(NamespaceSelector { labels });
-    }
+    mesh.remove("serviceEntryVisibility");
+    let config = serde_json::json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "ambit", "namespace": settings.root_namespace},
+        "data": {"mesh": serde_json::to_string(&mesh).unwrap()},
+    });
+    format!("---\n{config}\n")
 }
 
 fn recorded(output: &str) -> Value {

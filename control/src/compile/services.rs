@@ -67,7 +67,7 @@ fn bind(scope: Scope<'_>, service: &manifest::Service, binding: &Binding, resour
 pub(super) fn trusts(scope: Scope<'_>, namespace: &str, (home, name): &Key) -> bool {
     let known = gateway::find(scope, &(home.clone(), name.clone()));
     known.is_some_and(|found| gateway::serves(scope, &found.class))
-        && (home == namespace || scope.settings.waypoint_namespaces.contains(home))
+        && (home == namespace || scope.trusts_waypoints_of(home))
 }
 
 /// A name for something outside has no endpoints, so there is nothing to send.

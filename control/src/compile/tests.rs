@@ -33,6 +33,12 @@ fn resources(world: &World) -> Value {
     json::compiled(&compile(world, &settings()))
 }
 
+fn mesh(namespace: &str, config: &str) -> String {
+    format!(
+        "---\n{{apiVersion: v1, kind: ConfigMap, metadata: {{name: ambit, namespace: {namespace}}}, data: {{mesh: '{config}'}}}}\n"
+    )
+}
+
 fn policy(name: &str, namespace: &str, spec: &str) -> String {
     format!(
         "---\n{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: {name}, namespace: {namespace}}}, spec: {spec}}}\n"
@@ -528,19 +534,36 @@ fn another_trust_domain_cluster_and_domain_show() {
 
 #[test]
 fn the_root_namespace_is_looked_at_whatever_discovery_says() {
-    let on = NamespaceSelector {
-        labels: [("mesh".to_owned(), "on".to_owned())].into(),
-    };
-    let settings = Settings {
-        discovery: vec![on],
-        ..settings()
-    };
-    let text = policy("p", "root", "{}") + &policy("p", "shop", "{}");
-    let compiled = compile(&world(&text), &settings);
-    assert_eq!(
-        compiled.authorizations.keys().collect::<Vec<_>>(),
-        ["root/p"]
-    );
+    let selector = "{matchLabels: {mesh: on}, matchExpressions: [{key: team, operator: Exists}]}";
+    let config = mesh("root", &format!("discoverySelectors: [{selector}]"));
+    let spaces = [("shop", "mesh: on"), ("till", "mesh: on, team: till")];
+    let spaces = spaces.map(|(name, labels)| {
+        format!("---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {{{labels}}}}}}}\n")
+    });
+    let policies = ["root", "shop", "till", "bank"].map(|namespace| policy("p", namespace, "{}"));
+    let objects = spaces.concat() + &policies.concat();
+    for (text, seen) in [
+        (config.clone() + &objects, &["root/p", "till/p"][..]),
+        (
+            config.replace("namespace: root", "namespace: shop") + &objects,
+            &["bank/p", "root/p", "shop/p", "till/p"],
+        ),
+    ] {
+        let compiled = compile(&world(&text), &settings());
+        let names: Vec<_> = compiled.authorizations.keys().collect();
+        assert_eq!(names, seen);
+    }
+}
+
+#[test]
+fn what_configures_the_mesh_does_so_in_the_root_namespace_only_and_says_so_elsewhere() {
+    let compiled = compile(&world(&mesh("shop", "{}")), &settings());
+    let (reference, status) = compiled.statuses.first_key_value().unwrap();
+    assert_eq!(reference.to_string(), "ConfigMap/shop/ambit");
+    let message = &status.conditions[0].message;
+    assert!(message.contains("root namespace root"), "{message}");
+    let compiled = compile(&world(&mesh("root", "{}")), &settings());
+    assert!(compiled.statuses.is_empty());
 }
 
 #[test]

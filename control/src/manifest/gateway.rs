@@ -11,7 +11,7 @@ use super::{
 mod grant;
 mod selector;
 
-pub(super) use self::grant::reference_grant;
+pub(super) use self::{grant::reference_grant, selector::label_selector};
 pub use self::{
     grant::{GrantFrom, GrantTo, ReferenceGrant},
     selector::{LabelSelector, Requirement},
@@ -156,7 +156,7 @@ fn listener(at: &At<'_>, faults: &mut Faults) -> Listener {
 fn from(at: &At<'_>, faults: &mut Faults) -> From {
     at.only(&["from", "selector"], faults);
     let selector = at.mapping("selector", faults);
-    let selector = selector.map(|at| selector::label_selector(&at, faults));
+    let selector = selector.map(|at| label_selector(&at, faults));
     match at.text("from", faults) {
         None | Some("Same") => From::Same,
         Some("All") => From::All,

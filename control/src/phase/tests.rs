@@ -145,13 +145,13 @@ fn each_step_in_each_situation() {
     for (at, by_wish) in ROWS {
         for (wish, expected) in wishes.iter().zip(by_wish) {
             let [nobody, nodes, all] = expected;
-            let settled: [(&dyn Fn(Who<'_>) -> bool, &str); 4] = [
-                (&|_| false, nobody),
-                (&|who| who != Who::Nodes, nobody),
-                (&|who| who == Who::Nodes, nodes),
-                (&|_| true, all),
+            let settled: [&dyn Fn(Who<'_>) -> bool; 4] = [
+                &|_| false,
+                &|who| who != Who::Nodes,
+                &|who| who == Who::Nodes,
+                &|_| true,
             ];
-            for (settled, expected) in settled {
+            for (settled, expected) in settled.into_iter().zip([nobody, nobody, nodes, all]) {
                 let stepped = step(phase(at).as_ref(), wish.as_ref(), wish.as_ref(), settled);
                 assert_eq!(stepped, phase(expected), "{at} {wish:?} {expected}");
             }

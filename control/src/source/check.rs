@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, fmt, io, path::Path, path::PathBuf};
 
 use mesh::local;
 
-use super::{Loaded, Problem, load, read_dir};
+use super::{Loaded, Problem, load_for, read_dir};
 use crate::{
     compile::{Compiled, Settings, compile, json},
-    manifest::ObjectRef,
+    manifest::{self, Kind, ObjectRef},
     status::Condition,
 };
 
@@ -29,6 +29,8 @@ pub struct Check {
 pub enum Refusal {
     /// A policy cannot be understood, and no earlier version of it can stand in.
     Policy(ObjectRef),
+    /// The configuration of the mesh cannot be taken, and no earlier version of it can stand in.
+    Mesh(ObjectRef),
     /// The source is one file, and something is wrong with it.
     File,
 }
@@ -45,7 +47,7 @@ pub enum Format {
 /// Compiles the manifests of a directory, or of one file.
 pub fn check(path: &Path, settings: &Settings) -> io::Result<Check> {
     Ok(checked(
-        load(&read_dir(path)?, None),
+        load_for(&read_dir(path)?, None, settings),
         path.is_file(),
         settings,
     ))
@@ -53,19 +55,27 @@ pub fn check(path: &Path, settings: &Settings) -> io::Result<Check> {
 
 /// Compiles manifests by file name, as those of a directory.
 pub fn check_files(files: &BTreeMap<PathBuf, String>, settings: &Settings) -> Check {
-    checked(load(files, None), false, settings)
+    checked(load_for(files, None, settings), false, settings)
 }
 
 /// Why a control plane does not start with what it has loaded for the first time: what is denied for want of an earlier
-/// version, or anything that is wrong with a source that is one file `alone`.
-pub(crate) fn refusal(loaded: &Loaded, alone: bool) -> Option<Refusal> {
+/// version, a configuration of the mesh that there is none of, or anything that is wrong with a source that is one file `alone`.
+pub(crate) fn refusal(loaded: &Loaded, alone: bool, settings: &Settings) -> Option<Refusal> {
     let denied = loaded.world.denials.keys().next();
     let denied = denied.cloned().map(Refusal::Policy);
-    denied.or_else(|| (alone && !loaded.problems.is_empty()).then_some(Refusal::File))
+    let mesh = ObjectRef::new(
+        Kind::ConfigMap,
+        &settings.root_namespace,
+        manifest::mesh::NAME,
+    );
+    let without = loaded.world.faults.contains_key(&mesh) && loaded.world.object(&mesh).is_none();
+    denied
+        .or_else(|| without.then_some(Refusal::Mesh(mesh)))
+        .or_else(|| (alone && !loaded.problems.is_empty()).then_some(Refusal::File))
 }
 
 fn checked(loaded: Loaded, alone: bool, settings: &Settings) -> Check {
-    let refusal = refusal(&loaded, alone);
+    let refusal = refusal(&loaded, alone, settings);
     let Loaded {
         world,
         problems,
@@ -136,6 +146,10 @@ impl fmt::Display for Refusal {
             Self::Policy(policy) => write!(
                 f,
                 "a control plane does not start with this: {policy} cannot be understood, and denies for its scope"
+            ),
+            Self::Mesh(config) => write!(
+                f,
+                "a control plane does not start with this: {config} configures the mesh, and cannot be taken"
             ),
             Self::File => f.write_str(
                 "a control plane does not start with this: one file as its source has to be all good",

@@ -378,6 +378,129 @@ fn a_stored_file_that_was_never_good_denies_where_its_policies_were() {
     assert_eq!(again.world, good.world);
 }
 
+const MESH: &str = "{discoverySelectors: [{matchLabels: {mesh: on}}], trustedWaypointNamespaces: [infra], rootNamespace: ambit-system, trustDomain: cluster.local}";
+
+/// Faulty configurations, the field and what is said of it.
+const WRONG: [(&str, &str, &str); 9] = [
+    (
+        "{trustedWaypointNamespace: [infra]}",
+        "data.mesh.trustedWaypointNamespace",
+        "no such field",
+    ),
+    (
+        "{serviceEntryVisibility: {}}",
+        "data.mesh.serviceEntryVisibility",
+        "no such field",
+    ),
+    (
+        "{trustedWaypointNamespaces: [Infra]}",
+        "data.mesh.trustedWaypointNamespaces[0]",
+        "not the name",
+    ),
+    (
+        "{trustedWaypointNamespaces: infra}",
+        "data.mesh.trustedWaypointNamespaces",
+        "expected a list",
+    ),
+    (
+        "{discoverySelectors: [{matchLabel: {a: b}}]}",
+        "data.mesh.discoverySelectors[0].matchLabel",
+        "no such field",
+    ),
+    (
+        "{rootNamespace: top}",
+        "data.mesh.rootNamespace",
+        "does not change while",
+    ),
+    (
+        "{trustDomain: corp.example}",
+        "data.mesh.trustDomain",
+        "does not change while",
+    ),
+    ("[", "data.mesh", "not YAML"),
+    ("mesh", "data.mesh", "expected fields"),
+];
+
+/// The configuration of a mesh, in the root namespace.
+fn mesh(config: &str) -> BTreeMap<PathBuf, String> {
+    let text = format!(
+        "{NAMESPACE}---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: ambit, namespace: ambit-system}}\ndata:\n  mesh: '{config}'\n"
+    );
+    files(&[("a.yaml", &text)])
+}
+
+#[test]
+fn what_cannot_be_of_a_mesh_is_refused_by_name_and_the_last_good_version_stays() {
+    let settings = Settings::default();
+    let key = ("ambit-system".to_owned(), "ambit".to_owned());
+    let good = load_for(&mesh(MESH), None, &settings);
+    assert_eq!(good.problems, []);
+    let found = &good.world.mesh_configs[&key];
+    assert!(found.trusted_waypoint_namespaces.contains("infra"));
+    assert_eq!(found.discovery.len(), 1);
+    for (wrong, field, reason) in WRONG {
+        let files = mesh(wrong);
+        let bad = load_for(&files, Some(&good), &settings);
+        let [problem] = bad.problems.as_slice() else {
+            panic!("{wrong}: {:?}", bad.problems)
+        };
+        let object = problem.object.as_ref().map(ToString::to_string);
+        assert_eq!(object.as_deref(), Some("ConfigMap/ambit-system/ambit"));
+        assert!(
+            problem.field == field && problem.reason.contains(reason),
+            "{problem}"
+        );
+        assert_eq!(bad.world.mesh_configs, good.world.mesh_configs, "{wrong}");
+        assert!(
+            bad.world.namespaces.contains_key("shop"),
+            "others are not touched"
+        );
+        let compiled = compile(&bad.world, &settings);
+        let status = compiled.statuses.values().next().unwrap();
+        assert!(
+            status.conditions[0]
+                .message
+                .contains("last good version stays")
+        );
+        assert_eq!(load_for(&files, Some(&bad), &settings).world, bad.world);
+        // There is nothing that could stand in at a start.
+        let first = load_for(&files, None, &settings);
+        assert!(first.world.mesh_configs.is_empty());
+        let refusal = check::refusal(&first, false, &settings)
+            .unwrap()
+            .to_string();
+        assert!(
+            refusal.contains("ConfigMap/ambit-system/ambit"),
+            "{refusal}"
+        );
+        assert_eq!(check::refusal(&bad, false, &settings), None);
+    }
+    for empty in ["", "{}", "# nothing yet"] {
+        let cleared = load_for(&mesh(empty), Some(&good), &settings);
+        assert_eq!(cleared.problems, [], "{empty:?}");
+        assert!(cleared.world.mesh_configs[&key].discovery.is_empty());
+    }
+}
+
+#[test]
+fn other_config_maps_are_none_of_ours() {
+    for other in [
+        "metadata: {name: ambit, namespace: shop}, data: {theirs: x}",
+        "metadata: {name: app, namespace: ambit-system}, data: {mesh: x}",
+        "metadata: {name: ambit, namespace: ambit-system}",
+    ] {
+        let loaded = one(
+            &format!("{{apiVersion: v1, kind: ConfigMap, {other}}}"),
+            None,
+        );
+        assert_eq!(
+            (loaded.problems, loaded.unused.len()),
+            (vec![], 1),
+            "{other}"
+        );
+    }
+}
+
 #[test]
 fn an_unreadable_stored_document_holds_up_no_other_of_its_file() {
     let stored = |name: &str, action: &str| {

@@ -39,25 +39,22 @@ fn a_waypoint_of_another_namespace_is_trusted_only_if_the_mesh_says_so() {
             "allowedRoutes: {namespaces: {from: All}}",
         );
     let own = web(LABEL) + &ready("wp", "shop", "", "");
-    let listed = Settings {
-        waypoint_namespaces: ["infra".to_owned()].into(),
-        ..settings()
+    let listed = |namespace: &str| {
+        let config = "{trustedWaypointNamespaces: [shop, infra]}";
+        foreign.clone() + &mesh(namespace, config)
     };
     let cases = [
+        (own, Some("spiffe://cluster.local/ns/shop/sa/wp")),
+        (listed("infra"), None),
+        (listed("shop"), None),
         (
-            &own,
-            settings(),
-            Some("spiffe://cluster.local/ns/shop/sa/wp"),
-        ),
-        (&foreign, settings(), None),
-        (
-            &foreign,
-            listed,
+            listed("root"),
             Some("spiffe://cluster.local/ns/infra/sa/wp"),
         ),
+        (foreign, None),
     ];
-    for (text, settings, identity) in cases {
-        let out = json::compiled(&compile(&world(text), &settings));
+    for (text, identity) in cases {
+        let out = resources(&world(&text));
         let service = &out["addresses"]["shop/web.shop.svc.cluster.local"]["service"];
         let trusted = &service["extensions"][0]["config"]["identities"][0];
         assert_eq!(trusted, &json!(identity));

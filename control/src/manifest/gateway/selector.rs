@@ -43,7 +43,7 @@ impl Requirement {
     }
 }
 
-pub(super) fn label_selector(at: &At<'_>, faults: &mut Faults) -> LabelSelector {
+pub(in crate::manifest) fn label_selector(at: &At<'_>, faults: &mut Faults) -> LabelSelector {
     at.only(&["matchLabels", "matchExpressions"], faults);
     let expressions = at.items("matchExpressions", faults);
     LabelSelector {
