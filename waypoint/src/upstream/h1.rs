@@ -5,7 +5,7 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     pin::pin,
-    rc::Rc,
+    rc::{Rc, Weak},
     task::Poll,
     time::Duration,
 };
@@ -93,20 +93,23 @@ pub(super) async fn connect(
     Ok(Connection { send, state })
 }
 
-/// Counts among the open connections of its kind.
-struct Open(Rc<Shelf>);
+/// Counts among the open connections of its kind, but does not keep the shelf: where that goes, what rests on it closes.
+struct Open(Weak<Shelf>);
 
 impl Open {
     fn new(shelf: &Rc<Shelf>) -> Self {
         shelf.open.set(shelf.open.get() + 1);
-        Self(Rc::clone(shelf))
+        Self(Rc::downgrade(shelf))
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
-        self.0
+        let Some(shelf) = self.0.upgrade() else {
+            return;
+        };
+        shelf.open.set(shelf.open.get() - 1);
+        shelf
             .h1
             .borrow_mut()
             .retain(|connection| !connection.is_closed());

@@ -247,3 +247,23 @@ fn a_client_that_is_gone_is_told_of() {
         assert_eq!(&*lab.told()[0].flags, "DC");
     });
 }
+
+#[test]
+fn an_unused_connection_closes_when_its_endpoint_is_forgotten() {
+    run(async {
+        let endpoint = Endpoint::listen().await;
+        let lab = World::to(&endpoint).lab();
+        let mut client = lab.h1();
+        client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let mut peer = endpoint.accept().await;
+        peer.head().await;
+        peer.write(OK).await;
+        client.head().await;
+        let idle = tokio::time::sleep(lab.front.limits.upstream.idle / 2);
+        lab.front.pools.end();
+        tokio::select! {
+            _ = peer.rest() => {}
+            () = idle => panic!("it is kept"),
+        }
+    });
+}
