@@ -12,8 +12,6 @@ use crate::{
 
 /// Where the control plane serves.
 pub const PORT: u16 = 15012;
-/// The namespace whose waypoints all others trust.
-pub const TRUSTED: &str = "gates";
 
 /// A world with a mesh.
 #[derive(Debug)]
@@ -58,7 +56,6 @@ impl Mesh {
         command.args(["--from", "manifests", "--state-dir", "state"]);
         command.args(["--listen", &format!("{CONTROL}:{PORT}")]);
         command.args(["--node", "n1", "--node", "n2"]);
-        command.args(["--trusted-waypoint-namespace", TRUSTED]);
         self.start("control", self.lab.control(), command);
     }
 

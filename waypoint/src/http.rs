@@ -22,7 +22,7 @@ mod tests;
 
 use mesh::{name::Name, waypoint::Client};
 
-pub(crate) use self::body::Upload;
+pub(crate) use self::{body::Upload, front::has};
 pub use self::{
     front::{Front, Limits, Own},
     record::{Done, Record, RuleTold},

@@ -169,7 +169,13 @@ async fn requests<IO>(worker: Rc<Worker>, connection: Connection, io: IO)
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let drain = worker.draining();
+    let (draining, gone) = (worker.draining(), worker.gone(&connection));
+    let drain = async move {
+        tokio::select! {
+            () = draining => {}
+            () = gone => {}
+        }
+    };
     let front = Rc::clone(&worker.front);
     crate::http::serve(front, connection, io, Version::Either, drain).await;
 }

@@ -7,8 +7,9 @@ use std::{
     time::Duration,
 };
 
-use mesh::{http::head, plan::Source, waypoint::Generation};
+use mesh::{http::head, name::Name, plan::Source, waypoint::Generation};
 use net::tls::Credential;
+use tokio::time::Instant;
 
 use super::Record;
 use crate::upstream::{self, Pools};
@@ -26,8 +27,20 @@ pub struct Front {
     /// Told of every request.
     pub record: Rc<dyn Record>,
     generation: RefCell<Arc<Generation>>,
+    parted: RefCell<Vec<Parted>>,
     credential: RefCell<Option<Arc<Credential>>>,
     drawn: Cell<u64>,
+}
+
+/// A service, or a port of one, that this waypoint does not serve any more.
+///
+/// The proxies of its clients know that before, and bring no new connections. Who has one open may just be sending a
+/// request, and cannot know.
+struct Parted {
+    table: Name,
+    until: Instant,
+    /// The last one that had it.
+    generation: Arc<Generation>,
 }
 
 /// Who a waypoint is.
@@ -78,6 +91,12 @@ impl Default for Limits {
     }
 }
 
+/// Whether a generation has a port of a service.
+pub(crate) fn has(generation: &Generation, table: Name, port: u16) -> bool {
+    let table = generation.table(table);
+    table.is_some_and(|table| table.port(port).is_some())
+}
+
 impl Front {
     /// With nothing known yet, and no credential: enough for endpoints outside the mesh once a generation is adopted.
     pub fn new(own: Own, from: Source, limits: Limits, record: Rc<dyn Record>, seed: u64) -> Self {
@@ -88,14 +107,42 @@ impl Front {
             from,
             record,
             generation: RefCell::default(),
+            parted: RefCell::default(),
             credential: RefCell::default(),
             drawn: Cell::new(seed),
         }
     }
 
-    /// Decides by this generation from now on.
+    /// Decides by this generation from now on. Open connections to what it does not have any more are served by the one
+    /// before for as long as their clients may need to see that they end.
     pub fn adopt(&self, generation: Arc<Generation>) {
-        self.generation.replace(generation);
+        let before = self.generation.replace(Arc::clone(&generation));
+        let now = Instant::now();
+        let mut parted = self.parted.borrow_mut();
+        parted.retain(|it| it.until > now);
+        let gone = before.tables().filter(|table| {
+            let mut ports = table.ports.iter();
+            ports.any(|port| !has(&generation, table.key, port.number))
+        });
+        parted.extend(gone.map(|table| Parted {
+            table: table.key,
+            // Its connections linger from when they hear of it.
+            until: now + 2 * self.limits.linger,
+            generation: Arc::clone(&before),
+        }));
+    }
+
+    /// The generation that decides a request for a port of a service: the newest one, unless it does not have that any more.
+    pub(super) fn serving(&self, table: Name, port: u16) -> Arc<Generation> {
+        let newest = self.generation();
+        if has(&newest, table, port) {
+            return newest;
+        }
+        let (parted, now) = (self.parted.borrow(), Instant::now());
+        let mut last = parted.iter().rev();
+        let last =
+            last.find(|it| it.table == table && it.until > now && has(&it.generation, table, port));
+        last.map_or(newest, |it| Arc::clone(&it.generation))
     }
 
     /// Shows this certificate to endpoints from now on.

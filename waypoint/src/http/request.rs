@@ -87,8 +87,8 @@ async fn forward(
     exchange: &mut Exchange,
 ) -> Result<Forwarded, Answer> {
     let front = &session.front;
-    let generation = front.generation();
     let connection = &session.connection;
+    let generation = front.serving(connection.table, connection.port);
     let table = generation.table(connection.table).ok_or(Answer::NotReady)?;
     let port = table.port(connection.port);
     let port = port.ok_or_else(|| Answer::NotServed(format!("port {}", connection.port)))?;
