@@ -1,8 +1,9 @@
 //! The log: one line an event, on standard output, never in the way.
 //!
-//! Whoever logs formats a line and leaves it in a bounded queue; a thread of its own writes. When the queue is full
-//! lines are dropped and counted, and the count is logged. Control characters are escaped, so that a line is a line
-//! whatever a peer sent.
+//! Whoever logs formats a line and leaves it in a bounded buffer; a thread of its own writes. The first line after silence
+//! wakes that thread, and those of the next moment go out in one piece: to wake a thread costs more than a request. When
+//! the buffer is full lines are dropped and counted, and the count is logged. Control characters are escaped, so that a
+//! line is a line whatever a peer sent.
 
 mod line;
 
@@ -10,12 +11,12 @@ use std::{
     fmt,
     io::Write,
     sync::{
-        Arc,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        mpsc::{SyncSender, sync_channel},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tracing::{Event, Subscriber, subscriber};
@@ -26,10 +27,12 @@ use tracing_subscriber::{
     reload,
 };
 
-/// Lines that wait to be written.
-const QUEUE: usize = 10_000;
-/// So much is written at once, if so much waits.
-const BATCH: usize = 64 * 1024;
+/// Bytes of lines that wait to be written.
+const ROOM: usize = 4 << 20;
+/// So much memory is kept between writes.
+const KEPT: usize = 512 << 10;
+/// How long the writer lets lines gather, if it has just written some.
+const PAUSE: Duration = Duration::from_millis(20);
 /// What is logged when nothing is said about it.
 pub const DEFAULT_FILTER: &str = "info";
 
@@ -62,8 +65,7 @@ impl Format {
 pub struct Log {
     filter: reload::Handle<Targets, Registry>,
     first: Arc<str>,
-    dropped: Arc<AtomicU64>,
-    queue: SyncSender<Line>,
+    queue: Arc<Queue>,
 }
 
 /// Why a log cannot start or change.
@@ -77,23 +79,36 @@ pub enum LogError {
     NoThread,
 }
 
-enum Line {
-    Text(String),
-    /// Everything before it is written.
-    Flush(SyncSender<()>),
+/// Lines on their way from whoever logs to the writer.
+struct Queue {
+    waiting: Mutex<Waiting>,
+    news: Condvar,
+    /// Bytes that there is room for.
+    room: usize,
+    dropped: AtomicU64,
+}
+
+#[derive(Default)]
+struct Waiting {
+    text: Vec<u8>,
+    /// Who wants to know when all of it is written.
+    flushes: Vec<SyncSender<()>>,
+    /// The writer waits for as long as there is nothing.
+    idle: bool,
+    /// Nobody logs any more.
+    closed: bool,
 }
 
 /// Starts the log of this process. `filter` is as in `RUST_LOG`: `info,ztunnel=debug`; empty means `info`.
 pub fn start(filter: &str, format: Format) -> Result<Log, LogError> {
-    let (queue, lines) = sync_channel(QUEUE);
-    let dropped = Arc::new(AtomicU64::new(0));
-    let lost = Arc::clone(&dropped);
-    let write = move || write(&lines, &mut std::io::stdout(), &lost, format);
+    let queue = Queue::new(ROOM);
+    let lines = Arc::clone(&queue);
+    let write = move || write(&lines, &mut std::io::stdout(), format);
     thread::Builder::new()
         .name("log".into())
         .spawn(write)
         .map_err(|_| LogError::NoThread)?;
-    let (log, subscriber) = build(filter, format, queue, dropped)?;
+    let (log, subscriber) = build(filter, format, queue)?;
     subscriber::set_global_default(subscriber).map_err(|_| LogError::Running)?;
     Ok(log)
 }
@@ -101,8 +116,7 @@ pub fn start(filter: &str, format: Format) -> Result<Log, LogError> {
 fn build(
     filter: &str,
     format: Format,
-    queue: SyncSender<Line>,
-    dropped: Arc<AtomicU64>,
+    queue: Arc<Queue>,
 ) -> Result<(Log, impl Subscriber + Send + Sync), LogError> {
     let filter = if filter.trim().is_empty() {
         DEFAULT_FILTER
@@ -112,13 +126,11 @@ fn build(
     let (targets, handle) = reload::Layer::new(parse(filter)?);
     let lines = Lines {
         format,
-        queue: queue.clone(),
-        dropped: Arc::clone(&dropped),
+        queue: Arc::clone(&queue),
     };
     let log = Log {
         filter: handle,
         first: filter.into(),
-        dropped,
         queue,
     };
     Ok((
@@ -160,86 +172,125 @@ impl Log {
 
     /// Lines that were dropped so far.
     pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.queue.dropped.load(Ordering::Relaxed)
     }
 
     /// Waits until what was logged is written, for as long as `patience`. For the end of a process.
     pub fn flush(&self, patience: Duration) {
-        let until = Instant::now() + patience;
         let (done, wait) = sync_channel(1);
-        let mut flush = Line::Flush(done);
-        while let Err(TrySendError::Full(back)) = self.queue.try_send(flush) {
-            if Instant::now() >= until {
-                return;
-            }
-            flush = back;
-            thread::sleep(Duration::from_millis(1));
+        self.queue.lock().flushes.push(done);
+        self.queue.news.notify_one();
+        wait.recv_timeout(patience).ok();
+    }
+}
+
+impl Queue {
+    fn new(room: usize) -> Arc<Self> {
+        Arc::new(Self {
+            waiting: Mutex::default(),
+            news: Condvar::new(),
+            room,
+            dropped: AtomicU64::new(0),
+        })
+    }
+
+    /// Never held for longer than it takes to copy a line.
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, line: &str) {
+        let mut waiting = self.lock();
+        if waiting.text.len() + line.len() > self.room {
+            drop(waiting);
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
         }
-        wait.recv_timeout(until.saturating_duration_since(Instant::now()))
-            .ok();
+        waiting.text.extend_from_slice(line.as_bytes());
+        if std::mem::take(&mut waiting.idle) {
+            drop(waiting);
+            self.news.notify_one();
+        }
+    }
+
+    /// Takes what waits, in exchange for an empty buffer, and who wants to know that it is written. Blocks while there is
+    /// nothing; false: and never will be.
+    fn take(&self, text: &mut Vec<u8>, flushes: &mut Vec<SyncSender<()>>) -> bool {
+        let nothing = |waiting: &mut Waiting| {
+            waiting.idle = waiting.text.is_empty() && waiting.flushes.is_empty();
+            waiting.idle && !waiting.closed
+        };
+        let waiting = self.news.wait_while(self.lock(), nothing);
+        let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+        waiting.idle = false;
+        std::mem::swap(&mut waiting.text, text);
+        std::mem::swap(&mut waiting.flushes, flushes);
+        !(text.is_empty() && flushes.is_empty())
+    }
+
+    /// Lets lines gather, unless somebody waits for them.
+    fn pause(&self) {
+        let gathers = |waiting: &mut Waiting| waiting.flushes.is_empty() && !waiting.closed;
+        let waited = self.news.wait_timeout_while(self.lock(), PAUSE, gathers);
+        drop(waited);
     }
 }
 
 /// Formats events and queues their lines.
 struct Lines {
     format: Format,
-    queue: SyncSender<Line>,
-    dropped: Arc<AtomicU64>,
+    queue: Arc<Queue>,
 }
 
 impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let line = line::format(event, self.format);
-        if self.queue.try_send(Line::Text(line)).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        line::with(event, self.format, |line| self.queue.push(line));
     }
 }
 
 /// Writes until no one can log any more. An output that fails is not worth a proxy: its lines are lost.
-fn write(lines: &Receiver<Line>, output: &mut impl Write, dropped: &AtomicU64, format: Format) {
+fn write(queue: &Queue, output: &mut impl Write, format: Format) {
     let mut reported = 0;
-    let mut batch = Vec::new();
-    while let Ok(first) = lines.recv() {
-        let mut flushed = Vec::new();
-        for line in std::iter::once(first).chain(lines.try_iter()) {
-            match line {
-                Line::Text(text) => batch.extend_from_slice(text.as_bytes()),
-                Line::Flush(done) => flushed.push(done),
-            }
-            if batch.len() >= BATCH {
-                break;
-            }
-        }
-        let lost = dropped.load(Ordering::Relaxed);
+    let (mut batch, mut flushes) = (Vec::new(), Vec::new());
+    while queue.take(&mut batch, &mut flushes) {
+        let lost = queue.dropped.load(Ordering::Relaxed);
         if lost > reported {
             batch.extend_from_slice(line::dropped(lost - reported, format).as_bytes());
             reported = lost;
         }
         output.write_all(&batch).and_then(|()| output.flush()).ok();
         batch.clear();
-        for done in flushed {
+        batch.shrink_to(KEPT);
+        for done in flushes.drain(..) {
             done.try_send(()).ok();
         }
+        queue.pause();
+    }
+}
+
+#[cfg(test)]
+impl Queue {
+    /// Lets the writer end, once it has written.
+    fn close(&self) {
+        self.lock().closed = true;
+        self.news.notify_one();
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let text = std::mem::take(&mut self.lock().text);
+        let text = String::from_utf8(text).expect("lines are text");
+        text.split_inclusive('\n').map(str::to_owned).collect()
     }
 }
 
 /// The lines that `body` logs in this thread.
 #[cfg(test)]
 pub(crate) fn capture(filter: &str, format: Format, body: impl FnOnce()) -> Vec<String> {
-    let (queue, lines) = sync_channel(QUEUE);
-    let (_, subscriber) = build(filter, format, queue, Arc::default()).expect("tests give filters");
+    let queue = Queue::new(ROOM);
+    let built = build(filter, format, Arc::clone(&queue));
+    let (_, subscriber) = built.expect("tests give filters");
     subscriber::with_default(subscriber, body);
-    lines
-        .try_iter()
-        .filter_map(|line| {
-            if let Line::Text(text) = line {
-                Some(text)
-            } else {
-                None
-            }
-        })
-        .collect()
+    queue.lines()
 }
 
 impl fmt::Display for LogError {

@@ -1,6 +1,9 @@
 //! One event as one line.
 
-use std::fmt::{self, Write};
+use std::{
+    cell::Cell,
+    fmt::{self, Write},
+};
 
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
@@ -11,31 +14,58 @@ use tracing::{
 
 use super::{Format, WHOLE};
 
-/// The line of an event, with its newline.
-pub(super) fn format(event: &Event<'_>, format: Format) -> String {
-    let (level, target) = (word(*event.metadata().level()), event.metadata().target());
+thread_local! {
+    /// Memory for the next line and its values.
+    static ROOM: Cell<(String, String)> = const { Cell::new((String::new(), String::new())) };
+}
+
+/// Hands on the line of an event, with its newline.
+pub(super) fn with(event: &Event<'_>, format: Format, push: impl FnOnce(&str)) {
+    // A thread that ends has no such memory any more. A value that logs while it is formatted gets some of its own.
+    let (mut line, mut values) = ROOM.try_with(Cell::take).unwrap_or_default();
+    line.clear();
+    values.clear();
     match format {
-        Format::Text => {
-            let mut text = Text::default();
-            event.record(&mut text);
-            let Text { message, values } = text;
-            if target == WHOLE {
-                return format!("{message}\n");
-            }
-            let tab = if values.is_empty() { "" } else { "\t" };
-            format!("{}\t{level}\t{target}\t{message}{tab}{values}\n", now())
-        }
-        Format::Json => {
-            let mut object = Object(Map::new());
-            event.record(&mut object);
-            let mut line = Map::new();
-            line.insert("level".into(), json!(level));
-            line.insert("time".into(), json!(now()));
-            line.insert("scope".into(), json!(target));
-            line.extend(object.0);
-            format!("{}\n", Value::Object(line))
-        }
+        Format::Text => text(event, &mut line, &mut values),
+        Format::Json => object(event, &mut line),
     }
+    push(&line);
+    ROOM.try_with(|room| room.set((line, values))).ok();
+}
+
+fn text(event: &Event<'_>, line: &mut String, values: &mut String) {
+    let (level, target) = (word(*event.metadata().level()), event.metadata().target());
+    let is_whole = target == WHOLE;
+    if !is_whole {
+        write!(
+            line,
+            "{}\t{level}\t{target}\t",
+            Now(OffsetDateTime::now_utc())
+        )
+        .ok();
+    }
+    let mut text = Text {
+        message: line,
+        values,
+    };
+    event.record(&mut text);
+    if !is_whole && !values.is_empty() {
+        line.push('\t');
+        line.push_str(values);
+    }
+    line.push('\n');
+}
+
+fn object(event: &Event<'_>, line: &mut String) {
+    let (level, target) = (word(*event.metadata().level()), event.metadata().target());
+    let mut object = Object(Map::new());
+    event.record(&mut object);
+    let mut all = Map::new();
+    all.insert("level".into(), json!(level));
+    all.insert("time".into(), json!(now()));
+    all.insert("scope".into(), json!(target));
+    all.extend(object.0);
+    writeln!(line, "{}", Value::Object(all)).ok();
 }
 
 /// The line that says how many lines there are not.
@@ -50,20 +80,28 @@ pub(super) fn dropped(count: u64, format: Format) -> String {
     }
 }
 
-/// RFC 3339 with microseconds.
 fn now() -> String {
-    let now = OffsetDateTime::now_utc();
-    let (date, time) = (now.date(), now.time());
-    format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
-        date.year(),
-        u8::from(date.month()),
-        date.day(),
-        time.hour(),
-        time.minute(),
-        time.second(),
-        time.microsecond()
-    )
+    Now(OffsetDateTime::now_utc()).to_string()
+}
+
+/// RFC 3339 with microseconds.
+struct Now(OffsetDateTime);
+
+impl fmt::Display for Now {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (date, time) = (self.0.date(), self.0.time());
+        write!(
+            f,
+            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
+            date.year(),
+            u8::from(date.month()),
+            date.day(),
+            time.hour(),
+            time.minute(),
+            time.second(),
+            time.microsecond()
+        )
+    }
 }
 
 fn word(level: Level) -> &'static str {
@@ -77,28 +115,27 @@ fn word(level: Level) -> &'static str {
 }
 
 /// `key=value key=value`: strings in quotes, everything else as it prints.
-#[derive(Default)]
-struct Text {
-    message: String,
-    values: String,
+struct Text<'a> {
+    message: &'a mut String,
+    values: &'a mut String,
 }
 
-impl Text {
+impl Text<'_> {
     fn add(&mut self, field: &Field, value: fmt::Arguments<'_>) {
         // Writing to a string does not fail.
         if field.name() == "message" {
-            write!(Plain(&mut self.message), "{value}").ok();
+            Plain(self.message).write_fmt(value).ok();
             return;
         }
         if !self.values.is_empty() {
             self.values.push(' ');
         }
         write!(self.values, "{}=", field.name()).ok();
-        write!(Plain(&mut self.values), "{value}").ok();
+        Plain(self.values).write_fmt(value).ok();
     }
 }
 
-impl Visit for Text {
+impl Visit for Text<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
             "message" => self.add(field, format_args!("{value}")),
@@ -116,7 +153,9 @@ struct Plain<'a>(&'a mut String);
 
 impl Write for Plain<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if !text.chars().any(char::is_control) {
+        // All bytes are looked at, so that many are at once.
+        let printed = |all: bool, byte: u8| all & (b' '..=b'~').contains(&byte);
+        if text.bytes().fold(true, printed) {
             self.0.push_str(text);
             return Ok(());
         }

@@ -4,21 +4,17 @@ use tracing::{debug, info, warn};
 
 use super::*;
 
-/// Runs `body` with a log of `room` lines and returns the log and the lines.
+/// Runs `body` with a log of `room` bytes and returns the log and the lines.
 fn logged(
     filter: &str,
     format: Format,
     room: usize,
     body: impl FnOnce(&Log),
 ) -> (Log, Vec<String>) {
-    let (queue, lines) = sync_channel(room);
-    let (log, subscriber) = build(filter, format, queue, Arc::default()).unwrap();
+    let queue = Queue::new(room);
+    let (log, subscriber) = build(filter, format, Arc::clone(&queue)).unwrap();
     subscriber::with_default(subscriber, || body(&log));
-    let lines = lines.try_iter().filter_map(|line| match line {
-        Line::Text(text) => Some(text),
-        Line::Flush(_) => None,
-    });
-    let lines = lines.collect();
+    let lines = queue.lines();
     (log, lines)
 }
 
@@ -35,7 +31,7 @@ fn rest(line: &str) -> &str {
 
 #[test]
 fn a_text_line_has_its_values_last() {
-    let (_, lines) = logged("info", Format::Text, 10, |_| {
+    let (_, lines) = logged("info", Format::Text, ROOM, |_| {
         let nothing: Option<&str> = None;
         info!(target: "access", { src.addr = %"10.0.0.1:4", src.workload = "cart", bytes = 7, open = true, nothing }, "done");
         warn!("alone");
@@ -49,7 +45,7 @@ fn a_text_line_has_its_values_last() {
 
 #[test]
 fn a_whole_line_stays_as_it_is_but_for_what_would_end_it() {
-    let (_, lines) = logged("info", Format::Text, 10, |_| {
+    let (_, lines) = logged("info", Format::Text, ROOM, |_| {
         info!(target: WHOLE, "[now] \"GET /\" 200\n\x1b[2J");
     });
     assert_eq!(lines, ["[now] \"GET /\" 200\\n\\u{1b}[2J\n"]);
@@ -57,7 +53,7 @@ fn a_whole_line_stays_as_it_is_but_for_what_would_end_it() {
 
 #[test]
 fn a_json_line_is_one_object() {
-    let (_, lines) = logged("info", Format::Json, 10, |_| {
+    let (_, lines) = logged("info", Format::Json, ROOM, |_| {
         info!(target: "access", { src.addr = %"10.0.0.1:4", name = "a\nb\"", bytes = 7 }, "done");
     });
     let value: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
@@ -75,7 +71,7 @@ fn a_peer_cannot_write_lines_of_its_own() {
     let (_, lines) = logged(
         "info",
         Format::Text,
-        10,
+        ROOM,
         |_| info!(a = evil, b = %evil, "{evil}"),
     );
     let line = rest(&lines[0]);
@@ -89,7 +85,7 @@ fn a_peer_cannot_write_lines_of_its_own() {
 
 #[test]
 fn filters_apply_by_target_and_change_while_running() {
-    let (_, lines) = logged("warn,net=debug", Format::Text, 10, |log| {
+    let (_, lines) = logged("warn,net=debug", Format::Text, ROOM, |log| {
         let all = |n: u32| {
             debug!(n, "own");
             info!(target: "other", n, "other");
@@ -112,7 +108,7 @@ fn filters_apply_by_target_and_change_while_running() {
 
 #[test]
 fn no_filter_means_info() {
-    let (_, lines) = logged(" ", Format::Text, 10, |_| {
+    let (_, lines) = logged(" ", Format::Text, ROOM, |_| {
         debug!("no");
         info!("yes");
     });
@@ -120,16 +116,16 @@ fn no_filter_means_info() {
 }
 
 #[test]
-fn a_full_queue_drops_and_counts() {
-    let (log, lines) = logged("info", Format::Text, 2, |_| {
-        (0..5).for_each(|n| info!(n, "line"))
+fn a_full_buffer_drops_and_counts() {
+    let line = "2026-01-01T00:00:00.000000Z\tinfo\tnet::log::tests\tline\tn=0\n";
+    let (log, lines) = logged("info", Format::Text, line.len() * 2 + 1, |_| {
+        (0..5).for_each(|n| info!(n, "line"));
     });
     assert_eq!((lines.len(), log.dropped()), (2, 3));
-    let (queue, receiver) = sync_channel(10);
-    queue.send(Line::Text("kept\n".into())).unwrap();
-    drop(queue);
+    log.queue.push("kept\n");
+    log.queue.close();
     let mut out = Vec::new();
-    write(&receiver, &mut out, &log.dropped, Format::Text);
+    write(&log.queue, &mut out, Format::Text);
     let out = String::from_utf8(out).unwrap();
     assert!(
         out.starts_with("kept\n") && out.ends_with("\tcount=3\n"),
@@ -139,13 +135,48 @@ fn a_full_queue_drops_and_counts() {
 
 #[test]
 fn flush_waits_for_what_was_logged() {
-    let (queue, receiver) = sync_channel(10);
-    let (log, _) = build("info", Format::Text, queue.clone(), Arc::default()).unwrap();
-    queue.send(Line::Text("last words\n".into())).unwrap();
-    drop(queue);
-    let flusher = thread::spawn(move || log.flush(Duration::from_secs(60)));
+    let queue = Queue::new(ROOM);
+    let (log, _) = build("info", Format::Text, Arc::clone(&queue)).unwrap();
+    queue.push("last words\n");
+    let flusher = thread::spawn(move || {
+        log.flush(Duration::from_secs(60));
+        log.queue.close();
+    });
     let mut out = Vec::new();
-    write(&receiver, &mut out, &AtomicU64::new(0), Format::Text);
+    write(&queue, &mut out, Format::Text);
     flusher.join().unwrap();
     assert_eq!(out, b"last words\n");
+}
+
+/// Hands each write on.
+struct Writes(std::sync::mpsc::Sender<Vec<u8>>);
+
+impl Write for Writes {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.send(bytes.to_vec()).ok();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_line_goes_out_by_itself_and_those_after_it_in_order() {
+    let queue = Queue::new(ROOM);
+    let (give, written) = std::sync::mpsc::channel();
+    let lines = Arc::clone(&queue);
+    let writer = thread::spawn(move || write(&lines, &mut Writes(give), Format::Text));
+    queue.push("1\n");
+    assert_eq!(written.recv().unwrap(), b"1\n");
+    (2..100).for_each(|n| queue.push(&format!("{n}\n")));
+    let all: Vec<String> = (2..100).map(|n| format!("{n}\n")).collect();
+    let mut out = Vec::new();
+    while out.len() < all.concat().len() {
+        out.extend(written.recv().unwrap());
+    }
+    assert_eq!(String::from_utf8(out).unwrap(), all.concat());
+    queue.close();
+    writer.join().unwrap();
 }
