@@ -132,6 +132,7 @@ pub(crate) fn client() -> Client {
     Client {
         peer: Some(Identity::new("cluster.local", "shop", "web")),
         address: SocketAddr::from(([10, 9, 8, 7], 4321)),
+        destination: None,
     }
 }
 
@@ -143,7 +144,13 @@ impl Record for Nobody {
 
 /// One worker's half, with nobody to tell.
 pub fn front(generation: Arc<Generation>) -> Rc<Front> {
-    let front = Front::new(Own::default(), place(), Limits::default(), Rc::new(Nobody), 7);
+    let front = Front::new(
+        Own::default(),
+        place(),
+        Limits::default(),
+        Rc::new(Nobody),
+        7,
+    );
     front.adopt(generation);
     Rc::new(front)
 }

@@ -221,6 +221,7 @@ async fn asked(
         client: Client {
             peer: Some(peer),
             address: from,
+            destination: Client::asked(connect.authority()),
         },
         table,
         port,

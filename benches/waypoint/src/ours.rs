@@ -126,6 +126,7 @@ async fn accept(arguments: &Arguments) -> io::Result<()> {
             client: Client {
                 peer: None,
                 address,
+                destination: None,
             },
             table: Name::new(KEY),
             port: 80,

@@ -17,11 +17,15 @@ pub use policy::{
 };
 pub use template::Template;
 
-use std::fmt;
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use crate::{
     decide::{self, match_matches},
     http::{head::Head, host::Host},
+    identity::Identity,
     model::{Match, StringMatch},
     name::Name,
 };
@@ -29,10 +33,23 @@ use crate::{
 /// What is known of a request when it is to be decided.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// The client and the service's address and port. Never what somebody says of the client.
-    pub connection: decide::Request,
+    /// Never what somebody says of the client.
+    pub connection: Connection,
     /// What it asks.
     pub head: &'a Head<'a>,
+}
+
+/// What is known of a client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// From the client's certificate; none for plain text.
+    pub peer: Option<Identity>,
+    /// The client's address.
+    pub source: IpAddr,
+    /// The service's address that was asked for; none if nobody knows which: whatever is said of it is in doubt.
+    pub destination: Option<IpAddr>,
+    /// The service's port.
+    pub port: u16,
 }
 
 /// What was decided, and by which policy and rule.
@@ -113,11 +130,8 @@ where
         audit: Vec::new(),
     };
     for (at, path) in request.head.path.readings().enumerate() {
-        let seen = Seen {
-            connection: &request.connection,
-            principal: principal.as_deref(),
-            asks: Some((request.head, path)),
-        };
+        let asks = Some((request.head, path));
+        let seen = Seen::new(&request.connection, principal.as_deref(), asks);
         let one = decide_reading(policies.clone(), &seen);
         append_new(&mut verdict.dry_run, one.dry_run);
         append_new(&mut verdict.audit, one.audit);
@@ -133,15 +147,10 @@ where
 /// count in a rule that denies, which so denies more; a rule that allows and asks about one allows nothing.
 pub fn decide_connection<'p>(
     policies: impl IntoIterator<Item = &'p Policy>,
-    connection: &decide::Request,
+    connection: &Connection,
 ) -> Verdict {
     let principal = connection.peer.map(|peer| peer.principal());
-    let seen = Seen {
-        connection,
-        principal: principal.as_deref(),
-        asks: None,
-    };
-    decide_reading(policies, &seen)
+    decide_reading(policies, &Seen::new(connection, principal.as_deref(), None))
 }
 
 fn append_new<T: PartialEq>(list: &mut Vec<T>, more: Vec<T>) {
@@ -154,7 +163,9 @@ fn append_new<T: PartialEq>(list: &mut Vec<T>, more: Vec<T>) {
 
 /// A request with one reading of its path, or a connection of which no request is known.
 struct Seen<'a> {
-    connection: &'a decide::Request,
+    /// As layer 4 asks. Its destination counts only if it is known.
+    connection: decide::Request,
+    destination_known: bool,
     principal: Option<&'a str>,
     asks: Option<(&'a Head<'a>, &'a str)>,
 }
@@ -228,7 +239,32 @@ impl Doubt {
     }
 }
 
-impl Seen<'_> {
+impl<'a> Seen<'a> {
+    fn new(
+        connection: &Connection,
+        principal: Option<&'a str>,
+        asks: Option<(&'a Head<'a>, &'a str)>,
+    ) -> Self {
+        let Connection {
+            peer,
+            source,
+            destination,
+            port,
+        } = *connection;
+        let connection = decide::Request {
+            peer,
+            source,
+            destination: destination.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            port,
+        };
+        Self {
+            connection,
+            destination_known: destination.is_some(),
+            principal,
+            asks,
+        }
+    }
+
     fn rule(&self, rule: &Rule, doubt: Doubt) -> bool {
         let from = || rule.from.iter().any(|source| self.source(source, doubt));
         let to = || {
@@ -249,11 +285,16 @@ impl Seen<'_> {
     fn source(&self, source: &Source, doubt: Doubt) -> bool {
         let empty = source.peer == Match::default();
         let understood = !empty && source.unserved.is_none();
-        (empty || self.peer(&source.peer)) && (understood || doubt == Doubt::Matches)
+        (empty || self.peer(&source.peer, doubt)) && (understood || doubt == Doubt::Matches)
     }
 
-    fn peer(&self, peer: &Match) -> bool {
-        match_matches(peer, self.connection, self.principal)
+    /// What asks about a destination asks about nothing else (`destination.ip`).
+    fn peer(&self, peer: &Match, doubt: Doubt) -> bool {
+        let destinations = [&peer.destination_ips, &peer.not_destination_ips];
+        if !self.destination_known && destinations.iter().any(|list| !list.is_empty()) {
+            return doubt == Doubt::Matches;
+        }
+        match_matches(peer, &self.connection, self.principal)
     }
 
     fn operation(&self, operation: &Operation, doubt: Doubt) -> bool {
@@ -308,7 +349,7 @@ impl Seen<'_> {
     fn condition(&self, condition: &Condition, doubt: Doubt) -> bool {
         match condition {
             Condition::Peer(peer) if *peer == Match::default() => doubt == Doubt::Matches,
-            Condition::Peer(peer) => self.peer(peer),
+            Condition::Peer(peer) => self.peer(peer, doubt),
             Condition::Operation(operation) => self.operation(operation, doubt),
             Condition::Header {
                 name,

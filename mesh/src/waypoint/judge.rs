@@ -12,7 +12,7 @@ use changes::{Changes, as_forwarded};
 use crate::{
     decide::{self, Which},
     http::{
-        authorize::{self, Decision, Matched, Policy, Verdict},
+        authorize::{self, Connection, Decision, Matched, Policy, Verdict},
         balance::{self, Load},
         edit::HeaderEdits,
         head::Head,
@@ -28,13 +28,23 @@ use crate::{
     waypoint::{Answer, Backend, Denial, Generation, Port, Protocol, Routes, Table},
 };
 
-/// Who is at the other end of the tunnel. Nothing that somebody says of a client is in it.
+/// Who is at the other end of the tunnel, and what he asked for. Nothing that somebody says of a client is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
     /// From its certificate; none only where it came without a tunnel.
     pub peer: Option<Identity>,
     /// Its socket.
     pub address: SocketAddr,
+    /// The service's address that it asked for; none if it asked by name. [`Client::asked`] finds it.
+    pub destination: Option<IpAddr>,
+}
+
+impl Client {
+    /// The address that an authority is for, if it is for one: `ip:port`, `[v6]:port`.
+    pub fn asked(authority: &str) -> Option<IpAddr> {
+        let address: SocketAddr = authority.parse().ok()?;
+        Some(address.ip().to_canonical())
+    }
 }
 
 /// What is asked, beside the request itself.
@@ -334,16 +344,19 @@ impl<'g> Asked<'g> {
         self.client.peer.map(|peer| peer.namespace)
     }
 
-    /// What layer 7 policies are asked about: the client, and what it connected to. Of a service with several addresses
-    /// that is the first one of the client's family, or the first.
-    fn connection(&self, service: &Service, port: u16) -> decide::Request {
-        let source = self.client.address.ip().to_canonical();
-        let vips = || service.vips.iter().map(|vip| vip.address);
-        let same = vips().find(|vip| vip.is_ipv4() == source.is_ipv4());
-        decide::Request {
+    /// What layer 7 policies are asked about: the client, and what it connected to. Where it did so by name, and at a
+    /// service that a route leads to, that is the service's address if it has just one; else nobody knows.
+    fn connection(&self, service: &Service, port: u16) -> Connection {
+        let own = service.key == self.table.key;
+        let asked = self.client.destination.filter(|_| own);
+        let only = || match &service.vips[..] {
+            [vip] if vip.is_single() => Some(vip.address),
+            _ => None,
+        };
+        Connection {
             peer: self.client.peer,
-            source,
-            destination: same.or_else(|| vips().next()).unwrap_or(NOWHERE),
+            source: self.client.address.ip().to_canonical(),
+            destination: asked.or_else(only),
             port,
         }
     }
@@ -385,7 +398,7 @@ impl<'g> Asked<'g> {
     }
 }
 
-fn of_policies(policies: &[Arc<Policy>], connection: decide::Request, head: &Head<'_>) -> Verdict {
+fn of_policies(policies: &[Arc<Policy>], connection: Connection, head: &Head<'_>) -> Verdict {
     let policies = policies.iter().map(|policy| &**policy);
     authorize::decide(policies, &authorize::Request { connection, head })
 }

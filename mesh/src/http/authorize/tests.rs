@@ -30,10 +30,10 @@ fn verdict(policies: &[Policy], asked: &Asked<'_>) -> Verdict {
     });
     let peer = |namespace| Identity::new("cluster.local", namespace, "teller");
     let request = Request {
-        connection: decide::Request {
+        connection: Connection {
             peer: asked.namespace.map(peer),
             source: "10.0.0.1".parse().unwrap(),
-            destination: "10.0.0.2".parse().unwrap(),
+            destination: Some("10.0.0.2".parse().unwrap()),
             port: asked.port,
         },
         head: &head.unwrap(),
@@ -405,6 +405,44 @@ fn what_cannot_be_evaluated_denies() {
         ..on_path("/elsewhere")
     };
     assert_eq!(both(&elsewhere, &asked), NO);
+}
+
+#[test]
+fn an_address_that_nobody_knows_matches_nothing_for_sure() {
+    let known = Connection {
+        peer: Some(Identity::new("cluster.local", "bank", "teller")),
+        source: "10.0.0.1".parse().unwrap(),
+        destination: Some("10.1.0.1".parse().unwrap()),
+        port: 80,
+    };
+    let unknown = Connection {
+        destination: None,
+        ..known
+    };
+    let rule = |values: &[&str], not_values: &[&str]| {
+        when(Condition::read("destination.ip", values, not_values, "shop").unwrap())
+    };
+    let both = |rule: &Rule, connection: &Connection| {
+        let lone = |action| {
+            let policy = policy("shop/p", action, vec![rule.clone()]);
+            let verdict = decide_connection([&policy], connection);
+            matches!(verdict.decision, Decision::Allow(_))
+        };
+        (lone(Action::Allow), lone(Action::Deny))
+    };
+    for (rule, expected) in [
+        (rule(&["10.1.0.1"], &[]), YES),
+        (rule(&["10.1.0.2"], &[]), NO),
+        (rule(&[], &["10.1.0.0/24"]), NO),
+        (rule(&[], &["10.1.0.2"]), YES),
+        (rule(&["0.0.0.0/0"], &["0.0.0.0"]), YES),
+    ] {
+        assert_eq!(both(&rule, &known), expected, "{rule:?}");
+        assert_eq!(both(&rule, &unknown), DOUBT, "{rule:?}");
+    }
+    // What asks about something else does not care.
+    let port = when(Condition::read("destination.port", &["80"], &[], "shop").unwrap());
+    assert_eq!(both(&port, &unknown), YES);
 }
 
 #[test]

@@ -30,6 +30,8 @@ struct Question<'a> {
     headers: &'a [(&'a str, &'a str)],
     seed: u64,
     tried: &'a [&'a str],
+    /// The service's address, if not its name.
+    asked: Option<&'a str>,
 }
 
 const GET: Question<'static> = Question {
@@ -39,6 +41,7 @@ const GET: Question<'static> = Question {
     headers: &[],
     seed: 0,
     tried: &[],
+    asked: Some("10.1.0.1"),
 };
 
 /// What of a judgement tests look at.
@@ -91,6 +94,7 @@ fn asked(told: &Told, question: &Question<'_>, is_http: bool) -> Said {
     let client = Client {
         peer: Some(Identity::new("cluster.local", question.namespace, "web")),
         address: "10.0.0.9:4000".parse().unwrap(),
+        destination: question.asked.map(|asked| asked.parse().unwrap()),
     };
     let from = source();
     let tried = question
@@ -422,6 +426,67 @@ fn dry_run_and_audit_are_told_and_deny_nobody() {
 }
 
 #[test]
+fn policies_see_the_address_that_was_asked_for_and_no_other() {
+    let allow = |value: &str| {
+        let rule = AuthorizationRule {
+            when: vec![AuthorizationCondition {
+                key: "destination.ip".to_owned(),
+                values: vec![value.to_owned()],
+                not_values: vec![],
+            }],
+            ..AuthorizationRule::default()
+        };
+        authorization("p", Action::Allow, rule)
+    };
+    let with = |vips: &[&str], value: &str| {
+        let mut told = shop();
+        told.backends.get_mut(&key("orders")).unwrap().service = Some(service("orders", vips));
+        told.policy(allow(value))
+    };
+    let (one, both) = (
+        &["10.1.0.1"][..],
+        &["10.1.0.1", "10.1.0.9", "2001:db8::1"][..],
+    );
+    for (vips, asked, value, status) in [
+        (one, Some("10.1.0.1"), "10.1.0.1", 200),
+        // By name to the only one there is.
+        (one, None, "10.1.0.1", 200),
+        (both, Some("10.1.0.9"), "10.1.0.9", 200),
+        (both, Some("10.1.0.9"), "10.1.0.1", 403),
+        (both, Some("2001:db8::1"), "2001:db8::1", 200),
+        (both, Some("2001:db8::1"), "0.0.0.0/0", 403),
+        // By name to one of several, or to a service that has none.
+        (both, None, "10.1.0.1", 403),
+        (&[], None, "0.0.0.0/0", 403),
+    ] {
+        let told = with(vips, value);
+        let question = Question { asked, ..GET };
+        for said in [ask(&told, question), connect(&told, question)] {
+            assert_eq!(said.status(), status, "{vips:?} {asked:?} {value}");
+        }
+    }
+    // Nobody asked for the address of a service that a route leads to.
+    for (value, status) in [("10.1.0.2", 200), ("10.1.0.1", 403)] {
+        let told = canary().policy_of("orders-v1", allow(value));
+        assert_eq!(ask(&told, GET).status(), status, "{value}");
+    }
+}
+
+#[test]
+fn an_authority_is_for_an_address_or_not() {
+    for (authority, address) in [
+        ("10.1.0.1:80", Some("10.1.0.1")),
+        ("[2001:db8::1]:80", Some("2001:db8::1")),
+        ("[::ffff:10.1.0.1]:80", Some("10.1.0.1")),
+        ("orders.shop.svc.cluster.local:80", None),
+        ("10.1.0.1", None),
+    ] {
+        let address = address.map(|text| text.parse().unwrap());
+        assert_eq!(Client::asked(authority), address, "{authority}");
+    }
+}
+
+#[test]
 fn another_services_policy_is_decided_too_with_the_client() {
     let deny = authorization("v1-only-shop", Action::Allow, namespaces(&["shop"]));
     let told = canary().policy_of("orders-v1", deny);
@@ -684,6 +749,7 @@ fn what_a_table_or_port_requires_and_is_not_here_is_500_after_policy() {
             let client = Client {
                 peer: Some(Identity::new("cluster.local", namespace, "web")),
                 address: "10.0.0.9:4000".parse().unwrap(),
+                destination: None,
             };
             let asked = Asked {
                 table,

@@ -342,6 +342,7 @@ impl Lab {
             },
             table: Name::new(KEY),
             port: 80,
+                destination: None,
             security: true,
             via: Vec::new(),
         };
