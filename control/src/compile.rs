@@ -274,6 +274,18 @@ impl<'a> Scope<'a> {
         mesh.is_some_and(|mesh| mesh.trusted_waypoint_namespaces.contains(namespace))
     }
 
+    /// Who may say of others that it forwards for them, as identities.
+    fn gateways(self) -> Vec<String> {
+        let gateways = self.mesh().map(|mesh| &mesh.gateways);
+        let identity = |(namespace, account): &Key| {
+            format!(
+                "spiffe://{}/ns/{namespace}/sa/{account}",
+                self.settings.trust_domain
+            )
+        };
+        gateways.into_iter().flatten().map(identity).collect()
+    }
+
     /// All Services, written and made.
     fn services(self) -> impl Iterator<Item = &'a manifest::Service> {
         self.world.services.values().chain(self.made.values())

@@ -44,9 +44,10 @@ pub struct Connection {
     pub via: Vec<String>,
 }
 
-/// Whether a header of a client counts when its request is decided: not one that says what only the mesh can say.
+/// Whether a header of a client, which is no gateway, counts when its request is decided: not one that says what is not the
+/// client's to say.
 pub fn counts(name: &str) -> bool {
-    http::HeaderName::try_from(name).is_ok_and(|name| !headers::is_from_outside(&name))
+    http::HeaderName::try_from(name).is_ok_and(|name| headers::counts(&name, false))
 }
 
 /// What a client speaks.

@@ -28,6 +28,8 @@ const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 const MANAGED: &str = "gateway.istio.io/managed";
 const MANAGERS: [&str; 2] = ["istio.io-mesh-controller", "istio.io-eastwest-controller"];
 const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
+/// Applications behind a waypoint are told who their client is.
+const TELLS_IDENTITY: &str = "ambient.istio.io/xfcc-include-client-identity";
 /// Where tunnels are listened to.
 const PORT: u16 = mesh::plan::HBONE_PORT;
 const PROTOCOL: &str = "HBONE";
@@ -70,6 +72,12 @@ pub(super) fn identity(scope: Scope<'_>, (namespace, name): &Key) -> String {
         "spiffe://{}/ns/{namespace}/sa/{name}",
         scope.settings.trust_domain
     )
+}
+
+/// Whether applications behind its waypoint are told who their client is. They are not, unless it says so.
+pub(super) fn tells_identity(gateway: &Gateway) -> bool {
+    let said = gateway.meta.annotations.get(TELLS_IDENTITY);
+    said.is_some_and(|said| said == "true")
 }
 
 /// Whether a Service is the one that a Gateway's own pods are reached by: it has the Gateway's name and selects the

@@ -41,6 +41,7 @@ pub(super) fn compile(
             published: &published,
             gateway: key,
             class: &found.class,
+            tells_identity: gateway::tells_identity(found),
             told: Told::default(),
         };
         for service in bindings.services_of(key) {
@@ -126,6 +127,7 @@ struct Telling<'a> {
     published: &'a Published<'a>,
     gateway: &'a Key,
     class: &'a str,
+    tells_identity: bool,
     told: Told,
 }
 
@@ -155,6 +157,8 @@ impl Telling<'_> {
             policies,
             backends,
             requires: Vec::new(),
+            tells_identity: self.tells_identity,
+            gateways: self.scope.gateways(),
         };
         self.told.tables.insert(name, table);
     }

@@ -34,6 +34,9 @@ pub struct MeshConfig {
     /// `trustedWaypointNamespaces`: those whose waypoints are trusted by services of other namespaces to have decided
     /// their policies. Those of a service's own namespace are in any case.
     pub trusted_waypoint_namespaces: BTreeSet<String>,
+    /// `gateways`, each `<namespace>/<service account>`: what these say of the clients that they forward for
+    /// (`x-forwarded-*`, `forwarded`) reaches applications. Of anybody else it does not. Nothing is allowed or denied by it.
+    pub gateways: BTreeSet<(String, String)>,
 }
 
 impl MeshConfig {
@@ -93,6 +96,7 @@ pub(super) fn mesh_config(meta: Meta, root: &At<'_>, faults: &mut Faults) -> Mes
             "trustDomain",
             "discoverySelectors",
             "trustedWaypointNamespaces",
+            "gateways",
         ],
         faults,
     );
@@ -105,6 +109,18 @@ pub(super) fn mesh_config(meta: Meta, root: &At<'_>, faults: &mut Faults) -> Mes
         }
         trusted.insert(namespace.to_owned());
     }
+    let mut gateways = BTreeSet::new();
+    for (item, text) in at.texts("gateways", faults) {
+        match text.split_once('/') {
+            Some((namespace, account)) if is_label(namespace) && is_subdomain(account) => {
+                gateways.insert((namespace.to_owned(), account.to_owned()));
+            }
+            _ => {
+                let reason = format!("{text:?} is not <namespace>/<service account>");
+                faults.add(&item, "", reason);
+            }
+        }
+    }
     MeshConfig {
         meta,
         root_namespace: name(&at, "rootNamespace", is_label, faults),
@@ -114,6 +130,7 @@ pub(super) fn mesh_config(meta: Meta, root: &At<'_>, faults: &mut Faults) -> Mes
             .map(|at| label_selector(at, faults))
             .collect(),
         trusted_waypoint_namespaces: trusted,
+        gateways,
     }
 }
 

@@ -381,7 +381,12 @@ fn a_stored_file_that_was_never_good_denies_where_its_policies_were() {
 const MESH: &str = "{discoverySelectors: [{matchLabels: {mesh: on}}], trustedWaypointNamespaces: [infra], rootNamespace: ambit-system, trustDomain: cluster.local}";
 
 /// Faulty configurations, the field and what is said of it.
-const WRONG: [(&str, &str, &str); 9] = [
+const WRONG: [(&str, &str, &str); 10] = [
+    (
+        "{gateways: [edge]}",
+        "data.mesh.gateways[0]",
+        "is not <namespace>",
+    ),
     (
         "{trustedWaypointNamespace: [infra]}",
         "data.mesh.trustedWaypointNamespace",

@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     http::{authorize, host::Host, host::Scheme, route::Route, select},
+    identity::Identity,
     model::{Service, Vip},
     name::Name,
     store,
@@ -29,7 +30,7 @@ pub struct Generation {
 }
 
 /// A service of this waypoint, with all that was told of it in one version.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Table {
     /// `<namespace>/<hostname>`.
     pub key: Name,
@@ -39,6 +40,10 @@ pub struct Table {
     pub ports: Box<[Port]>,
     /// What is decided for each request and connection, on all ports.
     pub policies: Box<[Arc<authorize::Policy>]>,
+    /// Applications are told who their client is.
+    pub tells_identity: bool,
+    /// Peers that may say whom they forward for. Nothing is decided by what they say.
+    pub gateways: Box<[Identity]>,
     /// Why nothing of it can be served: what is allowed is answered with 500.
     pub refused: Option<Box<str>>,
 }

@@ -359,6 +359,8 @@ impl Store {
             service,
             ports: ports.collect::<Option<_>>()?,
             policies: self.policies_of(&told.policies)?,
+            tells_identity: told.tells_identity,
+            gateways: told.gateways.as_slice().into(),
             refused: told.refused.as_deref().map(Into::into),
         })
     }
@@ -425,6 +427,8 @@ fn moved_table(old: &Table, next: &Generation) -> Option<Table> {
         service: next.backend(old.key)?.service.clone()?,
         ports: old.ports.clone(),
         policies: old.policies.clone(),
+        tells_identity: old.tells_identity,
+        gateways: old.gateways.clone(),
         refused: old.refused.clone(),
     })
 }

@@ -15,6 +15,12 @@ pub struct Table {
     pub backends: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, repeated, tag = "5")]
     pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Applications are told who their client is, in `x-forwarded-client-cert`.
+    #[prost(bool, tag = "6")]
+    pub tells_identity: bool,
+    /// Peers that may say whom they forward for, `spiffe://` identities: what they say is passed on, and decides nothing.
+    #[prost(string, repeated, tag = "7")]
+    pub gateways: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// One port of a service.
 #[derive(Clone, PartialEq, ::prost::Message)]

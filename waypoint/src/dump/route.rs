@@ -41,6 +41,11 @@ pub(super) fn table(table: &Arc<Table>) -> Value {
             "policies",
             list(&table.policies, |policy| json!(policy.name.as_str())),
         ),
+        ("tellsIdentity", json!(table.tells_identity.then_some(true))),
+        (
+            "gateways",
+            list(&table.gateways, |identity| json!(identity.to_string())),
+        ),
         ("refused", json!(table.refused)),
     ])
 }

@@ -25,6 +25,8 @@ pub(super) struct Exchange {
     pub(super) host: Option<HeaderValue>,
     pub(super) user_agent: Option<HeaderValue>,
     pub(super) request_id: Option<HeaderValue>,
+    /// As it was forwarded, if that was more than the client's address.
+    pub(super) forwarded_for: Option<HeaderValue>,
     pub(super) grpc: bool,
     pub(super) status: u16,
     pub(super) grpc_status: Option<u32>,
@@ -65,6 +67,7 @@ impl Exchange {
             host: header(header::HOST),
             user_agent: header(header::USER_AGENT),
             request_id: None,
+            forwarded_for: None,
             grpc,
             status: 0,
             grpc_status: None,
@@ -170,7 +173,11 @@ impl Exchange {
             },
             user_agent: text(self.user_agent.as_ref()),
             request_id: text(self.request_id.as_ref()),
-            forwarded_for: text(Some(&session.forwarded_for)),
+            forwarded_for: text(Some(
+                self.forwarded_for
+                    .as_ref()
+                    .unwrap_or(&session.forwarded_for),
+            )),
             grpc: self.grpc,
             status: self.status,
             grpc_status: self.grpc_status,

@@ -50,8 +50,6 @@ pub struct Own {
     pub name: String,
     /// Its own `baggage`, or empty.
     pub baggage: String,
-    /// Whether applications are told the client's identity in `x-forwarded-client-cert`.
-    pub tells_identity: bool,
 }
 
 /// How large and how slow a client may be.

@@ -1,7 +1,11 @@
 //! Headers on their way through: what is meant for one hop goes, what others may not say of a client goes, edits happen.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use mesh::http::edit::{Edit, HeaderEdits};
+use mesh::{
+    http::edit::{Edit, HeaderEdits},
+    identity::Identity,
+    waypoint::Table,
+};
 
 use super::session::Session;
 
@@ -13,14 +17,44 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Whether a header says of the client, or of what is between it and us, what only we can say.
-pub(super) fn is_from_outside(name: &HeaderName) -> bool {
+/// What a header of a client says that is not the client's to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    /// Who sends the request.
+    Client,
+    /// How it was before somebody forwarded it: its host, its scheme.
+    Origin,
+    /// What proxies of the mesh tell each other.
+    Mesh,
+}
+
+fn claim(name: &HeaderName) -> Option<Claim> {
     let text = name.as_str();
     match text.as_bytes()[0] {
-        b'f' => *name == header::FORWARDED,
-        b'a' => text.starts_with("ambit-"),
-        b'x' => *name == FORWARDED_FOR || *name == CLIENT_CERT || text.starts_with("x-envoy-"),
-        _ => false,
+        b'f' if *name == header::FORWARDED => Some(Claim::Client),
+        b'a' if text.starts_with("ambit-") => Some(Claim::Mesh),
+        b'x' if *name == FORWARDED_FOR || *name == CLIENT_CERT => Some(Claim::Client),
+        b'x' if text.starts_with("x-forwarded-") => Some(Claim::Origin),
+        b'x' if text.starts_with("x-envoy-") => Some(Claim::Mesh),
+        _ => None,
+    }
+}
+
+/// Whether a header counts when a request is decided. What says who the client is never does, whoever says it.
+pub(super) fn counts(name: &HeaderName, gateway: bool) -> bool {
+    match claim(name) {
+        None => true,
+        Some(Claim::Origin) => gateway,
+        Some(Claim::Client | Claim::Mesh) => false,
+    }
+}
+
+/// Whether it goes on to the endpoint.
+fn goes_on(name: &HeaderName, gateway: bool) -> bool {
+    match claim(name) {
+        None => true,
+        Some(Claim::Client | Claim::Origin) => gateway,
+        Some(Claim::Mesh) => false,
     }
 }
 
@@ -35,13 +69,13 @@ pub(super) struct Hop {
     pub(super) waits: bool,
 }
 
-/// Takes from a request what is for one hop (RFC 9110 §7.6.1) and what only we can say.
-pub(super) fn trim(all: &mut HeaderMap) -> Hop {
+/// Takes from a request what is for one hop (RFC 9110 §7.6.1) and what is not its client's to say.
+pub(super) fn trim(all: &mut HeaderMap, gateway: bool) -> Hop {
     let mut hop = Hop::default();
     let (mut connection, mut outside) = (false, Vec::new());
     let mut found: [bool; 7] = [false; 7];
     for (name, value) in all.iter() {
-        if is_from_outside(name) {
+        if !goes_on(name, gateway) {
             outside.push(name.clone());
             continue;
         }
@@ -143,14 +177,53 @@ fn has_token(list: &[u8], token: &[u8]) -> bool {
     })
 }
 
-/// Says of the client what we know. The request's id, which it gets if it has none.
-pub(super) fn introduce(all: &mut HeaderMap, session: &Session) -> HeaderValue {
-    all.insert(FORWARDED_FOR, session.forwarded_for.clone());
-    all.insert(header::FORWARDED, session.forwarded.clone());
-    all.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
-    if let Some(certificate) = &session.certificate {
-        all.insert(CLIENT_CERT, certificate.clone());
+/// Says of the client what we know, after what a gateway says of its own client. Then there is more in `x-forwarded-for`
+/// than one address, and that is what comes back.
+pub(super) fn introduce(
+    all: &mut HeaderMap,
+    session: &Session,
+    table: &Table,
+) -> Option<HeaderValue> {
+    let peer = session.connection.client.peer;
+    let mut forwarded_for = None;
+    if is_gateway(table, peer) {
+        forwarded_for = Some(append(all, FORWARDED_FOR, &session.forwarded_for));
+        append(all, header::FORWARDED, &session.forwarded);
+        let proto = all.entry(FORWARDED_PROTO);
+        proto.or_insert(HeaderValue::from_static("http"));
+    } else {
+        all.insert(FORWARDED_FOR, session.forwarded_for.clone());
+        all.insert(header::FORWARDED, session.forwarded.clone());
+        all.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
+    if table.tells_identity
+        && let Some(peer) = peer
+    {
+        let text = format!("By={};URI={peer}", session.front.from.identity);
+        let value = HeaderValue::try_from(text).expect("identities are plain ASCII");
+        append(all, CLIENT_CERT, &value);
+    }
+    forwarded_for
+}
+
+/// Whether a peer may say whom it forwards for.
+pub(super) fn is_gateway(table: &Table, peer: Option<Identity>) -> bool {
+    peer.is_some_and(|peer| table.gateways.contains(&peer))
+}
+
+/// Makes a list longer, which may be in several lines so far (RFC 9110 §5.3).
+fn append(all: &mut HeaderMap, name: HeaderName, last: &HeaderValue) -> HeaderValue {
+    let items = all.get_all(&name).iter().chain([last]);
+    let items: Vec<_> = items.map(HeaderValue::as_bytes).collect();
+    // Values that were read can be written.
+    let joined = HeaderValue::from_bytes(&items.join(&b", "[..]));
+    let joined = joined.unwrap_or_else(|_| last.clone());
+    all.insert(name, joined.clone());
+    joined
+}
+
+/// The request's id, which it gets if it has none.
+pub(super) fn identify(all: &mut HeaderMap, session: &Session) -> HeaderValue {
     if let Some(id) = all.get(REQUEST_ID) {
         return id.clone();
     }

@@ -52,7 +52,10 @@ pub(super) fn outgoing(
     for edits in &forward.request_edits {
         headers::edit(all, edits);
     }
-    exchange.request_id = Some(headers::introduce(all, session));
+    if let Some(table) = &exchange.table {
+        exchange.forwarded_for = headers::introduce(all, session, table);
+    }
+    exchange.request_id = Some(headers::identify(all, session));
     let unusable = |what: &str| Answer::InvalidBackend(format!("{what} cannot be sent"));
     let value = |text: &str| HeaderValue::from_str(text).map_err(|_| unusable("the host"));
     let host = match (&forward.host, parts.uri.authority()) {

@@ -122,7 +122,8 @@ async fn forward(
             (Err(refusal), _) => return Err(Answer::Upstream(refusal)),
         }
     };
-    let hop = headers::trim(&mut parts.headers);
+    let gateway = headers::is_gateway(table, connection.client.peer);
+    let hop = headers::trim(&mut parts.headers, gateway);
     let wants = outgoing(session, exchange, &mut parts, &forward, hop)?;
     let source = source(body, front.limits.body_time, exchange);
     let mut request = Request::from_parts(parts, Upload::new(source.as_ref()));
@@ -186,11 +187,12 @@ fn decide<'g>(
             path::Malformed::Relative,
         )));
     }
+    let gateway = headers::is_gateway(table, session.connection.client.peer);
     let mut few: [Field<'_>; FIELDS] = [(&[], &[]); FIELDS];
     let many: Vec<Field<'_>>;
     let all = parts.headers.iter();
     let mut ours = all
-        .filter(|(name, _)| !headers::is_from_outside(name))
+        .filter(|(name, _)| headers::counts(name, gateway))
         .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
     let fields = if parts.headers.len() <= FIELDS {
         let mut len = 0;

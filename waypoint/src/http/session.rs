@@ -19,8 +19,6 @@ pub(super) struct Session {
     pub(super) forwarded_for: HeaderValue,
     /// `forwarded` (RFC 7239).
     pub(super) forwarded: HeaderValue,
-    /// `x-forwarded-client-cert`, where it is wanted and the client has an identity.
-    pub(super) certificate: Option<HeaderValue>,
     /// Requests that are not over.
     pub(super) in_flight: Cell<usize>,
     /// When the last one was over.
@@ -36,15 +34,10 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(front: Rc<Front>, connection: Connection) -> Rc<Self> {
         let client = connection.client;
-        let text = |text: String| {
-            HeaderValue::try_from(text).expect("addresses and identities are plain ASCII")
-        };
-        let certificate = client.peer.filter(|_| front.own.tells_identity);
+        let text = |text: String| HeaderValue::try_from(text).expect("addresses are plain ASCII");
         Rc::new(Self {
             forwarded_for: text(client.address.ip().to_canonical().to_string()),
             forwarded: text(format!("for=\"{}\";proto=http", client.address)),
-            certificate: certificate
-                .map(|peer| text(format!("By={};URI={peer}", front.from.identity))),
             front,
             connection,
             in_flight: Cell::new(0),

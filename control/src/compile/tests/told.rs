@@ -56,7 +56,13 @@ fn a_waypoint_is_told_its_services_and_their_endpoints() {
         policies,
         backends,
         requires,
+        tells_identity,
+        gateways,
     } = &told.tables[WEB_HOST];
+    assert!(
+        !tells_identity && gateways.is_empty(),
+        "unless they are asked for"
+    );
     assert_eq!((backend.as_str(), requires.len()), (WEB_HOST, 0));
     assert_eq!(backends, &[WEB_HOST]);
     assert_eq!(
@@ -89,6 +95,29 @@ fn a_waypoint_is_told_its_services_and_their_endpoints() {
         "and back is nobody's business here"
     );
     assert_eq!(policies[0].name, "http/shop/p");
+}
+
+#[test]
+fn what_applications_hear_of_clients_is_asked_for() {
+    for (value, tells) in [("'true'", true), ("'yes'", false), ("'false'", false)] {
+        let annotation =
+            format!("annotations: {{ambient.istio.io/xfcc-include-client-identity: {value}}}");
+        let told = told(&(web(LABEL) + &ready("wp", "shop", &annotation, "")));
+        assert_eq!(told.tables[WEB_HOST].tells_identity, tells, "{value}");
+    }
+    let config = "gateways: [edge/gateway, edge/other.one]";
+    assert_eq!(
+        bound(&mesh("root", config)).tables[WEB_HOST].gateways,
+        [
+            "spiffe://cluster.local/ns/edge/sa/gateway",
+            "spiffe://cluster.local/ns/edge/sa/other.one"
+        ]
+    );
+    assert!(
+        bound(&mesh("shop", config)).tables[WEB_HOST]
+            .gateways
+            .is_empty()
+    );
 }
 
 #[test]

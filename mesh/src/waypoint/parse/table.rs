@@ -3,6 +3,7 @@
 use proto::waypoint as wire;
 
 use crate::{
+    identity::Identity,
     name::Name,
     waypoint::{Protocol, parse},
 };
@@ -18,6 +19,10 @@ pub(in crate::waypoint) struct Told {
     pub(in crate::waypoint) policies: Vec<Reference>,
     /// Names of all backends that have to be there, its own among them.
     pub(in crate::waypoint) backends: Vec<Name>,
+    /// Applications are told who their client is.
+    pub(in crate::waypoint) tells_identity: bool,
+    /// Peers that may say whom they forward for.
+    pub(in crate::waypoint) gateways: Vec<Identity>,
     /// Why nothing of it can be served.
     pub(in crate::waypoint) refused: Option<String>,
 }
@@ -48,6 +53,8 @@ pub(in crate::waypoint) fn table(name: &str, bytes: &[u8]) -> Told {
         ports: Vec::new(),
         policies: Vec::new(),
         backends: vec![key],
+        tells_identity: false,
+        gateways: Vec::new(),
         refused: None,
     };
     let message: wire::Table = match parse::decoded(bytes) {
@@ -62,6 +69,13 @@ pub(in crate::waypoint) fn table(name: &str, bytes: &[u8]) -> Told {
     for backend in message.backends.iter().map(|name| Name::new(name)) {
         if !told.backends.contains(&backend) {
             told.backends.push(backend);
+        }
+    }
+    told.tells_identity = message.tells_identity;
+    for text in &message.gateways {
+        match text.parse() {
+            Ok(gateway) => told.gateways.push(gateway),
+            Err(_) => told.refused = told.refused.or(Some(format!("{text:?} is no identity"))),
         }
     }
     for port in &message.ports {

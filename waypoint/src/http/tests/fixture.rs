@@ -59,6 +59,7 @@ pub(super) struct Told {
     pub(super) grpc_status: Option<u32>,
     pub(super) flags: String,
     pub(super) details: String,
+    pub(super) forwarded_for: String,
     pub(super) received: u64,
     pub(super) sent: u64,
     pub(super) rule: Option<(String, usize)>,
@@ -77,6 +78,7 @@ impl Record for Notes {
             grpc_status: done.grpc_status,
             flags: done.flags.to_owned(),
             details: done.details(),
+            forwarded_for: done.forwarded_for.to_owned(),
             received: done.received,
             sent: done.sent,
             rule: done.rule.map(|it| (it.route.name.to_string(), it.at)),
@@ -93,7 +95,8 @@ pub(super) struct World {
     pub(super) rules: Vec<Rule>,
     pub(super) policies: Vec<Authorization>,
     pub(super) limits: Option<Limits>,
-    pub(super) own: Own,
+    pub(super) tells_identity: bool,
+    pub(super) gateways: Vec<String>,
 }
 
 /// A waypoint.
@@ -190,7 +193,7 @@ impl World {
         };
         let record = Rc::clone(&notes) as Rc<dyn Record>;
         let limits = self.limits.unwrap_or_default();
-        let front = Front::new(self.own.clone(), source, limits, record, 7);
+        let front = Front::new(Own::default(), source, limits, record, 7);
         front.adopt(self.generation());
         Lab {
             front: Rc::new(front),
@@ -248,6 +251,8 @@ impl World {
             }],
             policies: policies.keys().map(refers).collect(),
             backends: vec![KEY.to_owned()],
+            tells_identity: self.tells_identity,
+            gateways: self.gateways.clone(),
             ..Table::default()
         };
         let mut store = Store::new("ambit-system".into());
@@ -339,10 +344,10 @@ impl Lab {
             client: Client {
                 peer: Some(Identity::new("cluster.local", "shop", "web")),
                 address: CLIENT.parse().unwrap(),
+                destination: None,
             },
             table: Name::new(KEY),
             port: 80,
-                destination: None,
             security: true,
             via: Vec::new(),
         };

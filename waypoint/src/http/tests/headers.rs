@@ -2,21 +2,19 @@
 
 use mesh::name::Name;
 use proto::waypoint::{
-    Filter, Header, HeaderEdits, PathEdit, Redirect, Rewrite, filter, path_edit,
+    Authorization, AuthorizationCondition, AuthorizationRule, Filter, Header, HeaderEdits,
+    PathEdit, Redirect, Rewrite, filter, path_edit,
 };
 
 use super::fixture::{Endpoint, World, rule, run, value};
-use crate::http::{Limits, Own};
+use crate::http::Limits;
 
 #[test]
 fn what_is_for_one_hop_or_from_outside_goes_and_the_client_is_introduced() {
     run(async {
         let endpoint = Endpoint::listen().await;
         let world = World {
-            own: Own {
-                tells_identity: true,
-                ..Own::default()
-            },
+            tells_identity: true,
             ..World::to(&endpoint)
         };
         let lab = world.lab();
@@ -26,7 +24,7 @@ fn what_is_for_one_hop_or_from_outside_goes_and_the_client_is_introduced() {
                 "GET / HTTP/1.1\r\nHost: shop\r\nConnection: keep-alive, x-hop\r\nKeep-Alive: 5\r\n\
                  X-Hop: 1\r\nTE: gzip\r\nProxy-Connection: x\r\nX-Forwarded-For: 6.6.6.6\r\n\
                  Forwarded: for=6.6.6.6\r\nX-Forwarded-Client-Cert: URI=me\r\nX-Envoy-Internal: true\r\n\
-                 Ambit-Via: a/b\r\nX-Forwarded-Proto: https\r\nX-Keep: yes\r\nX-Keep: too\r\n\r\n",
+                 Ambit-Via: a/b\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\nX-Keep: yes\r\nX-Keep: too\r\n\r\n",
             )
             .await;
         let mut peer = endpoint.accept().await;
@@ -39,6 +37,7 @@ fn what_is_for_one_hop_or_from_outside_goes_and_the_client_is_introduced() {
             "proxy-connection",
             "x-envoy-internal",
             "ambit-via",
+            "x-forwarded-host",
         ] {
             assert_eq!(value(&head, gone), None, "{head}");
         }
@@ -60,6 +59,90 @@ fn what_is_for_one_hop_or_from_outside_goes_and_the_client_is_introduced() {
             assert_eq!(value(&answer, gone), None, "{answer}");
         }
         assert_eq!(value(&answer, "x-stay").as_deref(), Some("1"));
+    });
+}
+
+#[test]
+fn a_gateway_may_say_whom_it_forwards_for() {
+    const HEAD: &str = "GET / HTTP/1.1\r\nHost: shop\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 7.7.7.7\r\n\
+                        Forwarded: for=6.6.6.6\r\nX-Forwarded-Client-Cert: URI=me\r\nX-Forwarded-Proto: https\r\n\
+                        X-Forwarded-Host: shop.example\r\nX-Envoy-Internal: true\r\nAmbit-Via: a/b\r\n\r\n";
+    let web = "spiffe://cluster.local/ns/shop/sa/web".to_owned();
+    run(async {
+        for tells_identity in [false, true] {
+            let endpoint = Endpoint::listen().await;
+            let world = World {
+                gateways: vec![
+                    "spiffe://cluster.local/ns/edge/sa/other".to_owned(),
+                    web.clone(),
+                ],
+                tells_identity,
+                ..World::to(&endpoint)
+            };
+            let lab = world.lab();
+            let mut client = lab.h1();
+            client.write(HEAD).await;
+            let mut peer = endpoint.accept().await;
+            let head = peer.head().await;
+            let is = |name: &str| value(&head, name).unwrap_or_default();
+            assert_eq!(is("x-forwarded-for"), "6.6.6.6, 7.7.7.7, 10.9.8.7");
+            let forwarded = "for=6.6.6.6, for=\"10.9.8.7:4321\";proto=http";
+            assert_eq!(is("forwarded"), forwarded);
+            assert_eq!(is("x-forwarded-proto"), "https");
+            assert_eq!(is("x-forwarded-host"), "shop.example");
+            let own = format!(", By=spiffe://cluster.local/ns/shop/sa/waypoint;URI={web}");
+            let own = if tells_identity { &*own } else { "" };
+            assert_eq!(is("x-forwarded-client-cert"), format!("URI=me{own}"));
+            assert_eq!(is("x-envoy-internal") + &is("ambit-via"), "");
+            peer.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                .await;
+            client.head().await;
+            let told = lab.told();
+            assert_eq!(told[0].forwarded_for, is("x-forwarded-for"));
+        }
+    });
+}
+
+#[test]
+fn nothing_is_decided_by_what_a_gateway_says_of_its_client() {
+    run(async {
+        let endpoint = Endpoint::listen().await;
+        let condition = |key: &str, value: &str| AuthorizationRule {
+            when: vec![AuthorizationCondition {
+                key: format!("request.headers[{key}]"),
+                values: vec![value.to_owned()],
+                ..AuthorizationCondition::default()
+            }],
+            ..AuthorizationRule::default()
+        };
+        let policy = Authorization {
+            namespace: "shop".to_owned(),
+            name: "by-header".to_owned(),
+            rules: vec![
+                condition("x-forwarded-for", "*"),
+                condition("x-forwarded-client-cert", "*"),
+                condition("forwarded", "*"),
+                condition("x-forwarded-host", "shop.example"),
+            ],
+            ..Authorization::default()
+        };
+        let world = World {
+            policies: vec![policy],
+            gateways: vec!["spiffe://cluster.local/ns/shop/sa/web".to_owned()],
+            ..World::to(&endpoint)
+        };
+        let lab = world.lab();
+        let mut client = lab.h1();
+        client
+            .write("GET / HTTP/1.1\r\nHost: shop\r\nX-Forwarded-For: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\nX-Forwarded-Client-Cert: URI=me\r\n\r\n")
+            .await;
+        let answer = client.head().await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+        // Of its own path it may speak.
+        lab.h1()
+            .write("GET / HTTP/1.1\r\nHost: shop\r\nX-Forwarded-Host: shop.example\r\n\r\n")
+            .await;
+        endpoint.accept().await.head().await;
     });
 }
 
@@ -203,6 +286,8 @@ fn a_service_that_is_not_known_yet_is_not_ready() {
         assert!(other.table(Name::new(super::fixture::KEY)).is_some());
         other = std::sync::Arc::default();
         lab.front.adopt(other);
+        // It was known once, and connections that were open then are served for a while.
+        tokio::time::sleep(3 * lab.front.limits.linger).await;
         let mut client = lab.h1();
         client.write("GET / HTTP/1.1\r\nHost: shop\r\n\r\n").await;
         assert!(client.head().await.starts_with("HTTP/1.1 503 "));

@@ -259,7 +259,7 @@ fn an_unused_connection_closes_when_its_endpoint_is_forgotten() {
         peer.head().await;
         peer.write(OK).await;
         client.head().await;
-        let idle = tokio::time::sleep(lab.front.limits.upstream.idle / 2);
+        let idle = sleep(lab.front.limits.upstream.idle / 2);
         lab.front.pools.end();
         tokio::select! {
             _ = peer.rest() => {}
