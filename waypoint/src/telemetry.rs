@@ -39,8 +39,8 @@ use self::{
 };
 use crate::http::{Connection, Done, Record};
 
-/// Label sets whose cells a worker remembers. Beyond that it begins anew.
-const REMEMBERED: usize = 4096;
+/// Label sets whose cells a worker remembers: some for each rule of thousands of routes. Beyond that it begins anew.
+const REMEMBERED: usize = 16 << 10;
 /// Longest name that is believed of a client.
 const NAME: usize = 253;
 
@@ -108,11 +108,12 @@ pub(crate) struct Counting {
 }
 
 /// All that labels of a request are made of. What it points to it holds, so that nothing else can come to be there.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(PartialEq, Eq)]
 struct Key {
     client: Option<Identity>,
     said: Option<Same<Party>>,
     table: Option<Name>,
+    port: u16,
     backend: Option<Name>,
     workload: Option<Same<Workload>>,
     rule: Option<(Same<Route>, usize)>,
@@ -121,6 +122,16 @@ struct Key {
     grpc_status: Option<u32>,
     flags: &'static str,
     security: (bool, bool),
+}
+
+/// Only of what most often differs.
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.rule.hash(state);
+        self.workload.hash(state);
+        self.said.hash(state);
+        self.status.hash(state);
+    }
 }
 
 struct Same<T>(Arc<T>);
@@ -139,9 +150,18 @@ impl<T> Hash for Same<T> {
     }
 }
 
+/// What all requests of a label set have in common.
 struct Cells {
     requests: Arc<[Requests]>,
     route: Option<Arc<[Count]>>,
+    texts: Rc<Texts>,
+}
+
+/// What a line says of them, beside what the labels themselves are.
+struct Texts {
+    cluster: String,
+    route: String,
+    principal: String,
 }
 
 impl Counting {
@@ -204,7 +224,7 @@ impl Counting {
         }
     }
 
-    fn count(&self, done: &Done<'_>) {
+    fn count(&self, done: &Done<'_>) -> Rc<Texts> {
         let client = &done.connection.client;
         let key = Key {
             client: client.peer,
@@ -215,6 +235,7 @@ impl Counting {
                 .cloned()
                 .map(Same),
             table: done.table.map(|table| table.key),
+            port: done.connection.port,
             backend: done.backend.map(|backend| backend.key),
             workload: done.workload.cloned().map(Same),
             rule: done
@@ -235,6 +256,7 @@ impl Counting {
         if let Some(route) = &cells.route {
             route[self.worker].add();
         }
+        Rc::clone(&cells.texts)
     }
 
     fn cells(&self, done: &Done<'_>) -> Cells {
@@ -269,9 +291,23 @@ impl Counting {
                 status: done.status,
             })
         });
+        let Connection {
+            client,
+            table,
+            port,
+            ..
+        } = done.connection;
         Cells {
             requests: families.requests.cells(&labels),
             route,
+            texts: Rc::new(Texts {
+                cluster: cluster(done.backend.map_or(*table, |b| b.key), *port, "http"),
+                route: done
+                    .rule
+                    .map(|told| self::route(&told.route, told.at))
+                    .unwrap_or_default(),
+                principal: client.peer.map(|peer| peer.to_string()).unwrap_or_default(),
+            }),
         }
     }
 
@@ -408,25 +444,18 @@ impl Counting {
 
 impl Record for Counting {
     fn request(&self, done: &Done<'_>) {
-        self.count(done);
+        let texts = self.count(done);
         let denied = match done.answer {
             Some(Answer::Denied(denial)) => Some(*denial),
             _ => None,
         };
         self.policies(done.table, denied, done.dry_run, done.audit);
         let Some(format) = self.logs() else { return };
-        let Connection {
-            client,
-            table,
-            port,
-            ..
-        } = done.connection;
+        let Connection { client, port, .. } = done.connection;
         let (error, policy) = (
             done.answer.map(ToString::to_string),
             denied.map(|denial| denial.policy().to_string()),
         );
-        let principal = client.peer.map(|peer| peer.to_string());
-        let route = done.rule.map(|told| route(&told.route, told.at));
         Line {
             began: clock::wall().saturating_sub(done.duration),
             method: done.method,
@@ -445,10 +474,10 @@ impl Record for Counting {
             request_id: done.request_id,
             authority: done.authority,
             upstream: done.upstream,
-            cluster: &cluster(done.backend.map_or(*table, |b| b.key), *port, "http"),
+            cluster: &texts.cluster,
             local: local(done.table, *port),
-            route: route.as_deref().unwrap_or_default(),
-            principal: principal.as_deref().unwrap_or_default(),
+            route: &texts.route,
+            principal: &texts.principal,
             error: error.as_deref().unwrap_or_default(),
             policy: policy.as_deref().unwrap_or_default(),
             rule: denied.and_then(Denial::rule),

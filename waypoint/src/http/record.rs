@@ -1,6 +1,6 @@
 //! What is told of a request when it is over. Who listens makes log lines and metrics of it.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 
 use mesh::{
     http::{
@@ -89,11 +89,11 @@ pub struct RuleTold {
 
 impl Done<'_> {
     /// The response code's details.
-    pub fn details(&self) -> String {
+    pub fn details(&self) -> Cow<'static, str> {
         match (self.answer, self.broken) {
-            (Some(answer), _) => answer.details(),
-            (None, Some(broken)) => broken.to_owned(),
-            (None, None) => "via_upstream".to_owned(),
+            (Some(answer), _) => answer.details().into(),
+            (None, Some(broken)) => broken.into(),
+            (None, None) => "via_upstream".into(),
         }
     }
 }

@@ -77,7 +77,7 @@ impl Record for Notes {
             status: done.status,
             grpc_status: done.grpc_status,
             flags: done.flags.to_owned(),
-            details: done.details(),
+            details: done.details().into_owned(),
             forwarded_for: done.forwarded_for.to_owned(),
             received: done.received,
             sent: done.sent,
