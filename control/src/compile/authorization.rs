@@ -156,7 +156,7 @@ impl<'a> Selecting<'a> {
 
 fn is_sent(policy: &AuthorizationPolicy) -> bool {
     let objects = matches!(policy.target, PolicyTarget::Objects(_));
-    !objects && matches!(policy.action, Action::Allow | Action::Deny) && !is_dry_run(policy)
+    !objects && policy.action != Action::Audit && !is_dry_run(policy)
 }
 
 /// Only the spellings of true of Go's `strconv.ParseBool`; anything else is an ordinary policy.
@@ -168,8 +168,11 @@ pub(super) fn is_dry_run(policy: &AuthorizationPolicy) -> bool {
 fn resource(scope: Scope<'_>, policy: &AuthorizationPolicy) -> Authorization {
     let selects = matches!(policy.target, PolicyTarget::Workloads(_));
     let (action, groups) = match policy.action {
-        Action::Deny => (WireAction::Deny, policy.rules.iter().map(deny).collect()),
-        _ => (
+        // Whom CUSTOM would ask cannot be asked yet, so what it matches is denied.
+        Action::Deny | Action::Custom => {
+            (WireAction::Deny, policy.rules.iter().map(deny).collect())
+        }
+        Action::Allow | Action::Audit => (
             WireAction::Allow,
             policy.rules.iter().filter_map(allow).collect(),
         ),

@@ -533,6 +533,30 @@ fn another_trust_domain_cluster_and_domain_show() {
 }
 
 #[test]
+fn what_an_action_nobody_carries_out_matches_is_denied() {
+    let custom = |rules: &str| {
+        let spec = format!("{{action: CUSTOM, provider: {{name: x}}, rules: [{rules}]}}");
+        let out = compile(&world(&policy("p", "shop", &spec)), &settings());
+        let status = out.statuses.values().next().unwrap().conditions[0].clone();
+        assert!(!status.holds && status.message.contains("is denied"));
+        let out = json::compiled(&out);
+        let resource = &out["authorizations"]["shop/p"];
+        assert_eq!(resource["action"], "DENY");
+        resource["groups"].clone()
+    };
+    let port = custom("{to: [{operation: {ports: ['80']}}]}");
+    assert_eq!(
+        port[0]["rules"][0]["matches"][0]["destination_ports"],
+        json!([80])
+    );
+    // What only a request would tell counts as matching.
+    assert_eq!(
+        custom("{to: [{operation: {paths: [/admin]}}]}"),
+        custom("{}")
+    );
+}
+
+#[test]
 fn the_root_namespace_is_looked_at_whatever_discovery_says() {
     let selector = "{matchLabels: {mesh: on}, matchExpressions: [{key: team, operator: Exists}]}";
     let config = mesh("root", &format!("discoverySelectors: [{selector}]"));

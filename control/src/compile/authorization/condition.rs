@@ -18,6 +18,7 @@ use crate::{
 
 pub(in crate::compile) const WAYPOINT_ACCEPTED: &str = "WaypointAccepted";
 const UNSUPPORTED: &str = "UnsupportedValue";
+const CUSTOM: &str = "action CUSTOM is not served yet: what it matches is denied";
 
 pub(super) fn condition(
     scope: Scope<'_>,
@@ -35,14 +36,7 @@ pub(super) fn condition(
                 "action AUDIT is not served by node proxies",
             );
         }
-        Action::Custom => {
-            return Condition::fails(
-                ACCEPTED,
-                UNSUPPORTED,
-                "action CUSTOM is not served by node proxies",
-            );
-        }
-        Action::Allow | Action::Deny => {}
+        Action::Allow | Action::Deny | Action::Custom => {}
     }
     if is_dry_run(policy) {
         return Condition::fails(
@@ -50,6 +44,9 @@ pub(super) fn condition(
             UNSUPPORTED,
             "a dry run is not served by node proxies: it is not enforced",
         );
+    }
+    if policy.action == Action::Custom {
+        return Condition::fails(ACCEPTED, UNSUPPORTED, CUSTOM);
     }
     let beyond = beyond(policy);
     if beyond.is_empty() {
@@ -144,11 +141,7 @@ fn attachment(
 /// What is said of a policy whose targets are all there.
 fn served(policy: &AuthorizationPolicy) -> Condition {
     if policy.action == Action::Custom {
-        return Condition::fails(
-            WAYPOINT_ACCEPTED,
-            UNSUPPORTED,
-            "action CUSTOM is not served yet: what it matches is denied",
-        );
+        return Condition::fails(WAYPOINT_ACCEPTED, UNSUPPORTED, CUSTOM);
     }
     let unserved = unserved(policy);
     if !unserved.is_empty() {
