@@ -32,6 +32,12 @@ enum Command {
     #[cfg(feature = "local")]
     Compile(crate::compile::Arguments),
 
+    /// Say where a connection or request goes, and which policy, route and rule decides it at each step.
+    ///
+    /// Nothing is sent. The proxies' own rules are asked, of the demo that runs or of a directory of manifests.
+    #[cfg(feature = "local")]
+    Why(crate::why::Arguments),
+
     /// Show what one ztunnel believes.
     #[command(visible_alias = "ztunnel-config")]
     Zc(ZcArguments),
@@ -133,6 +139,8 @@ pub fn main() -> ExitCode {
         Command::Demo(arguments) => crate::demo::main(arguments),
         #[cfg(feature = "local")]
         Command::Compile(arguments) => crate::compile::main(&arguments),
+        #[cfg(feature = "local")]
+        Command::Why(arguments) => crate::why::main(&arguments),
         Command::Zc(ZcArguments { part, dump }) => dump
             .read()
             .and_then(|it| crate::print(&zc::print(&it, part, dump.as_json())?)),

@@ -31,7 +31,7 @@ mod fault;
 mod manifests;
 mod problems;
 mod report;
-mod room;
+pub(crate) mod room;
 
 /// Life of the pods' certificates: short, so that a renewal can be watched.
 const CERTIFICATES: &str = "20s";

@@ -32,6 +32,8 @@ pub mod load;
 pub mod mesh;
 #[cfg(feature = "local")]
 mod paint;
+#[cfg(feature = "local")]
+mod why;
 
 pub use args::main;
 

@@ -43,6 +43,8 @@ pub const MANIFESTS: &str = "manifests";
 pub const STATE: &str = "state";
 /// Links to the namespaces of pods and nodes, by name.
 pub const NETNS: &str = "netns";
+/// The link to the control plane's own.
+pub const CONTROL: &str = "control";
 /// What the children write, `NAME.log` each: `control`, `node-n1`, `ztunnel-n1`, `waypoint-POD`, `app-POD`.
 pub const LOG: &str = "log";
 /// Where agents and ztunnels meet.
@@ -107,6 +109,8 @@ impl Mesh {
         let directory = settings.root.join(NETNS);
         lab.publish(&directory)
             .map_err(|error| failed("publish the pods' namespaces", error))?;
+        let published = lab::publish(lab.control(), &directory.join(CONTROL));
+        published.map_err(|error| failed("publish the control plane's namespace", error))?;
         for node in Node::ALL {
             let published = lab::publish(lab.node(node), &directory.join(node.name()));
             published.map_err(|error| failed("publish a node's namespace", error))?;

@@ -1,0 +1,134 @@
+//! The request that is asked about, as a client of the mesh would send it over HTTP/1.1.
+
+use mesh::{
+    http::{
+        edit::Edit,
+        head::{Field, Head, Raw},
+        host::Scheme,
+    },
+    waypoint::{Answer, Forward},
+};
+use waypoint::http::{Limits, counts};
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Request {
+    /// As it is sent.
+    pub(super) method: String,
+    /// Path and query, as they are sent.
+    pub(super) target: String,
+    /// Names in lower case; `host` is among them.
+    pub(super) headers: Vec<(String, String)>,
+}
+
+impl Request {
+    /// Reads `NAME: VALUE`, as the options give it.
+    pub(super) fn header(text: &str) -> Result<(String, String), String> {
+        let (name, value) = text
+            .split_once(':')
+            .ok_or_else(|| format!("header {text:?} is not NAME: VALUE"))?;
+        Ok((name.trim().to_ascii_lowercase(), value.trim().to_owned()))
+    }
+
+    /// For people.
+    pub(super) fn words(&self) -> String {
+        let mut words = format!("{} {}", self.method, self.target);
+        for (name, value) in &self.headers {
+            words.push_str(&format!(", {name}: {value}"));
+        }
+        words
+    }
+
+    /// Whether it is a call of gRPC, which hears of a refusal in another way.
+    pub(super) fn is_grpc(&self) -> bool {
+        let mut types = self
+            .headers
+            .iter()
+            .filter(|(name, _)| name == "content-type");
+        types.any(|(_, value)| {
+            let rest = value.strip_prefix("application/grpc");
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']))
+        })
+    }
+
+    /// What a waypoint looks at.
+    pub(super) fn fields(&self) -> Vec<Field<'_>> {
+        let all = self.headers.iter().filter(|(name, _)| counts(name));
+        all.map(|(name, value)| (name.as_bytes(), value.as_bytes()))
+            .collect()
+    }
+
+    /// Its head, as a waypoint reads it; or the answer to what it cannot read.
+    pub(super) fn head<'a>(&'a self, fields: &'a [Field<'a>]) -> Result<Head<'a>, Answer> {
+        let raw = Raw {
+            method: self.method.as_bytes(),
+            scheme: Scheme::Http,
+            authority: None,
+            target: self.target.as_bytes(),
+            headers: fields,
+        };
+        let limits = Limits::default().head;
+        raw.within(&limits).map_err(Answer::TooLarge)?;
+        Head::read(&raw).map_err(Answer::Malformed)
+    }
+
+    /// As it comes out of a waypoint.
+    pub(super) fn forwarded(&self, forward: &Forward<'_>) -> Self {
+        let mut next = self.clone();
+        if let Some(target) = &forward.target {
+            next.target = String::from_utf8_lossy(target).into_owned();
+        }
+        next.headers.retain(|(name, _)| counts(name));
+        for edit in forward.request_edits.iter().flat_map(|it| it.edits()) {
+            let all = &mut next.headers;
+            let is = |field: &(String, String), name: &str| field.0.eq_ignore_ascii_case(name);
+            match edit {
+                Edit::Remove(name) => all.retain(|field| !is(field, name)),
+                Edit::Set(name, value) => {
+                    all.retain(|field| !is(field, name));
+                    all.push((name.to_ascii_lowercase(), value.to_owned()));
+                }
+                Edit::Add(name, value) => {
+                    all.push((name.to_ascii_lowercase(), value.to_owned()));
+                }
+            }
+        }
+        if let Some(host) = &forward.host {
+            next.headers.retain(|(name, _)| name != "host");
+            next.headers
+                .insert(0, ("host".to_owned(), host.to_string()));
+        }
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_a_name_and_a_value() {
+        let header = |text| Request::header(text).ok();
+        let pair = |name: &str, value: &str| Some((name.to_owned(), value.to_owned()));
+        assert_eq!(header("User-Agent: a:b"), pair("user-agent", "a:b"));
+        assert_eq!(header("x:y"), pair("x", "y"));
+        assert_eq!(header("x"), None);
+    }
+
+    #[test]
+    fn grpc_is_known_by_its_type() {
+        for (value, grpc) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc-web", false),
+            ("text/plain", false),
+        ] {
+            let request = Request {
+                method: "POST".to_owned(),
+                target: "/".to_owned(),
+                headers: vec![("content-type".to_owned(), value.to_owned())],
+            };
+            assert_eq!(request.is_grpc(), grpc, "{value}");
+        }
+    }
+}
