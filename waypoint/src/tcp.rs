@@ -12,6 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use mesh::{
+    model::Workload,
     name::Name,
     plan::Source,
     refusal::Refusal,
@@ -23,7 +24,7 @@ use tokio::sync::oneshot;
 use crate::{
     http::Connection,
     telemetry::{Carried, Meter},
-    upstream::{self, Io, Purpose},
+    upstream::{self, Busy, Io, Purpose},
     worker::Worker,
 };
 
@@ -37,6 +38,7 @@ pub(crate) struct Begun {
     entry: Entry,
     stop: oneshot::Receiver<Broken>,
     endpoint: Io,
+    busy: Busy,
     carried: Carried,
 }
 
@@ -52,12 +54,13 @@ pub(crate) async fn begin(worker: &Rc<Worker>, connection: Connection) -> Result
         opened = open => opened,
     };
     match opened {
-        Ok(endpoint) => Ok(Begun {
+        Ok((endpoint, busy)) => Ok(Begun {
             worker: Rc::clone(worker),
             connection,
             entry,
             stop,
             endpoint,
+            busy,
             carried,
         }),
         Err(answer) => {
@@ -76,6 +79,7 @@ impl Begun {
             entry,
             stop,
             endpoint,
+            busy,
             carried,
         } = self;
         let meter = worker.counting.opened(&carried);
@@ -97,6 +101,7 @@ impl Begun {
                 result
             }
         };
+        drop(busy);
         if silent && first.get() {
             worker.taught.learn(connection.table, connection.port);
         }
@@ -121,7 +126,7 @@ async fn open(
     connection: &Connection,
     entry: &Entry,
     carried: &mut Carried,
-) -> Result<Io, Answer> {
+) -> Result<(Io, Busy), Answer> {
     let mut judged = Judged {
         client: connection.client,
         table: connection.table,
@@ -134,7 +139,8 @@ async fn open(
     loop {
         let generation = worker.generation();
         let (plan, backend) = {
-            let (table, judgement) = judged.judge(&generation, &worker.front.from, &tried)?;
+            let load = worker.front.pools.load();
+            let (table, judgement) = judged.judge(&generation, &worker.front.from, &tried, load)?;
             carried.judged(table, &judgement);
             let plan = match judgement.outcome {
                 Ok(forward) => forward.plan,
@@ -154,9 +160,11 @@ async fn open(
             client: Some(connection.client.address),
             via: &connection.via,
         };
+        // From now on, so that what comes meanwhile goes elsewhere.
+        let busy = worker.front.pools.busy(&plan);
         let opened = upstream::open(&worker.front, &plan, purpose);
         match (opened.await, workload) {
-            (Ok(opened), _) => return Ok(opened.io),
+            (Ok(opened), _) => return Ok((opened.io, busy)),
             (Err(refusal), Some(uid)) if refusal.retryable() && tried.len() + 1 < TRIES => {
                 tried.push(uid);
                 failed = Some(refusal);
@@ -183,6 +191,7 @@ impl Judged {
         generation: &'a Generation,
         from: &'a Source,
         tried: &'a [Arc<str>],
+        load: &'a dyn Fn(&Workload) -> Load,
     ) -> Result<(&'a Arc<Table>, Judgement<'a>), Answer> {
         let gone = || Answer::NotServed(format!("{}:{}", self.table, self.port));
         let table = generation.table(self.table).ok_or_else(gone)?;
@@ -194,7 +203,7 @@ impl Judged {
             from,
             seed: self.seed,
             tried,
-            load: &|_| Load::default(),
+            load,
         };
         Ok((table, judge_connection(generation, &asked)))
     }
@@ -210,7 +219,7 @@ impl Judged {
             .filter(other)
             .collect();
         let outcome = self
-            .judge(generation, from, &others)
+            .judge(generation, from, &others, &|_| Load::default())
             .and_then(|(_, judgement)| judgement.outcome.map(drop));
         match outcome {
             Err(answer @ (Answer::Denied(_) | Answer::NotServed(_))) => Some(answer),

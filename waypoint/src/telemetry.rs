@@ -19,7 +19,7 @@ use std::{
 
 use mesh::{
     headers::Baggage,
-    http::{authorize, authorize::Matched, route::Route},
+    http::{authorize::Matched, route::Route},
     identity::Identity,
     model::Workload,
     name::Name,
@@ -316,7 +316,7 @@ impl Counting {
         &self,
         table: Option<&Arc<Table>>,
         denied: Option<Denial>,
-        dry_run: &[authorize::Denial],
+        dry_run: &[Denial],
         audit: &[Matched],
     ) {
         let service = || table.map(|table| hostname(table.key)).unwrap_or_default();
@@ -333,7 +333,6 @@ impl Counting {
             add(denial.policy(), denial.rule(), "denied");
         }
         for denial in dry_run {
-            let denial = Denial::Request(*denial);
             add(denial.policy(), denial.rule(), "would_deny");
             tracing::info!(policy = %denial.policy(), rule = denial.rule(), "a dry-run policy would have denied this");
         }
@@ -518,7 +517,7 @@ pub(crate) struct Carried {
     upstream: Option<SocketAddr>,
     tunnelled: bool,
     route: Option<String>,
-    dry_run: Vec<authorize::Denial>,
+    dry_run: Vec<Denial>,
     audit: Vec<Matched>,
 }
 
@@ -544,7 +543,7 @@ impl Carried {
         self.table = Some(Arc::clone(table));
         self.backend = judgement.backend.cloned();
         self.route = judgement.route.map(|it| route(it.route, it.at));
-        self.dry_run.clone_from(&judgement.dry_run);
+        self.dry_run = judgement.would_deny().collect();
         self.audit.clone_from(&judgement.audit);
         let plan = judgement.outcome.as_ref().ok().map(|forward| &forward.plan);
         self.workload = plan.and_then(|plan| plan.workload().cloned());

@@ -14,6 +14,7 @@ mod pool;
 use std::time::Duration;
 
 pub(crate) use self::{
+    endpoint::Busy,
     h1::Handover,
     h2::Local,
     pool::{Lease, Speaks, Unanswered},

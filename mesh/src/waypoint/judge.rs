@@ -140,6 +140,15 @@ impl<'g> Judgement<'g> {
         }
     }
 
+    /// What policies that are only tried would have denied, of both layers.
+    pub fn would_deny(&self) -> impl Iterator<Item = Denial> {
+        let requests = self.dry_run.iter().copied().map(Denial::Request);
+        let connections = self.connection_dry_run.iter().copied();
+        // Which of its reasons it would have been, nobody kept.
+        let denied = |name| Denial::Connection(decide::Denial::Denied(name));
+        requests.chain(connections.map(denied))
+    }
+
     fn of_request(
         &mut self,
         generation: &'g Generation,

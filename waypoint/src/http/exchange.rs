@@ -5,10 +5,10 @@ use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, request};
 use mesh::{
-    http::authorize::{Denial, Matched},
+    http::authorize::Matched,
     model::Workload,
     plan::Plan,
-    waypoint::{Answer, Backend, Forward, Judgement, Table},
+    waypoint::{Answer, Backend, Denial, Forward, Judgement, Table},
 };
 use tokio::time::Instant;
 
@@ -99,7 +99,7 @@ impl Exchange {
             at: selected.at,
         });
         self.allowed_by = judgement.allowed_by;
-        self.dry_run = std::mem::take(&mut judgement.dry_run);
+        self.dry_run = judgement.would_deny().collect();
         self.audit = std::mem::take(&mut judgement.audit);
     }
 

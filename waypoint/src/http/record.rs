@@ -3,12 +3,9 @@
 use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 
 use mesh::{
-    http::{
-        authorize::{Denial, Matched},
-        route::Route,
-    },
+    http::{authorize::Matched, route::Route},
     model::Workload,
-    waypoint::{Answer, Backend, Table},
+    waypoint::{Answer, Backend, Denial, Table},
 };
 
 use super::Connection;

@@ -46,9 +46,9 @@ impl Endpoint {
     }
 }
 
-/// A request that an endpoint is busy with.
+/// A request, or a connection that carries none, that an endpoint is busy with.
 #[derive(Debug)]
-pub(super) struct Busy(Rc<Endpoint>);
+pub(crate) struct Busy(Rc<Endpoint>);
 
 impl Busy {
     pub(super) fn new(endpoint: Rc<Endpoint>) -> Self {

@@ -104,6 +104,11 @@ impl Pools {
         &*self.load
     }
 
+    /// A connection that the endpoint of a plan is busy with, until this is dropped.
+    pub(crate) fn busy(&self, plan: &Plan) -> Busy {
+        Busy::new(self.endpoint(plan))
+    }
+
     /// HTTP connections that are open.
     pub fn connections(&self) -> usize {
         let endpoints = self.endpoints.borrow();

@@ -137,13 +137,23 @@ impl Waypoint {
 
     /// Service `orders`: its port 80 speaks `protocol` and leads to `app`.
     fn orders(&self, protocol: Protocol, app: SocketAddr, policies: &[(&str, told::Policy)]) {
+        self.leads_to(protocol, backend(app), policies);
+    }
+
+    /// The same with endpoints as they are told.
+    fn leads_to(
+        &self,
+        protocol: Protocol,
+        backend: told::Backend,
+        policies: &[(&str, told::Policy)],
+    ) {
         let policies: Vec<_> = policies
             .iter()
             .map(|(name, policy)| (*name, policy.encode_to_vec()))
             .collect();
         self.told(proto::POLICY_TYPE, &policies);
         self.told(proto::ROUTE_TYPE, &[]);
-        self.told(proto::BACKEND_TYPE, &[(KEY, backend(app).encode_to_vec())]);
+        self.told(proto::BACKEND_TYPE, &[(KEY, backend.encode_to_vec())]);
         let http = policies
             .iter()
             .filter(|(name, _)| name.starts_with("http/"));
@@ -392,6 +402,39 @@ fn bytes_that_are_no_http_are_carried() {
 }
 
 #[test]
+fn open_connections_count_when_one_more_is_balanced() {
+    alone(async {
+        let waypoint = Waypoint::start().await;
+        let listeners =
+            [[127, 0, 0, 1], [127, 0, 0, 2]].map(|at| TcpListener::bind((Ipv4Addr::from(at), 0)));
+        let mut all = told::Backend::default();
+        let mut apps = Vec::new();
+        for (listener, number) in listeners.into_iter().zip(1_u8..) {
+            let listener = listener.await.unwrap();
+            let mut one = backend(listener.local_addr().unwrap());
+            for workload in &mut one.workloads {
+                workload.uid.push_str(&number.to_string());
+                workload.addresses = vec![vec![127, 0, 0, number]];
+            }
+            all.service = all.service.or(one.service);
+            all.workloads.append(&mut one.workloads);
+            apps.push(listener);
+        }
+        waypoint.leads_to(Protocol::Tcp, all, &[]);
+        let tunnel = waypoint.tunnel("cart").await;
+        let (mut open, mut accepted) = (Vec::new(), [Vec::new(), Vec::new()]);
+        for _ in 0..10 {
+            open.push(ask(&tunnel, "10.96.0.9:80", &[]).await.unwrap());
+            tokio::select! {
+                stream = apps[0].accept() => accepted[0].push(stream),
+                stream = apps[1].accept() => accepted[1].push(stream),
+            }
+        }
+        assert_eq!(accepted.map(|it| it.len()), [5, 5]);
+    });
+}
+
+#[test]
 fn http_is_seen_by_its_first_bytes_where_nobody_says_it() {
     alone(async {
         let waypoint = Waypoint::start().await;
@@ -493,6 +536,41 @@ fn a_connection_that_is_denied_meanwhile_is_cut() {
         let tunnel = waypoint.tunnel("cart").await;
         let refused = ask(&tunnel, "10.96.0.9:80", &[]).await;
         assert_eq!(refused.err(), Some(ConnectError::Status(401)));
+    });
+}
+
+#[test]
+fn a_layer_4_policy_that_is_only_tried_is_counted_and_denies_nobody() {
+    alone(async {
+        let waypoint = Waypoint::start().await;
+        let mut tried = nobody();
+        if let Some(told::policy::Policy::Connection(policy)) = &mut tried.policy {
+            policy.dry_run = true;
+        }
+        let policies = [("connection/shop/nobody", tried)];
+        let counted = |count: u32| {
+            let text = waypoint.metrics.encode().unwrap();
+            let series = format!(
+                "ambit_policy_decisions_total{{policy=\"shop/nobody\",rule=\"\",decision=\"would_deny\",\
+                 destination_service=\"orders.shop.svc.cluster.local\"}} {count}"
+            );
+            assert!(text.lines().any(|line| line == series), "{text}");
+        };
+        waypoint.orders(Protocol::Http1, server().await, &policies);
+        let answer = talk(waypoint.stream("cart").await, GET).await;
+        assert!(answer.ends_with("hello"), "{answer}");
+        counted(1);
+        waypoint.orders(Protocol::Tcp, echo("").await, &policies);
+        let mut stream = waypoint.stream("cart").await;
+        stream.write_all(b"x").await.unwrap();
+        let mut byte = [0; 1];
+        stream.read_exact(&mut byte).await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert_eq!(stream.read(&mut byte).await.unwrap(), 0);
+        while waypoint.worker.flows.len() > 0 {
+            tokio::task::yield_now().await;
+        }
+        counted(2);
     });
 }
 

@@ -1,5 +1,7 @@
 //! HTTP/2, on either side.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use h2::{Reason, client, server};
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -8,6 +10,7 @@ use tokio::{
     io::{AsyncReadExt, DuplexStream},
     net::TcpStream,
     sync::oneshot,
+    time::timeout,
 };
 
 use super::{
@@ -216,6 +219,32 @@ fn a_request_that_the_endpoint_refused_goes_once_more() {
         })
         .await;
         assert_eq!(status, 200);
+    });
+}
+
+#[test]
+fn where_that_connection_cannot_be_had_nobody_else_is_asked() {
+    run(async {
+        let (one, other) = (Endpoint::listen().await, Endpoint::listen().await);
+        let lab = World::to_all(&[&one, &other]).lab();
+        let mut send = client(lab.client(Version::H2)).await;
+        let (answer, _) = send.send_request(get("/a"), true).unwrap();
+        let (mut connection, rest) = tokio::select! {
+            connection = server(&one) => {
+                drop(one);
+                (connection, other)
+            }
+            connection = server(&other) => {
+                drop(other);
+                (connection, one)
+            }
+        };
+        let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+        respond.send_reset(Reason::REFUSED_STREAM);
+        net::task::spawn(async move { while connection.accept().await.is_some() {} });
+        assert_eq!(answer.await.unwrap().status(), 503);
+        let asked = timeout(Duration::from_secs(60), rest.accept()).await;
+        assert!(asked.is_err(), "a request goes to one endpoint");
     });
 }
 
