@@ -149,6 +149,18 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
     compiled
 }
 
+/// The Gateways that are ours, each of which gets a waypoint.
+pub fn gateways(world: &World, settings: &Settings) -> Vec<Key> {
+    let made = BTreeMap::new();
+    let scope = Scope {
+        world,
+        settings,
+        made: &made,
+    };
+    let ours = gateway::ours(scope).map(|(key, _)| key.clone());
+    ours.collect()
+}
+
 /// Takes the waypoint of every Gateway of ours for ready, as manifests alone cannot say: gives those an address that have
 /// none. Which those are is returned.
 pub fn presume_ready(world: &mut World, settings: &Settings) -> Vec<Key> {

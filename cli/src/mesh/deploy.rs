@@ -5,12 +5,14 @@
 
 use std::{collections::BTreeSet, fs, net::IpAddr, path::Path};
 
-use control::{source, world::World};
+use control::{
+    compile::{Settings, gateways},
+    source,
+    world::World,
+};
 
 use crate::lab::Node;
 
-/// The class whose Gateways get a waypoint.
-const CLASS: &str = "ambit-waypoint";
 /// The label that says which Gateway's waypoint a pod is.
 pub(super) const GATEWAY: &str = "gateway.networking.k8s.io/gateway-name";
 /// Where the addresses of waypoints begin in a node's range.
@@ -50,12 +52,12 @@ fn manifests(world: &World) -> Result<Vec<(String, String)>, String> {
         here.count()
     });
     let mut manifests = Vec::new();
-    for (key, _) in world
-        .gateways
-        .iter()
-        .filter(|(_, gateway)| gateway.class == CLASS)
-    {
-        let (namespace, name) = key;
+    // As the control plane of the mesh that runs.
+    let settings = Settings {
+        deploys: true,
+        ..Settings::default()
+    };
+    for (namespace, name) in &gateways(world, &settings) {
         let deployed = world.pods.values().any(|pod| {
             pod.meta.namespace == *namespace && pod.meta.labels.get(GATEWAY) == Some(name)
         });
@@ -133,7 +135,7 @@ spec: {gatewayClassName: ambit-waypoint, listeners: [{name: mesh, port: 15008, p
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {name: w, namespace: b}
-spec: {gatewayClassName: ambit-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
