@@ -75,7 +75,10 @@ pub(in crate::waypoint) fn table(name: &str, bytes: &[u8]) -> Told {
     for text in &message.gateways {
         match text.parse() {
             Ok(gateway) => told.gateways.push(gateway),
-            Err(_) => told.refused = told.refused.or(Some(format!("{text:?} is no identity"))),
+            Err(_) => {
+                told.refused
+                    .get_or_insert_with(|| format!("{text:?} is no identity"));
+            }
         }
     }
     for port in &message.ports {
