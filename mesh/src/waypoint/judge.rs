@@ -370,7 +370,7 @@ impl<'g> Asked<'g> {
         }
     }
 
-    /// The rule, where the port has routes.
+    /// The rule, where the port has routes that are for this client. Those of other clients change nothing for it.
     fn route(
         &self,
         select: impl FnOnce(&'g select::Table) -> Option<Selected<'g>>,
@@ -382,6 +382,8 @@ impl<'g> Asked<'g> {
         let selected = match &self.port.routes {
             Routes::None => return Ok(None),
             Routes::Refused(why) => return unserved(why),
+            Routes::Http(routes) if !self.is_for_client(routes.routes()) => return Ok(None),
+            Routes::Tcp(routes) if !self.is_for_client(routes) => return Ok(None),
             Routes::Http(routes) => select(routes),
             Routes::Tcp(routes) => self.tcp_route(routes),
         };
@@ -390,6 +392,13 @@ impl<'g> Asked<'g> {
             Some(why) => Err(Answer::InvalidBackend(why.to_string())),
             None => Ok(Some(selected)),
         }
+    }
+
+    /// Whether any route is for the client: the producer's are for all.
+    fn is_for_client(&self, routes: &[Arc<Route>]) -> bool {
+        let namespace = self.client_namespace();
+        let mut routes = routes.iter();
+        routes.any(|route| route.client.is_none() || route.client == namespace)
     }
 
     /// The first rule of the best route; consumers' routes take the place of the producer's.

@@ -716,6 +716,30 @@ fn consumers_routes_are_for_their_namespace_by_identity() {
 }
 
 #[test]
+fn a_route_of_other_clients_alone_is_no_route_for_the_rest() {
+    for kind in ["HTTPRoute", "TCPRoute"] {
+        let mut told = shop();
+        let consumer = WireRoute {
+            kind: kind.to_owned(),
+            namespace: "abroad".to_owned(),
+            name: "mine".to_owned(),
+            consumer: "abroad".to_owned(),
+            rules: vec![rule("/", &[("orders-v2", 1)])],
+            ..WireRoute::default()
+        };
+        told.put_route("mine", consumer);
+        for (namespace, route, backend) in [
+            ("abroad", Some("mine 0"), "orders-v2"),
+            ("shop", None, "orders"),
+        ] {
+            let said = asked(&told, &Question { namespace, ..GET }, kind == "HTTPRoute");
+            let wanted = (route.map(str::to_owned), Some(key(backend)));
+            assert_eq!((said.route, said.backend), wanted, "{kind} {namespace}");
+        }
+    }
+}
+
+#[test]
 fn what_a_table_or_port_requires_and_is_not_here_is_500_after_policy() {
     let deny = authorization("deny", Action::Deny, namespaces(&["abroad"]));
     let told = shop().policy(deny);
