@@ -2,7 +2,10 @@
 
 use std::{fmt::Write, net::SocketAddr};
 
-use crate::model::{Workload, WorkloadType};
+use crate::{
+    model::{Workload, WorkloadType},
+    plan::Source,
+};
 
 /// What a peer says that it is, from its `baggage`. Nothing of it is true but by chance.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,8 +43,7 @@ pub fn baggage(workload: &Workload) -> String {
     } else {
         name
     };
-    let mut text = String::new();
-    for (key, value) in [
+    pairs(&[
         ("k8s.cluster.name", workload.cluster.as_str()),
         ("k8s.namespace.name", workload.namespace().as_str()),
         (kind, name),
@@ -49,7 +51,24 @@ pub fn baggage(workload: &Workload) -> String {
         ("service.version", workload.canonical_revision.as_str()),
         ("cloud.region", workload.locality.region.as_str()),
         ("cloud.availability_zone", workload.locality.zone.as_str()),
-    ] {
+    ])
+}
+
+/// The `baggage` header of a waypoint, which no workload speaks through: its Gateway, by what it knows of itself.
+pub fn waypoint_baggage(source: &Source, gateway: &str) -> String {
+    pairs(&[
+        ("k8s.cluster.name", source.cluster.as_str()),
+        ("k8s.namespace.name", source.identity.namespace.as_str()),
+        ("k8s.deployment.name", gateway),
+        ("service.name", gateway),
+        ("cloud.region", source.locality.region.as_str()),
+        ("cloud.availability_zone", source.locality.zone.as_str()),
+    ])
+}
+
+fn pairs(all: &[(&str, &str)]) -> String {
+    let mut text = String::new();
+    for (key, value) in all {
         if !value.is_empty() {
             text.push_str(if text.is_empty() { "" } else { "," });
             text.push_str(key);

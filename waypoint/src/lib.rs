@@ -8,6 +8,8 @@ pub mod app;
 pub mod config;
 mod detect;
 mod dump;
+#[cfg(test)]
+mod fixture;
 pub mod http;
 mod tcp;
 pub mod telemetry;

@@ -31,6 +31,7 @@ use net::{
     log::Format,
     metrics::{self, Flag, Metrics, Party, Reporter, Security, Traffic},
 };
+use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
 use self::{
@@ -44,11 +45,18 @@ const REMEMBERED: usize = 16 << 10;
 /// Longest name that is believed of a client.
 const NAME: usize = 253;
 
+/// Not on the usual path: workers share them.
+type Refusals = prometheus_client::metrics::family::Family<[(&'static str, String); 1], Counter>;
+
 /// Where counts go, for all workers.
 #[derive(Clone, Debug)]
 pub(crate) struct Telemetry {
     families: Arc<Families>,
     connections: Arc<metrics::Table>,
+    /// By reason.
+    tunnels_refused: Refusals,
+    /// By status.
+    streams_refused: Refusals,
     log: Option<Format>,
 }
 
@@ -61,10 +69,24 @@ impl Telemetry {
             policies: Family::new(workers),
         });
         let collected = Collected(Arc::clone(&families));
-        metrics.registry().register_collector(Box::new(collected));
+        let registry = metrics.registry();
+        registry.register_collector(Box::new(collected));
+        let (tunnels_refused, streams_refused) = (Refusals::default(), Refusals::default());
+        registry.register(
+            "ambit_tunnels_refused",
+            "Tunnels that did not come to be",
+            tunnels_refused.clone(),
+        );
+        registry.register(
+            "ambit_streams_refused",
+            "Streams in tunnels that were for nothing that is served",
+            streams_refused.clone(),
+        );
         Self {
             families,
             connections: Arc::clone(&metrics.traffic),
+            tunnels_refused,
+            streams_refused,
             log,
         }
     }
@@ -179,6 +201,18 @@ impl Counting {
         self.clients
             .borrow_mut()
             .insert(tunnel, Arc::new(said(peer, baggage)));
+    }
+
+    /// A tunnel did not come to be. `kind`: one word.
+    pub(crate) fn tunnel_refused(&self, kind: &'static str) {
+        let series = [("reason", kind.to_owned())];
+        self.telemetry.tunnels_refused.get_or_create(&series).inc();
+    }
+
+    /// A stream was answered with a status before it was a connection.
+    pub(crate) fn stream_refused(&self, status: u16) {
+        let series = [("response_code", status.to_string())];
+        self.telemetry.streams_refused.get_or_create(&series).inc();
     }
 
     /// A tunnel has closed.

@@ -3,7 +3,7 @@
 //! A stream is for one port of one service of this waypoint, or it is refused. Who the client is, the tunnel proves and
 //! nothing else does: what a peer says of a client is not even read.
 
-use std::{net::SocketAddr, rc::Rc, time::Duration};
+use std::{cell::Cell, net::SocketAddr, rc::Rc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method};
 use mesh::{
@@ -33,6 +33,8 @@ use crate::{
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Tunnels on one worker whose peers have not proved anything yet.
 const HANDSHAKES: usize = 512;
+/// Streams on one worker, in all of its tunnels.
+const STREAMS: usize = 1 << 16;
 
 /// What tells waypoints from which others a stream has come: `<namespace>/<gateway>`, separated by commas.
 pub(crate) const VIA: &str = "ambit-via";
@@ -46,9 +48,9 @@ where
 {
     let (tls, peer) = match handshake(&worker, io).await {
         Ok(accepted) => accepted,
-        Err(reason) => {
+        Err((kind, reason)) => {
             tracing::info!(%from, reason, "a tunnel is refused");
-            return;
+            return worker.counting.tunnel_refused(kind);
         }
     };
     let mut first = true;
@@ -78,47 +80,57 @@ fn baggage(connect: &Connect) -> Baggage {
 async fn handshake<S>(
     worker: &Rc<Worker>,
     io: S,
-) -> Result<(impl AsyncRead + AsyncWrite + Unpin + use<S>, Identity), String>
+) -> Result<(impl AsyncRead + AsyncWrite + Unpin + use<S>, Identity), (&'static str, String)>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    if worker.handshakes.get() >= HANDSHAKES {
-        return Err("too many peers are proving who they are".to_owned());
-    }
-    let _place = Handshake::new(worker);
+    let place = Place::among(&worker.handshakes, HANDSHAKES);
+    let _place = place.ok_or_else(|| {
+        let reason = "too many peers are proving who they are";
+        ("crowded", reason.to_owned())
+    })?;
     let deadline = Instant::now() + HANDSHAKE;
     let credential = worker
         .credential()
         .await
-        .map_err(|refusal| refusal.to_string())?;
+        .map_err(|refusal| ("no_certificate", refusal.to_string()))?;
     let accepted = tls::accept(io, &credential, deadline).await;
-    let (tls, peer) = accepted.map_err(|error| error.to_string())?;
+    let (tls, peer) = accepted.map_err(|error| ("handshake", error.to_string()))?;
     Ok((tls, peer.identity))
 }
 
-/// A place among the handshakes of a worker.
-struct Handshake(Rc<Worker>);
+/// One of so many that a worker has at once.
+struct Place(Rc<Cell<usize>>);
 
-impl Handshake {
-    fn new(worker: &Rc<Worker>) -> Self {
-        worker.handshakes.set(worker.handshakes.get() + 1);
-        Self(Rc::clone(worker))
+impl Place {
+    fn among(all: &Rc<Cell<usize>>, limit: usize) -> Option<Self> {
+        if all.get() >= limit {
+            return None;
+        }
+        all.set(all.get() + 1);
+        Some(Self(Rc::clone(all)))
     }
 }
 
-impl Drop for Handshake {
+impl Drop for Place {
     fn drop(&mut self) {
-        self.0.handshakes.set(self.0.handshakes.get() - 1);
+        self.0.set(self.0.get() - 1);
     }
 }
 
 /// Serves one stream.
 async fn serve(worker: Rc<Worker>, connect: Connect, peer: Identity, from: SocketAddr) {
+    let Some(_place) = Place::among(&worker.streams, STREAMS) else {
+        tracing::warn!(%from, %peer, "a stream is refused: this worker has as many as it takes");
+        worker.counting.stream_refused(503);
+        return connect.refuse(503);
+    };
     let (connection, protocol) = match asked(&worker, &connect, peer, from).await {
         Ok(asked) => asked,
         Err((status, reason)) => {
             let authority = connect.authority();
             tracing::info!(%from, %peer, authority, status, reason, "a stream is refused");
+            worker.counting.stream_refused(status);
             return connect.refuse(status);
         }
     };

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use mesh::{plan::Source, refusal::Refusal, waypoint::Generation};
+use mesh::{headers, plan::Source, refusal::Refusal, waypoint::Generation};
 use net::{certificates::Certificates, drain::Drain, hbone, tls::Credential};
 use tokio::{
     net::TcpStream,
@@ -68,7 +68,9 @@ pub(crate) struct Worker {
     pub(crate) flows: Rc<Flows>,
     pub(crate) taught: Taught,
     /// Tunnels whose peers have not proved anything yet.
-    pub(crate) handshakes: Cell<usize>,
+    pub(crate) handshakes: Rc<Cell<usize>>,
+    /// Streams in all of its tunnels.
+    pub(crate) streams: Rc<Cell<usize>>,
     changed: Notify,
     /// Held as long as the worker lives: there is something to finish.
     drain: Drain,
@@ -117,7 +119,8 @@ impl Worker {
             counting,
             flows: Rc::default(),
             taught: Taught::default(),
-            handshakes: Cell::new(0),
+            handshakes: Rc::default(),
+            streams: Rc::default(),
             changed: Notify::new(),
             drain,
             shared,
@@ -240,16 +243,16 @@ impl Worker {
 
 /// What requests and connections go out by.
 fn front(config: &Config, record: Rc<dyn Record>) -> Front {
-    let own = Own {
-        name: config.own_name(),
-        ..Own::default()
-    };
     let from = Source {
         identity: config.identity(),
         network: config.network,
         node: config.node,
         cluster: config.cluster,
         locality: config.locality,
+    };
+    let own = Own {
+        name: config.own_name(),
+        baggage: headers::waypoint_baggage(&from, &config.gateway),
     };
     let defaults = Limits::default();
     let limits = Limits {

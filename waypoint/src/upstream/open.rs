@@ -154,3 +154,6 @@ fn headers_for(front: &Front, hop: &Hop, purpose: Purpose<'_>) -> HeaderMap<Head
     }
     all
 }
+
+#[cfg(test)]
+mod tests;

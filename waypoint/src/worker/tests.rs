@@ -5,7 +5,6 @@ use std::{cell::RefCell, collections::BTreeMap, net::Ipv4Addr};
 
 use mesh::{
     delta::{Delta, Resource},
-    identity::Identity,
     waypoint::Store,
 };
 use net::{
@@ -14,7 +13,7 @@ use net::{
     drain::{self, Drainer},
     hbone::{ConnectError, Stream, Tunnel},
     metrics::Metrics,
-    tls::{self, Issued},
+    tls,
 };
 use prost::Message;
 use proto::{
@@ -22,7 +21,6 @@ use proto::{
     waypoint::{self as told, Protocol, Reference},
     workload::{NetworkAddress, Port, PortList, Service, Workload},
 };
-use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -30,58 +28,34 @@ use tokio::{
 };
 
 use super::*;
-use crate::app;
+use crate::{
+    app,
+    fixture::{Office, identity},
+};
 
 const KEY: &str = "shop/orders.shop.svc.cluster.local";
 const VIP: [u8; 4] = [10, 96, 0, 9];
 
-/// A waypoint with one worker, and whoever gives it certificates.
+/// A waypoint, and whoever gives it certificates.
 struct Waypoint {
     at: SocketAddr,
     authority: Rc<Office>,
     shared: Arc<Shared>,
+    /// The first one.
     worker: Rc<Worker>,
+    others: Vec<Rc<Worker>>,
     serving: JoinHandle<()>,
     drainer: Option<Drainer>,
     metrics: Metrics,
     store: RefCell<Store>,
 }
 
-/// Signs what it is asked for.
-struct Office(CertifiedIssuer<'static, KeyPair>);
-
-impl Office {
-    fn new() -> Rc<Self> {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        Rc::new(Self(CertifiedIssuer::self_signed(params, key).unwrap()))
-    }
-
-    fn issue(&self, identity: Identity) -> Credential {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into().unwrap())];
-        params.extended_key_usages = vec![
-            rcgen::ExtendedKeyUsagePurpose::ServerAuth,
-            rcgen::ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        let leaf = params.signed_by(&key, &self.0).unwrap().pem();
-        let issued = Issued {
-            chain: vec![leaf, self.0.pem()],
-            key: key.serialize_der().try_into().unwrap(),
-        };
-        let now = i64::try_from(clock::wall().as_secs()).unwrap();
-        Credential::new(issued, identity, &[], now).unwrap()
-    }
-}
-
-fn identity(name: &str) -> Identity {
-    Identity::new("cluster.local", "shop", name)
-}
-
 impl Waypoint {
     async fn start() -> Self {
+        Self::with_workers(1).await
+    }
+
+    async fn with_workers(number: usize) -> Self {
         let env = [("GATEWAY", "waypoint"), ("POD_NAMESPACE", "shop")];
         let config = Config::read(&Environment::of(&env)).unwrap();
         let (certificates, keeper) = Certificates::new(clock::wall);
@@ -91,18 +65,26 @@ impl Waypoint {
             let credential = office.issue(identity);
             async move { Ok::<_, String>(credential) }
         }));
-        let mut metrics = Metrics::new("waypoint", "test", 1);
+        let mut metrics = Metrics::new("waypoint", "test", number);
         let (drainer, drain) = drain::pair();
-        let (workers, inbox) = mpsc::unbounded_channel();
+        let channels = (0..number).map(|_| mpsc::unbounded_channel());
+        let (workers, inboxes): (Vec<_>, Vec<_>) = channels.unzip();
         let shared = Arc::new(Shared {
-            loads: vec![AtomicUsize::new(0)],
+            loads: workers.iter().map(|_| AtomicUsize::new(0)).collect(),
             certificates,
-            telemetry: Telemetry::new(&mut metrics, 1, None),
-            workers: vec![workers],
+            telemetry: Telemetry::new(&mut metrics, number, None),
+            workers,
             config,
         });
-        let worker = Rc::new(Worker::new(0, Arc::clone(&shared), drain));
-        let serving = tokio::task::spawn_local(Rc::clone(&worker).serve(inbox));
+        // All on this thread, each with an inbox of its own.
+        let all = inboxes.into_iter().enumerate().map(|(id, inbox)| {
+            let worker = Rc::new(Worker::new(id, Arc::clone(&shared), drain.clone()));
+            let serving = tokio::task::spawn_local(Rc::clone(&worker).serve(inbox));
+            (worker, serving)
+        });
+        let (mut all, mut serving): (Vec<_>, Vec<_>) = all.unzip();
+        drop(drain);
+        let (worker, serving) = (all.remove(0), serving.remove(0));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let at = listener.local_addr().unwrap();
         tokio::task::spawn_local(app::accept(Arc::clone(&shared), listener));
@@ -111,6 +93,7 @@ impl Waypoint {
             authority,
             shared,
             worker,
+            others: all,
             serving,
             drainer: Some(drainer),
             metrics,
@@ -132,7 +115,9 @@ impl Waypoint {
         };
         let mut store = self.store.borrow_mut();
         assert_eq!(store.apply(&delta), []);
-        self.worker.adopt(Arc::clone(store.current()));
+        for worker in self.others.iter().chain([&self.worker]) {
+            worker.adopt(Arc::clone(store.current()));
+        }
     }
 
     /// Service `orders`: its port 80 speaks `protocol` and leads to `app`.
@@ -374,6 +359,14 @@ fn what_is_not_served_is_refused_with_its_status() {
                 "{authority}"
             );
         }
+        let text = waypoint.metrics.encode().unwrap();
+        for series in [
+            "ambit_streams_refused_total{response_code=\"400\"} 3",
+            "ambit_streams_refused_total{response_code=\"503\"} 1",
+        ] {
+            assert!(text.lines().any(|line| line == series), "{text}");
+        }
+        assert_eq!(waypoint.worker.streams.get(), 0);
     });
 }
 
@@ -634,8 +627,97 @@ fn a_client_without_a_certificate_of_the_mesh_does_not_get_in() {
                 .await
                 .is_err()
         );
-        while waypoint.worker.handshakes.get() > 0 {
+        let series = "ambit_tunnels_refused_total{reason=\"handshake\"} 1";
+        while !waypoint.metrics.encode().unwrap().contains(series) {
             tokio::task::yield_now().await;
+        }
+        assert_eq!(waypoint.worker.handshakes.get(), 0);
+    });
+}
+
+/// A pod of the mesh that listens for bytes in the clear as well.
+#[test]
+fn a_workload_of_the_mesh_never_gets_plain_text() {
+    alone(async {
+        let waypoint = Waypoint::start().await;
+        // Nobody listens for tunnels there.
+        let listener = TcpListener::bind((Ipv4Addr::new(127, 86, 0, 1), 0)).await;
+        let listener = listener.unwrap();
+        let mut within = backend(listener.local_addr().unwrap());
+        for workload in &mut within.workloads {
+            workload.addresses = vec![vec![127, 86, 0, 1]];
+            workload.tunnel_protocol = proto::workload::TunnelProtocol::Hbone.into();
+        }
+        waypoint.leads_to(Protocol::Tcp, within.clone(), &[]);
+        let tunnel = waypoint.tunnel("cart").await;
+        let refused = ask(&tunnel, "10.96.0.9:80", &[]).await;
+        assert_eq!(refused.err(), Some(ConnectError::Status(503)));
+        waypoint.leads_to(Protocol::Http1, within.clone(), &[]);
+        let answer = talk(waypoint.stream("cart").await, GET).await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        // What would have come is first in line.
+        for workload in &mut within.workloads {
+            workload.tunnel_protocol = proto::workload::TunnelProtocol::None.into();
+        }
+        waypoint.leads_to(Protocol::Tcp, within, &[]);
+        let mut stream = waypoint.stream("cart").await;
+        stream.write_all(b"x").await.unwrap();
+        let (mut app, _) = listener.accept().await.unwrap();
+        let mut byte = [0; 1];
+        app.read_exact(&mut byte).await.unwrap();
+        assert_eq!(&byte, b"x");
+    });
+}
+
+/// Connections of one client, as its proxy opens them: how many tunnels each worker has.
+async fn spread(waypoint: &Waypoint, connections: usize) -> Vec<usize> {
+    let pool = hbone::Pool::new(100, Duration::from_secs(300));
+    let credential = Rc::new(waypoint.authority.issue(identity("cart")));
+    let key = hbone::Key {
+        address: waypoint.at,
+        identities: vec![identity("waypoint")],
+        workload: "waypoint".into(),
+        serial: credential.serial().to_owned(),
+    };
+    let dial = || {
+        let (at, credential) = (waypoint.at, Rc::clone(&credential));
+        async move {
+            let tcp = TcpStream::connect(at).await.unwrap();
+            let deadline = Instant::now() + Duration::from_secs(10);
+            let expected = [identity("waypoint")];
+            let (tls, _) = tls::connect(tcp, &credential, &expected, deadline)
+                .await
+                .unwrap();
+            Ok(hbone::open(tls, hbone::Settings::default(), None)
+                .await
+                .unwrap())
+        }
+    };
+    let mut open = Vec::new();
+    for _ in 0..connections {
+        let (tunnel, place) = pool.place(&key, dial).await.unwrap();
+        let mut stream = ask(&tunnel, "10.96.0.9:80", &[]).await.unwrap();
+        let mut byte = [0; 1];
+        stream.write_all(b"x").await.unwrap();
+        stream.read_exact(&mut byte).await.unwrap();
+        open.push((stream, place));
+    }
+    let loads = waypoint.shared.loads.iter();
+    let loads = loads.map(|load| load.load(Ordering::Relaxed)).collect();
+    let streams = waypoint.others.iter().chain([&waypoint.worker]);
+    let streams: usize = streams.map(|worker| worker.streams.get()).sum();
+    assert_eq!(streams, connections);
+    loads
+}
+
+#[test]
+fn many_connections_of_one_client_use_all_workers() {
+    alone(async {
+        for (connections, tunnels) in [(1, [1, 0]), (16, [1, 0]), (17, [1, 1]), (64, [2, 2])] {
+            let waypoint = Waypoint::with_workers(2).await;
+            waypoint.orders(Protocol::Tcp, echo("").await, &[]);
+            let found = spread(&waypoint, connections).await;
+            assert_eq!(found, tunnels, "{connections} connections");
         }
     });
 }
