@@ -15,6 +15,7 @@ pub mod peer;
 pub mod pod;
 pub mod record;
 pub mod script;
+pub mod server;
 pub mod talk;
 pub mod traffic;
 pub mod waypoint;
