@@ -139,7 +139,11 @@ impl Head {
         if !self.begun {
             self.begun = true;
             self.connect = line.starts_with(b"CONNECT ");
-            return Ok(());
+            // Whoever reads it drops what follows, and a server behind us may not have (RFC 9112 §3.2).
+            return match line.contains(&b'#') {
+                true => Err("a target with a fragment"),
+                false => Ok(()),
+            };
         }
         if is_folded(line) {
             return Err("a header that is folded");
@@ -272,6 +276,7 @@ mod tests {
         let chunked = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n";
         for (good, bad) in [
             ("", "GET / HTTP/1.1\n"),
+            ("", "GET /a#b HTTP/1.1\r\n"),
             ("GET / HTTP/1.1\r\n", "Host: a\n"),
             ("GET / HTTP/1.1\r\nHost: a\r\n", "\n"),
             ("GET / HTTP/1.1\r\nX: a\r\n", " b\r\n"),
