@@ -37,8 +37,8 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(20));
 /// Streams that a client has reset and that are not forgotten yet, before it is taken for an attack.
 const RESETS: usize = 50;
-/// What a refused client may still be sending, and for how long it is listened to, so that it hears why.
-const FAREWELL: (usize, Duration) = (64 << 10, Duration::from_secs(1));
+/// What a client may still be sending after its last answer, and for how long it is listened to, so that it hears that one.
+const FAREWELL: (usize, Duration) = (64 << 20, Duration::from_secs(2));
 
 /// Serves one client connection until it ends, or `drain` and the last answer are over.
 pub async fn serve<IO>(
@@ -188,15 +188,17 @@ where
         upgraded.carry(io).await;
         return;
     }
-    io.shutdown().await.ok();
     if let Err(error) = result {
         tracing::debug!(%error, "a client's connection ended");
-        let refused = refused(session, &error);
-        if let Some(answer) = refused {
-            exchange::unread(session, &answer);
-            listen_on(io.into_inner()).await;
+        match refused(session, &error) {
+            Some(answer) => exchange::unread(session, &answer),
+            // Without a farewell: what it heard of an answer that broke off must not look whole.
+            None => return,
         }
     }
+    io.shutdown().await.ok();
+    // In a place of its own, which an open connection does not hold.
+    Box::pin(listen_on(io.into_inner())).await;
 }
 
 /// Why a client's bytes were refused before they were a request.
@@ -213,7 +215,7 @@ fn refused(session: &Session, error: &hyper::Error) -> Option<Answer> {
     })
 }
 
-/// Takes what a refused client still sends: a socket that is closed with bytes unread resets the answer away.
+/// Takes what a client still sends: a stream or socket that is closed with bytes unread resets the answer away.
 async fn listen_on<IO: AsyncRead + Unpin>(mut io: IO) {
     let (mut left, patience) = FAREWELL;
     let listen = async {

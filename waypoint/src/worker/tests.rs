@@ -721,3 +721,51 @@ fn many_connections_of_one_client_use_all_workers() {
         }
     });
 }
+
+#[test]
+fn an_answer_before_the_body_is_heard_by_a_client_that_goes_on_sending() {
+    alone(async {
+        let waypoint = Waypoint::start().await;
+        waypoint.orders(
+            Protocol::Http1,
+            server().await,
+            &[("connection/shop/nobody", nobody())],
+        );
+        let stream = waypoint.stream("cart").await;
+        let (mut read, mut write) = tokio::io::split(stream);
+        // It does not look for an answer before all of it is out, as many do.
+        let head = b"POST /cart HTTP/1.1\r\nHost: orders\r\nContent-Length: 8000000\r\n\r\n";
+        write.write_all(head).await.unwrap();
+        write.write_all(&vec![b'x'; 8_000_000]).await.unwrap();
+        write.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        read.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+        assert!(answer.ends_with("RBAC: access denied"), "{answer}");
+    });
+}
+
+#[test]
+fn an_answer_that_broke_off_does_not_look_whole() {
+    alone(async {
+        let waypoint = Waypoint::start().await;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        waypoint.orders(Protocol::Http1, listener.local_addr().unwrap(), &[]);
+        let mut stream = waypoint.stream("cart").await;
+        // The end of the connection is the end of the answer.
+        let head = b"GET /cart HTTP/1.0\r\nHost: orders\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        let (mut app, _) = listener.accept().await.unwrap();
+        let mut request = vec![0; 1024];
+        let read = app.read(&mut request).await.unwrap();
+        assert!(read > 0);
+        app.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+            .await
+            .unwrap();
+        drop(app);
+        let mut answer = Vec::new();
+        let ended = stream.read_to_end(&mut answer).await;
+        assert!(ended.is_err(), "{}", answer.escape_ascii());
+    });
+}
