@@ -149,7 +149,7 @@ fn around_waypoint() {
 fn no_waypoint() {
     golden("no-waypoint.txt", &["web", "cart.shop:http"], 0);
     golden("l4-deny.txt", &["batch", "cart.shop:http"], 1);
-    golden("strict.txt", &["legacy", "bank/audit:8080"], 1);
+    golden("strict.txt", &["legacy", "10.71.1.20:8080"], 1);
     golden("outside.txt", &["web", "203.0.113.7:443"], 0);
 }
 

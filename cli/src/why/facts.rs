@@ -50,6 +50,8 @@ pub(super) struct Facts {
     pub(super) mesh: Arc<store::Generation>,
     /// What the waypoint of each Gateway holds.
     pub(super) waypoints: BTreeMap<Key, Arc<waypoint::Generation>>,
+    /// Whether the network itself serves the addresses of services, as that of a cluster does.
+    pub(super) serves: bool,
     /// Proxies that run, as far as somebody has asked them, and do not hold what is told here.
     pub(super) standings: BTreeMap<Subject, Standing>,
 }
@@ -185,6 +187,7 @@ impl Facts {
             settings,
             mesh: nodes.current(),
             waypoints,
+            serves: true,
             standings: BTreeMap::new(),
         }
     }

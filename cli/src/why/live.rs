@@ -110,7 +110,11 @@ fn look(room: &Path, settings: &Settings) -> Result<Facts, Failure> {
     }
     let settings = settings.clone();
     let facts = Facts::new(lines, problems, world, settings, &compiled, &snapshot);
-    Ok(Facts { standings, ..facts })
+    Ok(Facts {
+        standings,
+        serves: false,
+        ..facts
+    })
 }
 
 /// The control plane's page of subscribers.
@@ -149,7 +153,7 @@ fn standings(
     for (subject, netns) in nodes.chain(waypoints) {
         let answers = connect(&netns, ADMIN).and_then(|stream| zc::dump(stream, "localhost"));
         let standing = match answers {
-            Err(error) => Some(Standing::Away(error.to_string())),
+            Err(error) => Some(Standing::Away(in_time(&error))),
             Ok(_) => behind(page, &subject, snapshot).map(Standing::Behind),
         };
         if let Some(standing) = standing {
@@ -157,6 +161,16 @@ fn standings(
         }
     }
     standings
+}
+
+/// The kernel's word for a read that took too long is "temporarily unavailable".
+fn in_time(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            format!("nothing within {PATIENCE:?}")
+        }
+        _ => error.to_string(),
+    }
 }
 
 fn netns_of(pod: &Pod) -> Option<&String> {

@@ -1,19 +1,144 @@
 //! What a waypoint's judge says, as facts of a step.
 
+use std::sync::Arc;
+
 use mesh::{
     http::{
         authorize::{Action, Effect, Policy},
+        select::Selected,
         weight::Backend,
     },
-    waypoint::{Answer, Denial, Judgement, Table},
+    plan::Plan,
+    waypoint::{Answer, Denial, Forward, Judgement, Port, Routes, Table},
 };
 use serde_json::{Value, json};
 
+use super::Judge;
 use crate::why::{
+    ends::called,
     text::percent,
     trace::{Choice, Step},
     words,
 };
+
+impl Judge<'_> {
+    /// How the path is read, where that is not as it is written.
+    pub(super) fn tell_path(&self, step: &mut Step) {
+        let Some(head) = self.head else {
+            return;
+        };
+        let written = self.arriving.request.target.as_bytes();
+        let read = String::from_utf8_lossy(&head.target()).into_owned();
+        if read.as_bytes() != written {
+            step.tell("path", format!("read as {read}"));
+        }
+        let others: Vec<_> = head.path.readings().skip(1).collect();
+        if !others.is_empty() {
+            let line = format!(
+                "a server may take it for {}, so both are judged",
+                others.join(" or ")
+            );
+            step.list("readings", vec![line], json!(others));
+        }
+    }
+
+    /// Each policy as if it were alone, on a port without routes: what the judge says then is what it decides.
+    pub(super) fn tell_policies(&self, step: &mut Step) {
+        let port = Port {
+            routes: Routes::None,
+            ..self.port.clone()
+        };
+        let mut lines = Vec::new();
+        let mut values = Vec::new();
+        for policy in &self.table.policies {
+            let alone = Table {
+                policies: Box::new([Arc::clone(policy)]),
+                refused: None,
+                ..self.table.clone()
+            };
+            let judgement = self.ask_of(&alone, &port, 0, &[]);
+            let (line, value) = told(policy, &judgement);
+            lines.push(line);
+            values.push(value);
+        }
+        if lines.is_empty() {
+            lines.push("none applies".to_owned());
+        }
+        step.list("policies", lines, json!(values));
+    }
+
+    pub(super) fn tell_route(
+        &self,
+        step: &mut Step,
+        selected: Option<Selected<'_>>,
+        outcome: &Result<Forward<'_>, Answer>,
+    ) {
+        let line = match (selected, &self.port.routes) {
+            (Some(selected), _) => {
+                let matched = words::matched(selected.matched);
+                let route = words::route(&selected);
+                let value = json!({
+                    "kind": selected.route.kind.as_str(),
+                    "namespace": selected.route.namespace.as_str(),
+                    "name": selected.route.name,
+                    "rule": selected.at,
+                    "ruleName": selected.rule.name,
+                    "match": matched,
+                });
+                let line = if self.head.is_some() {
+                    format!("{route}: {matched}")
+                } else {
+                    route
+                };
+                step.list("route", vec![line], value);
+                let timeouts = words::timeouts(&selected.rule.timeouts);
+                let value = json!(timeouts);
+                step.list("timeouts", timeouts, value);
+                return;
+            }
+            (None, Routes::None) if outcome.is_ok() => "none: to the service's own endpoints",
+            (None, _) if matches!(outcome, Err(Answer::Denied(_))) => {
+                "not looked for: policies come first"
+            }
+            (None, Routes::Http(_) | Routes::Tcp(_)) => "none matches",
+            (None, Routes::Refused(why)) => why,
+            (None, Routes::None) => "none",
+        };
+        step.list("route", vec![line.to_owned()], Value::Null);
+    }
+
+    pub(super) fn tell_forward(&self, step: &mut Step, forward: &Forward<'_>) {
+        if let (Some(target), Some(head)) = (&forward.target, self.head)
+            && *target != head.target()
+        {
+            let target = String::from_utf8_lossy(target);
+            step.tell("path", format!("rewritten to {target}"));
+        }
+        if let Some(host) = &forward.host {
+            step.tell("host", format!("rewritten to {host}"));
+        }
+        for (key, edits) in [
+            ("request", &forward.request_edits),
+            ("response", &forward.response_edits),
+        ] {
+            let lines = words::edits(edits);
+            let value = json!(lines);
+            step.list(key, lines, value);
+        }
+        let workload = forward.plan.workload();
+        let is_hop = matches!(&forward.plan, Plan::Tunnel(hop) if hop.waypoint);
+        if let (Some(workload), false) = (workload, is_hop) {
+            let to = match &forward.plan {
+                Plan::Tunnel(hop) => hop.authority,
+                plan => plan.address(),
+            };
+            step.tell(
+                "endpoint",
+                format!("{} at {to} on {}", called(workload), workload.node),
+            );
+        }
+    }
+}
 
 /// What a policy alone does.
 pub(super) fn told(policy: &Policy, judgement: &Judgement<'_>) -> (String, Value) {
