@@ -184,6 +184,16 @@ impl Mesh {
         zc::dump(self.lab.connect(netns, admin, PATIENCE)?, "localhost")
     }
 
+    /// Waits until both node proxies have heard of a service of the namespace `shop`. Before that its address is a
+    /// stranger's, and whoever connects there waits for seconds.
+    pub fn known(&self, service: &str) {
+        let name = format!("\"{service}.shop.svc.cluster.local\"");
+        self.until("the service is known", || {
+            let mut dumps = Node::ALL.into_iter().map(|node| self.dump(node));
+            dumps.all(|dump| dump.is_ok_and(|dump| dump.to_string().contains(&name)))
+        });
+    }
+
     /// All that the waypoint of a Gateway has logged.
     pub fn waypoint_log(&self, gateway: &Gateway) -> String {
         let log = self.processes.log(&gateway.process());

@@ -208,6 +208,7 @@ fn calls_arrive_with_their_trailers_and_refused_ones_say_so_in_theirs() {
         let header = called.response.headers().get("grpc-status");
         header?.to_str().unwrap().parse::<u32>().ok()
     };
+    WORLD.known("calls");
     WORLD.until("a call is refused", || {
         grpc("/test.Echo/Shout").is_ok_and(|called| status(&called) == Some(7))
     });
@@ -250,6 +251,7 @@ fn http2_by_prior_knowledge_reaches_a_server_of_http1() {
         "older",
         &service("older", 61, "app", "name: http, port: 8080", &GATEWAY),
     );
+    WORLD.known("older");
     WORLD.until("it is bound", || {
         call(to, "/x", "text/plain", b"hello").is_ok_and(|called| called.body == b"hello")
     });
@@ -300,6 +302,7 @@ fn an_upgraded_connection_carries_bytes_both_ways() {
             .ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok((stream, status))
     };
+    WORLD.known("chat");
     WORLD.until("it is judged", || {
         open("/closed").is_ok_and(|(_, status)| status.starts_with("http/1.1 403"))
     });
@@ -374,6 +377,7 @@ fn a_body_waits_until_it_is_wanted() {
             .ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok((stream, status))
     };
+    WORLD.known("waits");
     // None of these hears of a body.
     WORLD.until("it is judged", || {
         ask("/closed").is_ok_and(|(_, status)| status.starts_with("http/1.1 403"))
@@ -435,6 +439,7 @@ fn a_gigabyte_each_way_needs_no_memory() {
         "bulk",
         &(service("bulk", 64, "app", &port, &LARGE) + &policy("bulk", rules)),
     );
+    WORLD.known("bulk");
     WORLD.until("it is judged", || {
         let answer = WORLD.ask("web", to, &cli::http::Request::get("/closed"));
         answer.is_ok_and(|answer| answer.status == 403)
@@ -499,6 +504,7 @@ fn a_server_that_speaks_first_teaches_its_port() {
         stream.read_to_end(&mut heard)?;
         Ok(heard)
     };
+    WORLD.known("greets");
     WORLD.until("it is bound", || {
         eager().is_ok_and(|heard| heard.starts_with(b"HTTP/1.1 50"))
     });
@@ -569,6 +575,7 @@ spec:
             false => Ok(name),
         })
     };
+    WORLD.known("bytes");
     WORLD.until("it is bound", || who("web").is_ok());
     let apps = (0..100).filter(|_| who("web").unwrap() == "app").count();
     // Five standard deviations to either side.

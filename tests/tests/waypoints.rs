@@ -144,6 +144,7 @@ fn a_waypoint_of_another_namespace_is_a_client_as_any_other() {
         "guarded",
         &service("guarded", 70, "guarded", &through_other(&FOREIGN)),
     );
+    WORLD.known("guarded");
     WORLD.until("it is bound", || is_judged(to));
     let (web, foreign) = (WORLD.pod("web").identity(), FOREIGN.identity());
     let put = |allowed: &[&Identity]| {
@@ -178,6 +179,7 @@ fn a_trusted_waypoint_judges_in_place_of_the_endpoint() {
         "kept",
         &service("kept", 71, "kept", &through_other(&TRUSTED)),
     );
+    WORLD.known("kept");
     WORLD.until("it is bound", || is_judged(to));
     let web = WORLD.pod("web").identity();
     WORLD.put("kept-only", &only("kept", &workload("kept"), &[&web]));
@@ -202,6 +204,7 @@ fn a_backend_behind_another_waypoint_is_reached_through_both() {
         "behind",
         &service("behind", 73, "behind", &through(SECOND.name)),
     );
+    WORLD.known("front");
     WORLD.until("the way is open", || get("web", to, "/open") == Some(200));
     WORLD.until("both have seen a request", || {
         logged(&FIRST, "/open").contains(&200) && logged(&SECOND, "/open").contains(&200)
@@ -237,6 +240,7 @@ fn routes_in_a_circle_end_soon() {
     );
     WORLD.put("ping-route", &route("ping", "pong"));
     WORLD.put("pong-route", &route("pong", "ping"));
+    WORLD.known("ping");
     // Before both are there it is refused for other reasons.
     WORLD.until("it goes in a circle", || {
         get("web", to, "/before") == Some(503) && !logged(&SECOND, "/before").is_empty()
@@ -281,6 +285,7 @@ spec:
 ";
     WORLD.put("consumer", route);
     // What it leads to is not its own, and nobody has granted that.
+    WORLD.known("consumed");
     WORLD.until("its backend is refused", || {
         get("buyer", to, "/open") == Some(500)
     });
