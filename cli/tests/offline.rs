@@ -212,6 +212,7 @@ fn every_command_has_help_and_the_hidden_ones_do_not_show() {
         &["compile"],
         &["zc"],
         &["wp"],
+        &["why"],
         &["echo"],
         &["load"],
         &["control"],

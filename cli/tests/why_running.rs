@@ -25,7 +25,7 @@ fn a_mesh_that_runs_does_what_is_said_of_it() {
     let Some(place) = Place::new("why") else {
         return;
     };
-    let demo = place.stays_up();
+    let demo = Demo(place.stays_up());
     let facts = asked(&place, "web", ORDERS, "GET", "/");
     let facts = facts["facts"].to_string();
     assert!(
@@ -65,7 +65,7 @@ fn a_mesh_that_runs_does_what_is_said_of_it() {
     // It waits for the proxies itself.
     agree(&place, "web", ORDERS, ("GET", "/admin"), 200);
     agree(&place, "web", ORDERS, ("GET", "/other"), 403);
-    end(demo);
+    drop(demo);
     place.nothing_is_left();
 }
 
@@ -123,8 +123,13 @@ fn agree(place: &Place, from: &str, to: &str, (method, path): (&str, &str), stat
     assert!(said.iter().all(as_done), "{what}");
 }
 
-fn end(mut demo: Child) {
-    let kill = Command::new("kill").arg(demo.id().to_string()).status();
-    assert!(kill.unwrap().success());
-    demo.wait().unwrap();
+/// A demo that ends with the test, also if that fails.
+struct Demo(Child);
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let kill = Command::new("kill").arg(self.0.id().to_string()).status();
+        assert!(kill.is_ok_and(|status| status.success()));
+        let _ = self.0.wait();
+    }
 }
