@@ -51,14 +51,25 @@ pub async fn serve<IO>(
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let session = Session::new(front, connection);
+    let mut drain = Box::pin(drain);
     let (is_h2, ahead) = match version {
         Version::H1 => (false, Bytes::new()),
         Version::H2 => (true, Bytes::new()),
         Version::Either => {
+            let mut read = BytesMut::with_capacity(4 << 10);
+            let spoke = tokio::select! {
+                biased;
+                spoke = io.read_buf(&mut read) => spoke,
+                () = silence(&session, drain.as_mut()) => Ok(0),
+            };
+            if !matches!(spoke, Ok(1..)) {
+                io.shutdown().await.ok();
+                return;
+            }
             let limit = session.front.limits.head_time;
-            match timeout(limit, preface(&mut io)).await {
+            match timeout(limit, preface(&mut io, read)).await {
                 Ok(Some(found)) => found,
-                // It said nothing, or not enough.
+                // It did not say enough.
                 Ok(None) | Err(_) => return,
             }
         }
@@ -80,17 +91,22 @@ pub async fn serve<IO>(
     }
 }
 
-/// Whether a connection begins as HTTP/2 does, and what was read of it. None: it ended at once.
-async fn preface<IO: AsyncRead + Unpin>(io: &mut IO) -> Option<(bool, Bytes)> {
-    let mut read = BytesMut::with_capacity(4 << 10);
+/// As long as a connection may be open before its first byte.
+async fn silence(session: &Session, drain: impl Future<Output = ()>) {
+    let limits = session.front.limits;
+    if timeout(limits.idle, drain).await.is_ok() {
+        session.draining.set(true);
+        sleep(limits.linger).await;
+    }
+}
+
+/// Whether a connection that has begun begins as HTTP/2 does, and what was read of it. None: it broke.
+async fn preface<IO: AsyncRead + Unpin>(io: &mut IO, mut read: BytesMut) -> Option<(bool, Bytes)> {
     loop {
-        if io.read_buf(&mut read).await.ok()? == 0 && read.is_empty() {
-            return None;
-        }
         if read.starts_with(PREFACE) {
             return Some((true, read.freeze()));
         }
-        if !PREFACE.starts_with(&read) || read.is_empty() {
+        if !PREFACE.starts_with(&read) || io.read_buf(&mut read).await.ok()? == 0 {
             return Some((false, read.freeze()));
         }
     }
@@ -113,10 +129,10 @@ enum Life {
 }
 
 impl<D: Future<Output = ()>> Watch<D> {
-    fn new(session: &Rc<Session>, drain: D) -> Self {
+    fn new(session: &Rc<Session>, drain: Pin<Box<D>>) -> Self {
         Self {
             session: Rc::clone(session),
-            drain: Box::pin(drain),
+            drain,
             timer: Box::pin(sleep(session.front.limits.idle)),
             state: Life::Open,
         }
@@ -124,7 +140,9 @@ impl<D: Future<Output = ()>> Watch<D> {
 
     /// Ready once, when the connection is to end as soon as it can.
     fn poll(&mut self, cx: &mut Context<'_>, linger: Duration) -> Poll<()> {
-        if self.state == Life::Open && self.drain.as_mut().poll(cx).is_ready() {
+        // A drain that began before the first byte is over, and not to be asked again.
+        let drains = self.session.draining.get();
+        if self.state == Life::Open && (drains || self.drain.as_mut().poll(cx).is_ready()) {
             self.state = Life::Draining;
             self.session.draining.set(true);
             self.timer.as_mut().reset(Instant::now() + linger);
@@ -159,7 +177,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     }
 }
 
-async fn http1<IO>(session: &Rc<Session>, io: Guard<IO>, drain: impl Future<Output = ()> + 'static)
+async fn http1<IO>(session: &Rc<Session>, io: Guard<IO>, drain: Pin<Box<impl Future<Output = ()>>>)
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -230,7 +248,7 @@ async fn listen_on<IO: AsyncRead + Unpin>(mut io: IO) {
     timeout(patience, listen).await.ok();
 }
 
-async fn http2<IO>(session: &Rc<Session>, io: Guard<IO>, drain: impl Future<Output = ()> + 'static)
+async fn http2<IO>(session: &Rc<Session>, io: Guard<IO>, drain: Pin<Box<impl Future<Output = ()>>>)
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {

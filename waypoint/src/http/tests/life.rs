@@ -111,6 +111,51 @@ fn an_unused_connection_ends() {
 }
 
 #[test]
+fn a_client_may_be_silent_before_its_first_request() {
+    run(async {
+        let endpoint = Endpoint::listen().await;
+        let lab = World::to(&endpoint).lab();
+        let mut client = lab.client(Version::Either);
+        sleep(Limits::default().idle / 2).await;
+        client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        endpoint.accept().await.head().await;
+        let begun = tokio::time::Instant::now();
+        assert_eq!(lab.client(Version::Either).rest().await, "");
+        assert_eq!(begun.elapsed(), Limits::default().idle);
+        // But not in the middle of saying what it speaks.
+        let begun = tokio::time::Instant::now();
+        let mut client = lab.client(Version::Either);
+        client.write("PRI * HTTP/2.0\r\n").await;
+        assert_eq!(client.rest().await, "");
+        assert_eq!(begun.elapsed(), Limits::default().head_time);
+    });
+}
+
+#[test]
+fn a_waypoint_that_ends_does_not_wait_for_silent_clients() {
+    run(async {
+        let endpoint = Endpoint::listen().await;
+        let lab = World::to(&endpoint).lab();
+        let (begin, drain) = oneshot::channel::<()>();
+        let mut silent = lab.draining_client(Version::Either, async { drop(drain.await) });
+        let (begin_late, drain) = oneshot::channel::<()>();
+        let mut late = lab.draining_client(Version::Either, async { drop(drain.await) });
+        begin.send(()).unwrap();
+        let begun = tokio::time::Instant::now();
+        assert_eq!(silent.rest().await, "");
+        assert_eq!(begun.elapsed(), Limits::default().linger);
+        begin_late.send(()).unwrap();
+        sleep(Limits::default().linger / 2).await;
+        late.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let mut peer = endpoint.accept().await;
+        peer.head().await;
+        peer.write(OK).await;
+        let answer = late.rest().await;
+        assert_eq!(value(&answer, "connection").as_deref(), Some("close"));
+    });
+}
+
+#[test]
 fn a_request_takes_no_longer_than_its_rule_says() {
     run(async {
         let endpoint = Endpoint::listen().await;
