@@ -11,9 +11,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use hyper::{
-    body::Incoming,
+    body::{Body, Incoming},
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
@@ -177,8 +177,15 @@ impl Connection {
 
     pub(super) async fn send(
         &mut self,
-        request: Request<Upload>,
+        mut request: Request<Upload>,
     ) -> Result<Response<Incoming>, Unanswered> {
+        if request.body().size_hint().exact().is_none() {
+            // Else hyper would take it that a GET has no body, and send none.
+            let chunked = HeaderValue::from_static("chunked");
+            request
+                .headers_mut()
+                .insert(header::TRANSFER_ENCODING, chunked);
+        }
         let sent = self.send.try_send_request(request).await;
         sent.map_err(|mut error| match error.take_message() {
             Some(message) => Unanswered::Unsent(Some(Box::new(message))),

@@ -1,6 +1,6 @@
 //! A message with two readings goes nowhere.
 
-use super::fixture::{Endpoint, World, run};
+use super::fixture::{Endpoint, World, run, value};
 
 const REST: &str = "GET /admin HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -109,6 +109,28 @@ fn a_body_in_chunks_is_written_anew() {
         assert_eq!(peer.until("0\r\n\r\n").await, "0\r\n\r\n");
         peer.write("HTTP/1.1 204 No Content\r\n\r\n").await;
         assert!(client.head().await.starts_with("HTTP/1.1 204 "));
+    });
+}
+
+#[test]
+fn a_body_of_a_request_that_has_mostly_none_is_not_lost() {
+    run(async {
+        for method in ["GET", "HEAD", "DELETE"] {
+            let endpoint = Endpoint::listen().await;
+            let lab = World::to(&endpoint).lab();
+            let mut client = lab.h1();
+            client
+                .write(&format!("{method} /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"))
+                .await;
+            let mut peer = endpoint.accept().await;
+            let head = peer.head().await;
+            assert_eq!(
+                value(&head, "transfer-encoding").as_deref(),
+                Some("chunked"),
+                "{head}"
+            );
+            assert_eq!(peer.until("0\r\n\r\n").await, "3\r\nabc\r\n0\r\n\r\n");
+        }
     });
 }
 
