@@ -212,8 +212,9 @@ impl Drop for Exchange {
 
 /// Tells of a request that had no head to speak of.
 pub(super) fn unread(session: &Rc<Session>, answer: &Answer) {
+    let (generation, connection) = (session.front.generation(), &session.connection);
     session.front.record.request(&Done {
-        connection: &session.connection,
+        connection,
         protocol: "HTTP/1.1",
         method: "",
         path: "",
@@ -233,7 +234,7 @@ pub(super) fn unread(session: &Rc<Session>, answer: &Answer) {
         upstream_time: None,
         upstream: None,
         upstream_security: false,
-        table: None,
+        table: generation.table(connection.table),
         backend: None,
         workload: None,
         rule: None,

@@ -769,3 +769,25 @@ fn an_answer_that_broke_off_does_not_look_whole() {
         assert!(ended.is_err(), "{}", answer.escape_ascii());
     });
 }
+
+#[test]
+fn what_is_no_request_counts_for_the_service_that_it_was_for() {
+    alone(async {
+        let waypoint = Waypoint::start().await;
+        waypoint.orders(Protocol::Http1, server().await, &[]);
+        let answer = talk(waypoint.stream("cart").await, b"GET / HTTP/1.1\n\n").await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        let text = waypoint.metrics.encode().unwrap();
+        let mut lines = text.lines();
+        let line = lines.find(|line| line.starts_with("istio_requests_total{"));
+        for part in [
+            "destination_service=\"orders.shop.svc.cluster.local\"",
+            "response_code=\"400\"",
+        ] {
+            assert!(
+                line.is_some_and(|line| line.contains(part)),
+                "{part} in {text}"
+            );
+        }
+    });
+}
