@@ -218,7 +218,7 @@ fn a_policy_without_a_label_closes_a_service() {
     WORLD.known("unlabelled");
     until("it is open", || is_judged(to) == Some(false));
     let policy = methods("unlabelled", "unlabelled", "GET");
-    WORLD.put("unlabelled", &(plain.clone() + &policy));
+    WORLD.put("unlabelled", &(plain + &policy));
     until("nobody gets there", || status("GET", to).is_none());
     until("by no way", || status("GET", straight).is_none());
     let mark = WORLD.mark(Node::One);

@@ -125,6 +125,18 @@ impl Waypoint {
         self.leads_to(protocol, backend(app), policies);
     }
 
+    /// Takes that service away.
+    fn without_orders(&self) {
+        let delta = Delta {
+            type_url: proto::TABLE_TYPE.to_owned(),
+            resources: Vec::new(),
+            removed: vec![KEY.to_owned()],
+        };
+        self.store.borrow_mut().apply(&delta);
+        let generation = Arc::clone(self.store.borrow().current());
+        self.worker.adopt(generation);
+    }
+
     /// The same with endpoints as they are told.
     fn leads_to(
         &self,
@@ -576,15 +588,31 @@ fn a_connection_whose_service_is_gone_is_cut() {
         let mut byte = [0; 1];
         stream.write_all(b"x").await.unwrap();
         stream.read_exact(&mut byte).await.unwrap();
-        let delta = Delta {
-            type_url: proto::TABLE_TYPE.to_owned(),
-            resources: Vec::new(),
-            removed: vec![KEY.to_owned()],
-        };
-        waypoint.store.borrow_mut().apply(&delta);
-        let generation = Arc::clone(waypoint.store.borrow().current());
-        waypoint.worker.adopt(generation);
+        waypoint.without_orders();
         assert!(stream.read_exact(&mut byte).await.is_err());
+    });
+}
+
+#[test]
+fn an_open_connection_of_requests_to_a_service_that_is_gone_ends_with_its_next_answer() {
+    alone(async {
+        let waypoint = Waypoint::start().await;
+        waypoint.orders(Protocol::Http1, server().await, &[]);
+        let mut stream = waypoint.stream("cart").await;
+        let request = b"GET / HTTP/1.1\r\nHost: orders\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"hello") {
+            assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0);
+        }
+        waypoint.without_orders();
+        // Its client may have sent this before it could know.
+        let answer = talk(stream, request).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert!(answer.contains("connection: close"), "{answer}");
+        // Nobody gets there anew.
+        let tunnel = waypoint.tunnel("cart").await;
+        assert!(ask(&tunnel, "10.96.0.9:80", &[]).await.is_err());
     });
 }
 
