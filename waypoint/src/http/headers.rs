@@ -70,7 +70,8 @@ pub(super) struct Hop {
 }
 
 /// Takes from a request what is for one hop (RFC 9110 §7.6.1) and what is not its client's to say.
-pub(super) fn trim(all: &mut HeaderMap, gateway: bool) -> Hop {
+pub(super) fn trim(all: &mut HeaderMap, peer: Option<Identity>, table: &Table) -> Hop {
+    let gateway = is_gateway(table, peer);
     let mut hop = Hop::default();
     let (mut connection, mut outside) = (false, Vec::new());
     let mut found: [bool; 7] = [false; 7];

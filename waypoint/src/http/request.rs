@@ -122,8 +122,7 @@ async fn forward(
             (Err(refusal), _) => return Err(Answer::Upstream(refusal)),
         }
     };
-    let gateway = headers::is_gateway(table, connection.client.peer);
-    let hop = headers::trim(&mut parts.headers, gateway);
+    let hop = headers::trim(&mut parts.headers, connection.client.peer, table);
     let wants = outgoing(session, exchange, &mut parts, &forward, hop)?;
     let source = source(body, front.limits.body_time, exchange);
     let mut request = Request::from_parts(parts, Upload::new(source.as_ref()));

@@ -117,7 +117,7 @@ async fn proxy(office: &Office, shown: Identity) -> (SocketAddr, oneshot::Receiv
                     stream.read_exact(&mut byte).await.unwrap();
                     stream.write_all(&byte).await.unwrap();
                     // Until the other end is gone.
-                    stream.read(&mut byte).await.ok();
+                    stream.read_to_end(&mut Vec::new()).await.ok();
                 });
             };
             let settings = hbone::Settings::default();
