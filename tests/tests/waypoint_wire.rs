@@ -46,11 +46,11 @@ static WORLD: LazyLock<Mesh> = LazyLock::new(|| {
     ];
     let mut world = Mesh::new(tests::place!(), "waypoint-wire", &pods, &[], &[]);
     let app = world.netns("app");
-    serve(app, CALLS, |stream| answer_calls(stream));
-    serve(app, UPGRADES, |stream| upgrade(stream));
-    serve(app, WAITS, |stream| answer_late(stream));
-    serve(app, GREETS, |stream| greet(stream));
-    serve(app, BULK, |stream| bulk(stream));
+    serve(app, CALLS, answer_calls);
+    serve(app, UPGRADES, upgrade);
+    serve(app, WAITS, answer_late);
+    serve(app, GREETS, greet);
+    serve(app, BULK, bulk);
     for name in ["app", "twin"] {
         serve(world.netns(name), NAMES, move |stream| {
             say_name(stream, name)
