@@ -1,6 +1,7 @@
 //! Load: some clients that open a connection for every request, and some that keep theirs, while something else happens.
 //!
-//! A connection that is kept may be ended between two requests. A client that finds it ended, and has got nothing of an
+//! A request that was open when a rule came into force may be cut; sent again it is a new one, and has to be answered. A
+//! connection that is kept may be ended between two requests. A client that finds it ended, and has got nothing of an
 //! answer, asks again on a new one, as every HTTP client does; what then fails has failed.
 
 use std::{
@@ -25,6 +26,7 @@ pub struct Load<'a> {
     fresh: AtomicUsize,
     kept: AtomicUsize,
     reopened: AtomicUsize,
+    cut: AtomicUsize,
     failed: Mutex<Vec<String>>,
 }
 
@@ -37,12 +39,14 @@ pub struct Counts {
     pub kept: usize,
     /// Kept connections that were ended by the other side.
     pub reopened: usize,
+    /// Requests on connections of their own that were cut while they were open, and answered when they were sent again.
+    pub cut: usize,
 }
 
 /// Has the pod `from` send GET requests to `to` from two clients of each kind while `body` runs.
 ///
 /// # Panics
-/// If a single request is not answered with 200.
+/// If a request is answered otherwise than with 200, or twice not at all.
 pub fn during(
     world: &World,
     (from, to): (&str, SocketAddr),
@@ -54,6 +58,7 @@ pub fn during(
         fresh: AtomicUsize::new(0),
         kept: AtomicUsize::new(0),
         reopened: AtomicUsize::new(0),
+        cut: AtomicUsize::new(0),
         failed: Mutex::default(),
     };
     thread::scope(|scope| {
@@ -73,6 +78,7 @@ pub fn during(
         fresh: count(&load.fresh),
         kept: count(&load.kept),
         reopened: count(&load.reopened),
+        cut: count(&load.cut),
     }
 }
 
@@ -110,7 +116,11 @@ impl Load<'_> {
 
     fn ask_afresh(&self, from: &str, to: SocketAddr) {
         while !self.stop.load(Ordering::Relaxed) {
-            let answer = open(self.world, from, to).and_then(|mut it| ask(&mut it));
+            let once = || open(self.world, from, to).and_then(|mut it| ask(&mut it));
+            let answer = once().or_else(|_| {
+                self.cut.fetch_add(1, Ordering::Relaxed);
+                once()
+            });
             self.count(&self.fresh, answer);
         }
     }

@@ -97,8 +97,9 @@ fn a_binding_that_comes_and_goes_under_load_loses_no_request() {
             load.goes_on();
         }
     });
-    // A connection that is kept is ended at most once by each change.
-    assert!(counts.reopened <= 12, "{counts:?}");
+    // A connection that is kept is ended at most once by each change, and of two clients that ask afresh each may have one
+    // request open when whoever goes around is denied.
+    assert!(counts.reopened <= 12 && counts.cut <= 6, "{counts:?}");
 }
 
 #[test]
@@ -140,7 +141,11 @@ spec:
         }
         load.holds();
     });
-    assert_eq!(counts.reopened, 0, "a route ends no connection");
+    assert_eq!(
+        (counts.reopened, counts.cut),
+        (0, 0),
+        "a route ends nothing"
+    );
 }
 
 #[test]
