@@ -10,6 +10,7 @@ pub mod delta;
 pub mod enrol;
 #[cfg(test)]
 mod fixture;
+pub mod hash;
 pub mod headers;
 pub mod http;
 pub mod identity;

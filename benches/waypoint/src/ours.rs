@@ -108,7 +108,11 @@ async fn accept(arguments: &Arguments) -> io::Result<()> {
     let mut metrics = Metrics::new("waypoint", env!("CARGO_PKG_VERSION"), 1);
     let record = telemetry::recorder(&mut metrics, arguments.log.then_some(Format::Text));
     let front = Front::new(Own::default(), source, Limits::default(), record, 7);
-    front.adopt(generation(arguments)?);
+    front.adopt(generation(
+        arguments.routes,
+        &arguments.upstream,
+        arguments.http2,
+    )?);
     let front = Rc::new(front);
     let version = if arguments.http2 {
         Version::H2
@@ -144,8 +148,12 @@ async fn accept(arguments: &Arguments) -> io::Result<()> {
 }
 
 /// The same routes and policies as Envoy's.
-fn generation(arguments: &Arguments) -> io::Result<Arc<Generation>> {
-    let protocol = if arguments.http2 {
+pub(crate) fn generation(
+    routes: usize,
+    upstreams: &[SocketAddr],
+    http2: bool,
+) -> io::Result<Arc<Generation>> {
+    let protocol = if http2 {
         Protocol::Http2
     } else {
         Protocol::Http
@@ -162,10 +170,10 @@ fn generation(arguments: &Arguments) -> io::Result<Arc<Generation>> {
             }],
             ..Default::default()
         }),
-        workloads: arguments.upstream.iter().enumerate().map(pod).collect(),
+        workloads: upstreams.iter().enumerate().map(pod).collect(),
         ..Default::default()
     };
-    let routes: Vec<(String, Route)> = (0..arguments.routes).map(route).collect();
+    let routes: Vec<(String, Route)> = (0..routes).map(route).collect();
     let policies = policies();
     let refers = |name: &String| Reference {
         name: name.clone(),

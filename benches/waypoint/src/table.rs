@@ -13,9 +13,10 @@ use tokio::task::LocalSet;
 use crate::{
     Arguments, envoy,
     load::{self, Http, Load},
+    must::Must,
     ours,
     proxy::{CORE, Proxy, Setting},
-    upstream,
+    select, upstream,
 };
 
 /// One line of the table: what both are set to.
@@ -98,6 +99,7 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     async fn all(&self) -> io::Result<()> {
+        let mut all = Vec::new();
         for http in [Http::One, Http::Two] {
             for (routes, log, concurrency) in [
                 (2, false, 1),
@@ -112,28 +114,28 @@ impl Bench<'_> {
                     log,
                     concurrency,
                 };
-                let wanted = self
-                    .arguments
-                    .only
-                    .as_ref()
-                    .is_none_or(|only| case.name().contains(only));
-                if wanted {
-                    self.case(case).await?;
+                if self.wants(&case.name()) {
+                    all.push((case, self.case(case).await?));
                 }
             }
         }
-        if self
-            .arguments
-            .only
-            .as_ref()
-            .is_none_or(|only| "latency".contains(only.as_str()))
-        {
-            self.latency().await?;
+        let mut musts = of_cases(&all);
+        if self.wants("latency") {
+            musts.extend(self.latency().await?);
         }
+        if self.wants("select") {
+            musts.extend(instructions());
+        }
+        musts.iter().for_each(|must| println!("{must}"));
         Ok(())
     }
 
-    async fn case(&self, case: Case) -> io::Result<()> {
+    fn wants(&self, name: &str) -> bool {
+        let only = self.arguments.only.as_ref();
+        only.is_none_or(|only| name.contains(only.as_str()))
+    }
+
+    async fn case(&self, case: Case) -> io::Result<[Option<Seen>; 2]> {
         let [theirs, own] = self.both(case).await?;
         let mut seen = [None, None];
         for round in 0..=self.arguments.rounds {
@@ -185,11 +187,11 @@ impl Bench<'_> {
             show(seen[0], megabytes),
             show(seen[1], megabytes),
         );
-        Ok(())
+        Ok(seen)
     }
 
     /// Latency of both at 60 % of what the slower one carries.
-    async fn latency(&self) -> io::Result<()> {
+    async fn latency(&self) -> io::Result<Option<Must>> {
         let case = Case {
             http: Http::One,
             routes: 2,
@@ -211,8 +213,10 @@ impl Bench<'_> {
         }
         let rate = slower * 0.6;
         println!("latency at {rate:.0} requests a second, open loop, 64 connections");
+        let mut best = [f64::MAX; 2];
         for _ in 0..self.arguments.rounds {
-            for (name, proxy) in ["envoy", "ours"].into_iter().zip(&proxies) {
+            for ((name, proxy), best) in ["envoy", "ours"].into_iter().zip(&proxies).zip(&mut best)
+            {
                 let Some(proxy) = proxy else { continue };
                 let took = load::open(load(proxy), rate, self.arguments.requests).await?;
                 let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
@@ -223,9 +227,12 @@ impl Bench<'_> {
                     at(0.99),
                     at(0.999)
                 );
+                *best = best.min(at(0.99).as_secs_f64());
             }
         }
-        Ok(())
+        let both = proxies.iter().all(Option::is_some);
+        let must = || Must::new("p99 of Envoy's, best of the rounds", best[1] / best[0], 1.0);
+        Ok(both.then(must))
     }
 
     async fn both(&self, case: Case) -> io::Result<[Option<Proxy>; 2]> {
@@ -253,6 +260,64 @@ impl Bench<'_> {
         let own: Command = ours::command(&setting)?;
         let own = Proxy::start(&own, &setting, &self.room.join("ours.log"))?;
         Ok([theirs, Some(own)])
+    }
+}
+
+/// What each case has to be beside Envoy, and thousands of routes beside two.
+fn of_cases(all: &[(Case, [Option<Seen>; 2])]) -> Vec<Must> {
+    let mut musts = Vec::new();
+    for (case, seen) in all {
+        let [theirs, Some(own)] = seen else { continue };
+        if let Some(theirs) = theirs.filter(|_| case.concurrency == 32) {
+            let ratio = own.cpu.as_secs_f64() / theirs.cpu.as_secs_f64();
+            musts.push(Must::new(
+                format!("{}: CPU of Envoy's", case.name()),
+                ratio,
+                0.55,
+            ));
+        }
+        if case.routes != 5000 {
+            continue;
+        }
+        let two = Case { routes: 2, ..*case };
+        let two = all.iter().find(|(other, _)| other.name() == two.name());
+        if let Some((_, [_, Some(two)])) = two {
+            let ratio = own.cpu.as_secs_f64() / two.cpu.as_secs_f64();
+            musts.push(Must::new(
+                format!("{}: CPU of 2 routes'", case.name()),
+                ratio,
+                1.15,
+            ));
+        }
+        let megabytes = own.memory as f64 / 1024.0;
+        musts.push(Must::new(format!("{}: MB", case.name()), megabytes, 40.0));
+    }
+    musts
+}
+
+/// Instructions of `select`, as far as somebody counts them here.
+fn instructions() -> Vec<Must> {
+    let counted: Result<Vec<u64>, String> = [2, 500, 5000]
+        .into_iter()
+        .map(select::instructions)
+        .collect();
+    match counted {
+        Err(reason) => {
+            println!("instructions of select: not counted: {reason}");
+            Vec::new()
+        }
+        Ok(counted) => {
+            println!(
+                "instructions of select at 2, 500, 5000 routes: {} {} {}",
+                counted[0], counted[1], counted[2]
+            );
+            let ratio = counted[2] as f64 / counted[0].max(1) as f64;
+            vec![Must::new(
+                "instructions of select at 5000 routes, of 2 routes'",
+                ratio,
+                2.0,
+            )]
+        }
     }
 }
 

@@ -111,16 +111,17 @@ fn canonical_name(text: &[u8]) -> Result<String, Malformed> {
         return Err(Malformed::Empty);
     }
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    if let Some(byte) = text.iter().find(|byte| !allowed(**byte)) {
+    // All bytes are looked at, so that many are at once.
+    if !text.iter().fold(true, |all, byte| all & allowed(*byte))
+        && let Some(byte) = text.iter().find(|byte| !allowed(**byte))
+    {
         return Err(Malformed::Byte(*byte));
     }
-    if text.split(|byte| *byte == b'.').any(<[u8]>::is_empty) {
+    let is_gap = |two: &[u8]| two == b"..";
+    if text.starts_with(b".") || text.ends_with(b".") || text.windows(2).any(is_gap) {
         return Err(Malformed::Label);
     }
-    Ok(text
-        .iter()
-        .map(|byte| char::from(byte.to_ascii_lowercase()))
-        .collect())
+    String::from_utf8(text.to_ascii_lowercase()).map_err(|_| Malformed::Empty)
 }
 
 /// An empty port is none (RFC 3986 §6.2.3).

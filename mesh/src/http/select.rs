@@ -10,6 +10,7 @@
 use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 use crate::{
+    hash,
     http::{
         head::Head,
         route::{HostMatch, Match, PathMatch, Route, Rule, Text},
@@ -268,7 +269,7 @@ impl Paths {
 /// Prefixes, by segment.
 #[derive(Debug, Default)]
 struct Tree {
-    children: HashMap<Box<str>, Self>,
+    children: hash::Map<Box<str>, Self>,
     here: Vec<Candidate>,
 }
 

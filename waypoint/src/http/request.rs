@@ -1,6 +1,13 @@
 //! One request: read, decided, forwarded, answered.
 
-use std::{future::Future, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use hyper::body::{Body, Incoming};
@@ -34,13 +41,13 @@ const FIELDS: usize = 32;
 pub(super) async fn respond(
     session: Rc<Session>,
     request: Request<Incoming>,
-) -> Response<Download> {
-    let (parts, body) = request.into_parts();
+) -> Result<Response<Download>, Infallible> {
+    let (mut parts, body) = request.into_parts();
     let is_h2 = parts.version == Version::HTTP_2;
     // What follows such a request is not looked at: see `guard`.
     let last = parts.method == Method::CONNECT || parts.headers.contains_key(header::UPGRADE);
     let mut exchange = Exchange::new(&session, &parts);
-    let mut response = match forward(&session, parts, body, &mut exchange).await {
+    let mut response = match forward(&session, &mut parts, body, &mut exchange).await {
         Ok(forwarded) => forwarded.into_response(&session, exchange),
         Err(why) => answer(why, exchange),
     };
@@ -49,7 +56,7 @@ pub(super) async fn respond(
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }
-    response
+    Ok(response)
 }
 
 /// An endpoint's answer.
@@ -82,7 +89,7 @@ impl Forwarded {
 /// Decides a request and sends it where it belongs.
 async fn forward(
     session: &Rc<Session>,
-    mut parts: Parts,
+    parts: &mut Parts,
     body: Incoming,
     exchange: &mut Exchange,
 ) -> Result<Forwarded, Answer> {
@@ -97,7 +104,7 @@ async fn forward(
     let mut tried: Vec<Arc<str>> = Vec::new();
     let mut failed = None;
     let (forward, lease) = loop {
-        let decided = decide(session, &generation, (table, port), &parts, seed, &tried);
+        let decided = decide(session, &generation, (table, port), parts, seed, &tried);
         let mut judgement = decided?;
         exchange.judged(&mut judgement);
         let forward = match judgement.outcome {
@@ -106,12 +113,13 @@ async fn forward(
             Err(answer) => return Err(failed.unwrap_or(answer)),
         };
         exchange.leads_to(&forward);
-        let speaks = speaks(&forward, &parts);
-        let lent = Lease::take(front, &forward.plan, speaks, &connection.via, false);
-        match (
-            within(deadline(exchange, &forward), lent).await?,
-            forward.plan.workload(),
-        ) {
+        let speaks = speaks(&forward, parts);
+        let deadline = deadline(exchange, &forward);
+        let lent = {
+            let lent = Lease::take(front, &forward.plan, speaks, &connection.via, false);
+            within(deadline, pin!(lent)).await?
+        };
+        match (lent, forward.plan.workload()) {
             (Ok(lease), _) => break (forward, lease),
             (Err(refusal), Some(workload)) if refusal.retryable() && tried.len() + 1 < TRIES => {
                 let uid = Arc::clone(&workload.uid);
@@ -123,9 +131,9 @@ async fn forward(
         }
     };
     let hop = headers::trim(&mut parts.headers, connection.client.peer, table);
-    let wants = outgoing(session, exchange, &mut parts, &forward, hop)?;
+    let wants = outgoing(session, exchange, parts, &forward, hop)?;
     let source = source(body, front.limits.body_time, exchange);
-    let mut request = Request::from_parts(parts, Upload::new(source.as_ref()));
+    let mut request = Request::from_parts(taken(parts), Upload::new(source.as_ref()));
     let gate = source.as_ref().filter(|_| wants.waits);
     if let Some(source) = gate {
         hold(source, &mut request);
@@ -136,14 +144,14 @@ async fn forward(
         None
     };
     let deadline = deadline(exchange, &forward);
-    let sent = send(
+    let sent = pin!(send(
         session,
         &forward,
         lease,
         request,
         source.as_deref(),
         exchange,
-    );
+    ));
     let mut response = within(deadline, sent).await??;
     if let Some(source) = &source {
         source.answered();
@@ -242,9 +250,10 @@ fn deadline(exchange: &Exchange, forward: &Forward<'_>) -> Option<Instant> {
     }
 }
 
+/// The future stays where it is: it is large, and what holds it would hold it once for each place that it is moved to.
 async fn within<T>(
     deadline: Option<Instant>,
-    future: impl Future<Output = T>,
+    future: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Answer> {
     match deadline {
         None => Ok(future.await),
@@ -272,62 +281,81 @@ fn hold(source: &Source, request: &mut Request<Upload>) {
     source.hold(told);
 }
 
-/// Sends a request, once more on a new connection if the endpoint cannot have seen any of it.
-async fn send(
+/// Sends a request, once more on a new connection if the endpoint cannot have seen any of it. Not an `async fn`, which
+/// would hold the request twice.
+fn send(
     session: &Session,
     forward: &Forward<'_>,
     mut lease: Lease,
-    mut request: Request<Upload>,
+    request: Request<Upload>,
     source: Option<&Source>,
     exchange: &mut Exchange,
-) -> Result<Response<Incoming>, Answer> {
+) -> impl Future<Output = Result<Response<Incoming>, Answer>> {
     let speaks = if request.version() == Version::HTTP_2 {
         Speaks::Http2
     } else {
         Speaks::Http1
     };
-    let mut again = true;
-    loop {
-        let spare = (speaks == Speaks::Http2 && again).then(|| copy(&request));
-        let sent = Instant::now();
-        let failed = match lease.send(request).await {
-            Ok(response) => {
-                let now = Instant::now();
-                lease.answered(sent, now);
-                exchange.upstream_time = Some(now - sent);
-                exchange.lease = Some(lease);
-                return Ok(response);
-            }
-            Err(failed) => failed,
-        };
-        match source.and_then(|source| source.failed.get()) {
-            Some(Failed::Slow) => return Err(Answer::Slow),
-            Some(Failed::Broken) => {
-                return Err(Answer::Unframed("its body broke off".to_owned()));
-            }
-            Some(Failed::Unwanted) | None => {}
+    let mut spare = (speaks == Speaks::Http2).then(|| Box::new(copy(&request)));
+    let mut begun = Instant::now();
+    let answer = lease.send(request);
+    async move {
+        let mut answer = pin!(answer);
+        let mut again = true;
+        loop {
+            let failed = match answer.as_mut().await {
+                Ok(response) => {
+                    let now = Instant::now();
+                    lease.answered(begun, now);
+                    exchange.upstream_time = Some(now - begun);
+                    exchange.lease = Some(lease);
+                    return Ok(response);
+                }
+                Err(failed) => failed,
+            };
+            let spare = spare.take().filter(|_| again);
+            let request = resent(failed, source, again, spare)?;
+            again = false;
+            let (front, via) = (&session.front, &session.connection.via);
+            lease = Box::pin(Lease::take(front, &forward.plan, speaks, via, true))
+                .await
+                .map_err(Answer::Upstream)?;
+            begun = Instant::now();
+            answer.set(lease.send(request));
         }
-        let whole = source.is_none_or(|source| !source.touched.get());
-        request = match failed {
-            Unanswered::Unsent(Some(back)) if whole && again => *back,
-            Unanswered::Unsent(None)
-                if let Some(spare) = spare
-                    && whole =>
-            {
-                spare.map(|()| Upload::default())
-            }
-            Unanswered::Unsent(_) => {
-                return Err(Answer::Lost("it was closed before the request".to_owned()));
-            }
-            Unanswered::Lost(how) => return Err(Answer::Lost(how)),
-            Unanswered::Protocol(what) => return Err(Answer::UpstreamProtocol(what)),
-        };
-        again = false;
-        let (front, via) = (&session.front, &session.connection.via);
-        lease = Lease::take(front, &forward.plan, speaks, via, true)
-            .await
-            .map_err(Answer::Upstream)?;
     }
+}
+
+/// The request once more, if it may be sent `again`.
+fn resent(
+    failed: Unanswered,
+    source: Option<&Source>,
+    again: bool,
+    spare: Option<Box<Request<()>>>,
+) -> Result<Request<Upload>, Answer> {
+    match source.and_then(|source| source.failed.get()) {
+        Some(Failed::Slow) => return Err(Answer::Slow),
+        Some(Failed::Broken) => return Err(Answer::Unframed("its body broke off".to_owned())),
+        Some(Failed::Unwanted) | None => {}
+    }
+    let whole = source.is_none_or(|source| !source.touched.get());
+    match failed {
+        Unanswered::Unsent(Some(back)) if whole && again => Ok(*back),
+        Unanswered::Unsent(None)
+            if let Some(spare) = spare
+                && whole =>
+        {
+            Ok(spare.map(|()| Upload::default()))
+        }
+        Unanswered::Unsent(_) => Err(Answer::Lost("it was closed before the request".to_owned())),
+        Unanswered::Lost(how) => Err(Answer::Lost(how)),
+        Unanswered::Protocol(what) => Err(Answer::UpstreamProtocol(what)),
+    }
+}
+
+/// A head that is not needed any more where it is.
+fn taken(parts: &mut Parts) -> Parts {
+    std::mem::replace(parts, Request::new(()).into_parts().0)
 }
 
 fn copy(request: &Request<Upload>) -> Request<()> {

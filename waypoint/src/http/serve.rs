@@ -1,7 +1,6 @@
 //! Drives one client connection.
 
 use std::{
-    convert::Infallible,
     future::{Future, poll_fn},
     pin::{Pin, pin},
     rc::Rc,
@@ -10,10 +9,9 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
 use hyper::{
-    body::Incoming,
     server::conn::{http1, http2},
+    service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh::{http::head::TooLarge, waypoint::Answer};
@@ -22,9 +20,7 @@ use tokio::{
     time::{Instant, Sleep, sleep, timeout},
 };
 
-use super::{
-    Connection, Front, Version, body::Download, exchange, guard::Guard, request, session::Session,
-};
+use super::{Connection, Front, Version, exchange, guard::Guard, request, session::Session};
 use crate::upstream::Local;
 
 /// How an HTTP/2 client begins (RFC 9113 §3.4).
@@ -164,29 +160,19 @@ impl<D: Future<Output = ()>> Watch<D> {
     }
 }
 
-struct Service(Rc<Session>);
-
-impl hyper::service::Service<Request<Incoming>> for Service {
-    type Response = Response<Download>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Download>, Infallible>>>>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let session = Rc::clone(&self.0);
-        Box::pin(async move { Ok(request::respond(session, request).await) })
-    }
-}
-
 async fn http1<IO>(session: &Rc<Session>, io: Guard<IO>, drain: Pin<Box<impl Future<Output = ()>>>)
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let limits = session.front.limits;
+    let own = Rc::clone(session);
+    // Only what can be moved may be served so that the rest of its bytes can be taken over.
+    let answers = service_fn(move |request| Box::pin(request::respond(Rc::clone(&own), request)));
     let mut connection = http1::Builder::new()
         .half_close(true)
         .header_read_timeout(None)
         .max_buf_size((limits.head.target + limits.head.bytes).max(8 << 10) + (16 << 10))
-        .serve_connection(TokioIo::new(io), Service(Rc::clone(session)));
+        .serve_connection(TokioIo::new(io), answers);
     let mut watch = Watch::new(session, drain);
     let result = poll_fn(|cx| {
         if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
@@ -253,6 +239,8 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let limits = session.front.limits;
+    let own = Rc::clone(session);
+    let answers = service_fn(move |request| request::respond(Rc::clone(&own), request));
     let list = u32::try_from(limits.head.target + limits.head.bytes).unwrap_or(u32::MAX);
     let connection = http2::Builder::new(Local)
         .timer(TokioTimer::new())
@@ -265,7 +253,7 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .keep_alive_interval(PING.0)
         .keep_alive_timeout(PING.1)
-        .serve_connection(TokioIo::new(io), Service(Rc::clone(session)));
+        .serve_connection(TokioIo::new(io), answers);
     let mut connection = pin!(connection);
     let mut watch = Watch::new(session, drain);
     let result = poll_fn(|cx| {

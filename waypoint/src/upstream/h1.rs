@@ -30,6 +30,8 @@ use crate::http::{Front, Upload};
 /// The bytes of a connection that speaks something else from now on, and those that were read of it already.
 pub(crate) type Handover = oneshot::Receiver<(Io, Bytes)>;
 
+type TrySendError = hyper::client::conn::TrySendError<Request<Upload>>;
+
 /// One connection; it closes when this is dropped.
 pub(super) struct Connection {
     send: SendRequest<Upload>,
@@ -175,10 +177,11 @@ impl Connection {
         take
     }
 
-    pub(super) async fn send(
+    /// Sends a request at once; what is to be waited for does not hold it.
+    pub(super) fn send(
         &mut self,
         mut request: Request<Upload>,
-    ) -> Result<Response<Incoming>, Unanswered> {
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError>> + use<> {
         if request.body().size_hint().exact().is_none() {
             // Else hyper would take it that a GET has no body, and send none.
             let chunked = HeaderValue::from_static("chunked");
@@ -186,11 +189,15 @@ impl Connection {
                 .headers_mut()
                 .insert(header::TRANSFER_ENCODING, chunked);
         }
-        let sent = self.send.try_send_request(request).await;
-        sent.map_err(|mut error| match error.take_message() {
-            Some(message) => Unanswered::Unsent(Some(Box::new(message))),
-            None if error.error().is_parse() => Unanswered::Protocol(error.error().to_string()),
-            None => Unanswered::Lost(error.error().to_string()),
-        })
+        self.send.try_send_request(request)
+    }
+}
+
+/// Why it has no answer.
+pub(super) fn unanswered(mut error: TrySendError) -> Unanswered {
+    match error.take_message() {
+        Some(message) => Unanswered::Unsent(Some(Box::new(message))),
+        None if error.error().is_parse() => Unanswered::Protocol(error.error().to_string()),
+        None => Unanswered::Lost(error.error().to_string()),
     }
 }

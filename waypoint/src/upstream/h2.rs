@@ -55,7 +55,7 @@ pub(super) struct Shared {
 }
 
 struct Connection {
-    send: SendRequest<Upload>,
+    send: RefCell<SendRequest<Upload>>,
     streams: Cell<usize>,
     limit: Cell<usize>,
     /// When its last stream ended.
@@ -90,9 +90,9 @@ impl Shared {
     }
 
     /// A share in the fullest connection that has room, so that the others may fall idle.
-    fn room(&self) -> Option<Share> {
+    pub(super) fn room(&self) -> Option<Share> {
         let mut open = self.open.borrow_mut();
-        open.retain(|connection| !connection.closed.get() && !connection.send.is_closed());
+        open.retain(|connection| !connection.closed.get() && !connection.send.borrow().is_closed());
         let fits = |connection: &&Rc<Connection>| connection.streams.get() < connection.limit.get();
         let fullest = open.iter().filter(fits).max_by_key(|it| it.streams.get())?;
         fullest.streams.set(fullest.streams.get() + 1);
@@ -171,7 +171,7 @@ async fn connect(
         })?;
     let limits = front.limits.upstream;
     let connection = Rc::new(Connection {
-        send,
+        send: RefCell::new(send),
         streams: Cell::new(0),
         limit: Cell::new(limits.streams),
         rested: Cell::new(Instant::now()),
@@ -204,23 +204,26 @@ async fn connect(
 }
 
 impl Share {
-    pub(super) async fn send(
+    /// Sends a request at once; what is to be waited for does not hold it.
+    pub(super) fn send(
         &self,
         request: Request<Upload>,
-    ) -> Result<Response<Incoming>, Unanswered> {
-        let mut send = self.0.send.clone();
-        let sent = send.try_send_request(request).await;
-        sent.map_err(|mut error| {
-            let failed = match error.take_message() {
-                Some(message) => Unanswered::Unsent(Some(Box::new(message))),
-                None => unanswered(error.error()),
-            };
-            if matches!(failed, Unanswered::Unsent(_)) {
-                // It keeps the streams that it has, and gets no more.
-                self.0.closed.set(true);
-            }
-            failed
-        })
+    ) -> impl Future<Output = Result<Response<Incoming>, Unanswered>> + use<> {
+        let connection = Rc::clone(&self.0);
+        let sent = connection.send.borrow_mut().try_send_request(request);
+        async move {
+            sent.await.map_err(|mut error| {
+                let failed = match error.take_message() {
+                    Some(message) => Unanswered::Unsent(Some(Box::new(message))),
+                    None => unanswered(error.error()),
+                };
+                if matches!(failed, Unanswered::Unsent(_)) {
+                    // It keeps the streams that it has, and gets no more.
+                    connection.closed.set(true);
+                }
+                failed
+            })
+        }
     }
 }
 

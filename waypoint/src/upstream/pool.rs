@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    future::Future,
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
@@ -11,7 +11,7 @@ use std::{
 use http::{Request, Response};
 use hyper::body::Incoming;
 use mesh::{
-    http::balance::Load, identity::Identity, model::Workload, plan::Plan, refusal::Refusal,
+    hash, http::balance::Load, identity::Identity, model::Workload, plan::Plan, refusal::Refusal,
 };
 use net::hbone;
 use tokio::time::Instant;
@@ -65,7 +65,7 @@ impl Shelf {
     }
 }
 
-type Endpoints = Rc<RefCell<HashMap<Arc<str>, Rc<Endpoint>>>>;
+type Endpoints = Rc<RefCell<hash::Map<Arc<str>, Rc<Endpoint>>>>;
 
 /// All connections of one worker.
 pub struct Pools {
@@ -245,6 +245,7 @@ impl Lease {
         let endpoint = pools.endpoint(plan);
         let shelf = endpoint.shelf(front, plan, speaks, via);
         let busy = Busy::new(endpoint);
+        // What opens a connection is much larger than what uses one, and rare: it gets memory of its own.
         let held = match speaks {
             Speaks::Http1 => {
                 let free = if fresh { None } else { h1::free(&shelf) };
@@ -254,25 +255,38 @@ impl Lease {
                         if shelf.open.get() >= pools.limits.connections {
                             return Err(Refusal::TooMany);
                         }
-                        h1::connect(front, plan, via, &shelf).await?
+                        Box::pin(h1::connect(front, plan, via, &shelf)).await?
                     }
                 };
                 Held::H1(Some(connection))
             }
-            Speaks::Http2 => Held::H2(h2::share(front, plan, via, &shelf).await?),
+            Speaks::Http2 => Held::H2(match shelf.h2.room() {
+                Some(share) => share,
+                None => Box::pin(h2::share(front, plan, via, &shelf)).await?,
+            }),
         };
         Ok(Self { busy, shelf, held })
     }
 
-    /// Sends a request. The answer's head, or why there is none.
-    pub(crate) async fn send(
+    /// Sends a request. The answer's head, or why there is none. Not an `async fn`, which would hold the request twice.
+    pub(crate) fn send(
         &mut self,
         request: Request<Upload>,
-    ) -> Result<Response<Incoming>, Unanswered> {
+    ) -> impl Future<Output = Result<Response<Incoming>, Unanswered>> + use<> {
+        let (mut h1, mut h2, mut back) = (None, None, None);
         match &mut self.held {
-            Held::H1(Some(connection)) => connection.send(request).await,
-            Held::H1(None) => Err(Unanswered::Unsent(Some(Box::new(request)))),
-            Held::H2(share) => share.send(request).await,
+            Held::H1(Some(connection)) => h1 = Some(connection.send(request)),
+            Held::H1(None) => back = Some(Box::new(request)),
+            Held::H2(share) => h2 = Some(share.send(request)),
+        }
+        async move {
+            if let Some(sent) = h1 {
+                return sent.await.map_err(h1::unanswered);
+            }
+            match h2 {
+                Some(sent) => sent.await,
+                None => Err(Unanswered::Unsent(back)),
+            }
         }
     }
 
