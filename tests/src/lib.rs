@@ -7,12 +7,14 @@
 
 pub mod agent;
 pub mod driven;
+pub mod front;
 pub mod gateway;
 pub mod load;
 pub mod mesh;
 pub mod parsers;
 pub mod peer;
 pub mod pod;
+pub mod reading;
 pub mod record;
 pub mod script;
 pub mod server;

@@ -10,6 +10,7 @@ mod control;
 mod files;
 mod resources;
 mod text;
+mod waypoint;
 mod wire;
 
 pub use self::{
@@ -18,6 +19,7 @@ pub use self::{
     files::{local, manifests, source},
     resources::{address, authorization, session},
     text::{authority, headers, identity, settings},
+    waypoint::{message, path, waypoint},
     wire::{frame, handshake, hbone, http, leaf, netlink},
 };
 
@@ -38,7 +40,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("leaf", leaf),
     ("local", local),
     ("manifests", manifests),
+    ("message", message),
     ("netlink", netlink),
+    ("path", path),
     ("publish", publish),
     ("request", request),
     ("roster", roster),
@@ -46,6 +50,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("settings", settings),
     ("source", source),
     ("token", token),
+    ("waypoint", waypoint),
     ("zds", zds),
 ];
 

@@ -3,8 +3,10 @@
 //! It shares nothing with the parser that the waypoint uses. Whatever the grammar does not allow is wrong, but for what a
 //! target may hold: bytes that some escape and others do not are all taken, and none of them ends it.
 
+use std::fmt;
+
 /// One request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Request {
     /// The method.
     pub method: Vec<u8>,
@@ -50,7 +52,9 @@ pub fn read(bytes: &[u8]) -> Reading {
         Ok(Framing::Length(length)) => {
             let there = rest.bytes.len() - rest.at;
             let now = usize::try_from(length).map_or(there, |length| length.min(there));
-            request.body.extend_from_slice(&bytes[rest.at..rest.at + now]);
+            request
+                .body
+                .extend_from_slice(&bytes[rest.at..rest.at + now]);
             rest.at += now;
             Ok(now as u64 == length)
         }
@@ -67,6 +71,17 @@ pub fn read(bytes: &[u8]) -> Reading {
     }
 }
 
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (method, target) = (self.method.escape_ascii(), self.target.escape_ascii());
+        write!(f, "{method} {target} HTTP/1.{}", self.minor)?;
+        for (name, value) in self.fields.iter().chain(&self.trailers) {
+            write!(f, " | {}: {}", name.escape_ascii(), value.escape_ascii())?;
+        }
+        write!(f, " | {}", self.body.escape_ascii())
+    }
+}
+
 impl Request {
     /// All values of a field.
     pub fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
@@ -74,10 +89,11 @@ impl Request {
         self.fields.iter().filter(named).map(|field| &*field.1)
     }
 
-    /// Whether a list among the fields has an item, without case and parameters.
+    /// Whether a list among the fields has an item, without case and parameters. No list has anything but ASCII in it.
     pub fn lists(&self, name: &str, item: &str) -> bool {
         let mut items = self
             .values(name)
+            .filter(|value| value.is_ascii())
             .flat_map(|value| value.split(|byte| *byte == b','));
         items.any(|it| {
             let bare = it.split(|byte| *byte == b';').next().unwrap_or_default();
@@ -239,7 +255,10 @@ fn chunks(rest: &mut Rest<'_>, request: &mut Request) -> Read<()> {
 
 fn is_token(text: &[u8]) -> bool {
     let is_mark = |byte: u8| b"!#$%&'*+-.^_`|~".contains(&byte);
-    !text.is_empty() && text.iter().all(|it| it.is_ascii_alphanumeric() || is_mark(*it))
+    !text.is_empty()
+        && text
+            .iter()
+            .all(|it| it.is_ascii_alphanumeric() || is_mark(*it))
 }
 
 /// Without the blanks around it (§5.1): spaces and tabs, nothing else.
@@ -249,7 +268,10 @@ fn blank_free(text: &[u8]) -> &[u8] {
     let Some(from) = from else {
         return &[];
     };
-    let to = text.iter().rposition(|byte| !is_blank(byte)).unwrap_or(from);
+    let to = text
+        .iter()
+        .rposition(|byte| !is_blank(byte))
+        .unwrap_or(from);
     &text[from..=to]
 }
 
@@ -264,11 +286,17 @@ mod tests {
             panic!("it is whole");
         };
         assert_eq!(&text[length..], "GET");
-        assert_eq!((&*request.method, &*request.target), (&b"POST"[..], &b"/a?b"[..]));
+        assert_eq!(
+            (&*request.method, &*request.target),
+            (&b"POST"[..], &b"/a?b"[..])
+        );
         assert_eq!(request.values("x").collect::<Vec<_>>(), [b"y z"]);
         assert_eq!(request.body, b"a\r\n");
         assert_eq!(request.trailers, [(b"t".to_vec(), b"u".to_vec())]);
-        assert!(matches!(read(&text.as_bytes()[..length - 1]), Reading::Head(_)));
+        assert!(matches!(
+            read(&text.as_bytes()[..length - 1]),
+            Reading::Head(_)
+        ));
         assert_eq!(read(&text.as_bytes()[..20]), Reading::Part);
     }
 

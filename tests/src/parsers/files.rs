@@ -11,10 +11,18 @@ use std::{
 use control::{
     compile::{self, Compiled, Settings, compile},
     manifest,
+    publish::Version,
     source::{Loaded, load},
 };
-use mesh::{local, model::Effect, name::Name, parse};
-use prost::Message as _;
+use mesh::{
+    delta::{Delta, Resource},
+    local,
+    model::Effect,
+    name::Name,
+    parse,
+    waypoint::Store,
+};
+use prost::Message;
 
 /// A local workload file. What is read can be written, and what is written is read as the same.
 pub fn local(data: &[u8]) {
@@ -39,12 +47,18 @@ pub fn local(data: &[u8]) {
 }
 
 /// A file of manifests, for the control plane. Loaded again it is the same; in another order it is the same if nothing
-/// was wrong with it; and what comes out no proxy refuses.
+/// was wrong with it; what comes out no proxy refuses, and what waypoints are told of it they put in force as a whole.
 pub fn source(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let first = loaded(&text, None);
     let compiled = compile(&first.world, &Settings::default());
     compile::json::compiled(&compiled);
+    understood(&compiled);
+    let deploying = Settings {
+        deploys: true,
+        ..Settings::default()
+    };
+    understood(&compile(&first.world, &deploying));
     for problem in &first.problems {
         assert!(!problem.to_string().is_empty());
     }
@@ -73,6 +87,38 @@ fn loaded(text: &str, previous: Option<&Loaded>) -> Loaded {
         &BTreeMap::from([(PathBuf::from("a.yaml"), text.to_owned())]),
         previous,
     )
+}
+
+fn understood(compiled: &Compiled) {
+    for (gateway, told) in &compiled.told {
+        let mut store = Store::new(Name::new("ambit-system"));
+        let rejected = [
+            store.apply(&delta(proto::TABLE_TYPE, &told.tables)),
+            store.apply(&delta(proto::ROUTE_TYPE, &told.routes)),
+            store.apply(&delta(proto::POLICY_TYPE, &told.policies)),
+            store.apply(&delta(proto::BACKEND_TYPE, &told.backends)),
+        ];
+        assert_eq!(rejected.concat(), [], "{gateway:?}");
+        let generation = store.current();
+        assert!(generation.is_ready(), "{gateway:?}");
+        assert_eq!(generation.tables().count(), told.tables.len());
+    }
+}
+
+fn delta<M: Message>(type_url: &str, all: &BTreeMap<String, M>) -> Delta {
+    let resource = |(name, message): (&String, &M)| {
+        let bytes = message.encode_to_vec();
+        Resource {
+            name: name.clone(),
+            version: Version::of(&bytes).to_string(),
+            bytes,
+        }
+    };
+    Delta {
+        type_url: type_url.to_owned(),
+        resources: all.iter().map(resource).collect(),
+        removed: Vec::new(),
+    }
 }
 
 fn taken(compiled: &Compiled) {
