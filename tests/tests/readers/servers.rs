@@ -65,8 +65,8 @@ impl Server {
     }
 
     fn here(name: &'static str, run: fn(TcpListener, Sender<Seen>)) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
+        let address = listener.local_addr().expect("it is bound");
         let (log, seen) = channel();
         thread::spawn(move || run(listener, log));
         Self {
@@ -93,8 +93,10 @@ impl Server {
 
     /// Sends it bytes as they are, and waits until it closes or says nothing more.
     pub(crate) fn say(&self, bytes: &[u8]) {
-        let mut socket = TcpStream::connect(self.address).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut socket = TcpStream::connect(self.address).expect("it listens");
+        socket
+            .set_read_timeout(Some(PATIENCE))
+            .expect("it is a socket");
         // It may have closed, if it did not like the beginning.
         socket.write_all(bytes).ok();
         socket.shutdown(Shutdown::Write).ok();
@@ -105,7 +107,7 @@ impl Server {
 fn each(listener: &TcpListener, log: Sender<Seen>, serve: fn(TcpStream, &Sender<Seen>)) {
     for socket in listener.incoming() {
         let log = log.clone();
-        thread::spawn(move || serve(socket.unwrap(), &log));
+        thread::spawn(move || serve(socket.expect("it listens"), &log));
     }
 }
 
@@ -214,7 +216,7 @@ fn in_c(mut socket: TcpStream, log: &Sender<Seen>) {
 }
 
 fn tiny(listener: TcpListener, log: Sender<Seen>) {
-    let server = tiny_http::Server::from_listener(listener, None).unwrap();
+    let server = tiny_http::Server::from_listener(listener, None).expect("a server");
     for mut request in server.incoming_requests() {
         let hosts = request.headers().iter().filter(|it| it.field.equiv("host"));
         let mut seen = Seen {
@@ -228,7 +230,8 @@ fn tiny(listener: TcpListener, log: Sender<Seen>) {
             // Its body would be all that follows, until the end.
         } else if seen.target == EARLY {
             // What is left of the body it passes over itself.
-            request.as_reader().read_exact(&mut [0; 3]).unwrap();
+            let read = request.as_reader().read_exact(&mut [0; 3]);
+            read.expect("more than that is there");
         } else if request.as_reader().read_to_string(&mut seen.body).is_err() {
             continue;
         }
@@ -239,7 +242,7 @@ fn tiny(listener: TcpListener, log: Sender<Seen>) {
 
 fn khttp(socket: TcpStream, log: &Sender<Seen>) {
     let log = log.clone();
-    let mut builder = khttp::Server::builder("127.0.0.1:0").unwrap();
+    let mut builder = khttp::Server::builder("127.0.0.1:0").expect("it is an address");
     builder.fallback_route(move |mut request, answer| {
         let hosts = request.headers.get_all("host");
         let mut seen = Seen {
