@@ -18,6 +18,7 @@ use std::{
 };
 
 use mesh::{
+    hash,
     headers::Baggage,
     http::{authorize::Matched, route::Route},
     identity::Identity,
@@ -126,7 +127,7 @@ pub(crate) struct Counting {
     worker: usize,
     /// What clients' proxies say of themselves, by the tunnel's socket.
     clients: RefCell<HashMap<SocketAddr, Arc<Party>>>,
-    remembered: RefCell<HashMap<Key, Cells>>,
+    remembered: RefCell<hash::Map<Key, Cells>>,
 }
 
 /// All that labels of a request are made of. What it points to it holds, so that nothing else can come to be there.

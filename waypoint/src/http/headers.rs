@@ -225,10 +225,13 @@ fn append(all: &mut HeaderMap, name: HeaderName, last: &HeaderValue) -> HeaderVa
 
 /// The request's id, which it gets if it has none.
 pub(super) fn identify(all: &mut HeaderMap, session: &Session) -> HeaderValue {
-    if let Some(id) = all.get(REQUEST_ID) {
+    // It comes never again: HTTP/2 is not to keep it in the place of what does (RFC 7541 §7.1.3).
+    if let Some(id) = all.get_mut(REQUEST_ID) {
+        id.set_sensitive(true);
         return id.clone();
     }
-    let id = request_id(session.front.random(), session.front.random());
+    let mut id = request_id(session.front.random(), session.front.random());
+    id.set_sensitive(true);
     all.insert(REQUEST_ID, id.clone());
     id
 }
