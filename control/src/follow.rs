@@ -434,7 +434,7 @@ async fn due(
         streams.mark_unchanged();
         let now = Instant::now();
         let deadline = {
-            let bindings = &both.lock().unwrap_or_else(PoisonError::into_inner).1;
+            let bindings = &mut both.lock().unwrap_or_else(PoisonError::into_inner).1;
             if bindings.is_due(&hub.streams.reached(), now) {
                 return;
             }

@@ -2,17 +2,19 @@
 //! its workloads deny what is sent to them as they were told.
 //!
 //! Pure: what is known is an argument, and so is the time. One step at a time, each of them published, and each waited
-//! for until everybody who is concerned and connected has accepted it, though not for longer than [`PATIENCE`]:
+//! for until everybody who is concerned and connected has accepted it, though not for longer than [`PATIENCE`]. What shuts
+//! a way comes [`SETTLE`] later still: a proxy that has just accepted a step has requests on that way which are only opening.
+//!
 //!
 //! 1. the waypoint is told of the service, and the node proxies that it may be trusted with it ([`Phase::Told`]): one
 //!    that does not know that yet would decide the policies of its workloads with the waypoint as the client;
 //! 2. the service is published with its waypoint ([`Phase::Published`]);
 //! 3. its workloads deny whoever goes around, if that is wanted ([`Phase::Enforced`]).
 //!
-//! Unbinding is the same in reverse ([`Phase::Leaving`], [`Phase::Told`]): the waypoint is told, and trusted, until nobody
-//! is sent to it. Between two waypoints ([`Phase::Moving`]) both
-//! are told, and a denial lets both through, first while the service is published with the old one and then with the new
-//! one. Nothing but the wish itself ends a binding: neither does a waypoint that is away, nor a Gateway that is deleted.
+//! The third shuts the way around. Unbinding is the same in reverse ([`Phase::Leaving`], [`Phase::Told`]): the waypoint is
+//! told, and trusted, until nobody is sent to it; to take that away shuts the way through it. Between two waypoints
+//! ([`Phase::Moving`]) both are told, and a denial lets both through, first while the service is published with the old one
+//! and then with the new one; to forget the old one shuts the way through that. Nothing but the wish itself ends a binding: neither does a waypoint that is away, nor a Gateway that is deleted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,6 +32,9 @@ mod tests;
 /// How long a step waits for those who are connected and do not answer.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long those who have accepted a step have for what they sent out before, until what they sent it on is shut.
+pub const SETTLE: Duration = Duration::from_secs(1);
+
 /// More than the steps of any way: a Moving to be ended, and all of a binding.
 const STEPS: usize = 8;
 
@@ -42,12 +47,14 @@ pub struct Reached {
     pub waypoints: BTreeMap<Key, Vec<Option<u64>>>,
 }
 
-/// Who has to accept a step.
+/// Who has to be done with a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who<'a> {
-    /// All node proxies.
+    /// All node proxies: each has accepted it.
     Nodes,
-    /// All waypoints of a gateway.
+    /// Also the requests that node proxies sent out before that: they had [`SETTLE`] to arrive.
+    Requests,
+    /// All waypoints of a gateway: each has accepted it.
     Waypoint(&'a Key),
 }
 
@@ -104,7 +111,6 @@ fn step(
     settled: &dyn Fn(Who<'_>) -> bool,
 ) -> Option<Phase> {
     let stays = phase.cloned();
-    let nodes = || settled(Who::Nodes);
     match phase {
         None => begins.map(|wanted| Phase::Told {
             gateway: wanted.gateway.clone(),
@@ -112,11 +118,11 @@ fn step(
         Some(Phase::Told { gateway: told }) => {
             if begins.is_some_and(|wanted| wanted.gateway == *told) {
                 let gateway = told.clone();
-                let is_known = nodes() && settled(Who::Waypoint(told));
+                let is_known = settled(Who::Nodes) && settled(Who::Waypoint(told));
                 is_known.then_some(Phase::Published { gateway }).or(stays)
             } else {
                 // Nodes may have sent there until now.
-                stays.filter(|_| !nodes())
+                stays.filter(|_| !settled(Who::Requests))
             }
         }
         Some(Phase::Moving {
@@ -126,13 +132,13 @@ fn step(
             enforced,
         }) => moving((from, to), *arrived, *enforced, wanted, settled).or(stays),
         Some(Phase::Published { gateway }) => {
-            bound(gateway, Bound::Published, wanted, &nodes).or(stays)
+            bound(gateway, Bound::Published, wanted, settled).or(stays)
         }
         Some(Phase::Enforced { gateway }) => {
-            bound(gateway, Bound::Enforced, wanted, &nodes).or(stays)
+            bound(gateway, Bound::Enforced, wanted, settled).or(stays)
         }
         Some(Phase::Leaving { gateway }) => {
-            bound(gateway, Bound::Leaving, wanted, &nodes).or(stays)
+            bound(gateway, Bound::Leaving, wanted, settled).or(stays)
         }
     }
 }
@@ -150,12 +156,12 @@ fn bound(
     now: &Key,
     how: Bound,
     wanted: Option<&Wanted>,
-    nodes: &dyn Fn() -> bool,
+    settled: &dyn Fn(Who<'_>) -> bool,
 ) -> Option<Phase> {
     let gateway = now.clone();
     let Some(wanted) = wanted else {
         return match how {
-            Bound::Leaving => nodes().then_some(Phase::Told { gateway }),
+            Bound::Leaving => settled(Who::Nodes).then_some(Phase::Told { gateway }),
             Bound::Published | Bound::Enforced => Some(Phase::Leaving { gateway }),
         };
     };
@@ -168,7 +174,10 @@ fn bound(
         });
     }
     match how {
-        Bound::Published => (wanted.deny && nodes()).then_some(Phase::Enforced { gateway }),
+        Bound::Published => {
+            let denies = wanted.deny && settled(Who::Requests);
+            denies.then_some(Phase::Enforced { gateway })
+        }
         Bound::Enforced => (!wanted.deny).then_some(Phase::Published { gateway }),
         Bound::Leaving => Some(Phase::Published { gateway }),
     }
@@ -183,7 +192,6 @@ fn moving(
     settled: &dyn Fn(Who<'_>) -> bool,
 ) -> Option<Phase> {
     let (from, to) = (from.clone(), to.clone());
-    let nodes = || settled(Who::Nodes);
     let moving = |from, to, arrived| Phase::Moving {
         from,
         to,
@@ -198,7 +206,7 @@ fn moving(
         (_, Some(wanted)) if enforced && !wanted.deny => Some(moving(from, to, arrived)),
         (false, None) => Some(Phase::Leaving { gateway: from }),
         (false, Some(wanted)) if wanted.gateway == to => {
-            let is_known = nodes() && settled(Who::Waypoint(&to));
+            let is_known = settled(Who::Nodes) && settled(Who::Waypoint(&to));
             is_known.then(|| moving(from, to, true))
         }
         // Nobody was sent to the new one yet.
@@ -207,7 +215,7 @@ fn moving(
         // Somebody may still be sent to the old one, which is told and let through until then.
         (true, wanted) => {
             let denies = wanted.is_some_and(|wanted| wanted.deny && wanted.gateway == to);
-            nodes().then(|| at_rest(to, enforced || denies))
+            settled(Who::Requests).then(|| at_rest(to, enforced || denies))
         }
     }
 }
@@ -226,6 +234,24 @@ struct Wait {
     until: Instant,
     /// The snapshot that has the step; `None` if it is not published yet.
     snapshot: Option<u64>,
+    /// Since when all node proxies that are connected have accepted it.
+    accepted: Option<Instant>,
+}
+
+impl Wait {
+    const fn new(until: Instant) -> Self {
+        Self {
+            until,
+            snapshot: None,
+            accepted: None,
+        }
+    }
+
+    /// When the way on which requests were sent until this step may be shut, if nobody comes who has not accepted it.
+    fn settled(&self) -> Instant {
+        let accepted = self.accepted.unwrap_or(self.until);
+        accepted.min(self.until) + SETTLE
+    }
 }
 
 impl Waits {
@@ -243,10 +269,7 @@ impl Waits {
             .retain(|service, _| after.phases.contains_key(service));
         for (service, phase) in &after.phases {
             if before.phases.get(service) != Some(phase) {
-                let wait = Wait {
-                    until: now + PATIENCE,
-                    snapshot: None,
-                };
+                let wait = Wait::new(now + PATIENCE);
                 self.begun.insert(service.clone(), wait);
             }
         }
@@ -259,10 +282,23 @@ impl Waits {
         }
     }
 
+    /// Everybody has come this far. To be told at once: [`SETTLE`] is counted from here.
+    pub fn reached(&mut self, reached: &Reached, now: Instant) {
+        let is_quiet = self.is_quiet(now);
+        for wait in self.begun.values_mut() {
+            // Who has come since, and has not accepted it, may have sent out requests by what it knew before.
+            wait.accepted = match !is_quiet && have(&reached.nodes, wait.snapshot) {
+                true => wait.accepted.or(Some(now)),
+                false => None,
+            };
+        }
+    }
+
     /// When to look again although nobody has come any further: at the next time that a wait ends.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        let waits = self.begun.values().map(|wait| wait.until);
+        let waits = self.begun.values();
         waits
+            .flat_map(|wait| [wait.until, wait.settled()])
             .chain(self.quiet_until)
             .filter(|until| *until > now)
             .min()
@@ -271,20 +307,31 @@ impl Waits {
     /// Whether a step has reached everybody whom it concerns. One that is only about to be recorded has reached nobody.
     fn is_over(&self, service: &Key, is_recorded: bool, who: Who<'_>, known: &Known<'_>) -> bool {
         let wait = self.begun.get(service).filter(|_| is_recorded);
+        if let (Who::Requests, Some(wait)) = (who, wait) {
+            return wait.settled() <= known.now;
+        }
         if wait.is_some_and(|wait| wait.until <= known.now) {
             return true;
         }
         let connected = match who {
-            Who::Nodes => known.reached.nodes.as_slice(),
+            Who::Nodes | Who::Requests => known.reached.nodes.as_slice(),
             Who::Waypoint(gateway) => known
                 .reached
                 .waypoints
                 .get(gateway)
                 .map_or(&[][..], Vec::as_slice),
         };
-        let snapshot = wait.and_then(|wait| wait.snapshot);
-        // A number is greater than `None`: who has accepted nothing has not reached it.
-        let has = |reached: &Option<u64>| snapshot.is_some() && *reached >= snapshot;
-        self.quiet_until.is_none_or(|until| until <= known.now) && connected.iter().all(has)
+        !self.is_quiet(known.now) && have(connected, wait.and_then(|wait| wait.snapshot))
     }
+
+    fn is_quiet(&self, now: Instant) -> bool {
+        self.quiet_until.is_some_and(|until| now < until)
+    }
+}
+
+/// Whether all who are connected have accepted a snapshot, `None` for one that is not published yet.
+fn have(connected: &[Option<u64>], snapshot: Option<u64>) -> bool {
+    // A number is greater than `None`: who has accepted nothing has not reached it.
+    let has = |reached: &Option<u64>| snapshot.is_some() && *reached >= snapshot;
+    connected.iter().all(has)
 }

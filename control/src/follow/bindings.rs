@@ -69,6 +69,7 @@ impl Bindings {
     pub fn advance(&mut self, compiled: &Compiled, reached: &Reached, now: Instant) -> bool {
         self.wanted.clone_from(&compiled.wanted);
         self.gateways = compiled.told.keys().cloned().collect();
+        self.waits.reached(reached, now);
         let next = self.next(reached, now);
         if next == self.recorded {
             self.retry = None;
@@ -100,8 +101,9 @@ impl Bindings {
         self.waits.published(number);
     }
 
-    /// Whether [`Bindings::advance`] would do something.
-    pub fn is_due(&self, reached: &Reached, now: Instant) -> bool {
+    /// Takes in how far everybody has come. Returns whether [`Bindings::advance`] would do something.
+    pub fn is_due(&mut self, reached: &Reached, now: Instant) -> bool {
+        self.waits.reached(reached, now);
         self.retry.is_none_or(|retry| retry <= now) && self.next(reached, now) != self.recorded
     }
 

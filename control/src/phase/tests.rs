@@ -39,96 +39,103 @@ fn phase(text: &str) -> Option<Phase> {
 }
 
 /// Each row: where a service is, and the next step if nobody has accepted that yet, or waypoints alone have, if the nodes
-/// have, and if all have; for each wish: none, waypoint a, a with a denial, b, b with a denial.
-const ROWS: [(&str, [[&str; 3]; 5]); 9] = [
+/// have, if both have, if the nodes have and their requests have arrived, and if there is nobody to wait for; for each wish:
+/// none, waypoint a, a with a denial, b, b with a denial.
+const ROWS: [(&str, [[&str; 5]; 5]); 9] = [
     (
         "-",
         [
-            ["-"; 3],
-            ["told a"; 3],
-            ["told a"; 3],
-            ["told b"; 3],
-            ["told b"; 3],
+            ["-"; 5],
+            ["told a"; 5],
+            ["told a"; 5],
+            ["told b"; 5],
+            ["told b"; 5],
         ],
     ),
     (
         "told a",
         [
-            ["told a", "-", "-"],
-            ["told a", "told a", "published a"],
-            ["told a", "told a", "published a"],
-            ["told a", "-", "-"],
-            ["told a", "-", "-"],
+            ["told a", "told a", "told a", "-", "-"],
+            ["told a", "told a", "published a", "told a", "published a"],
+            ["told a", "told a", "published a", "told a", "published a"],
+            ["told a", "told a", "told a", "-", "-"],
+            ["told a", "told a", "told a", "-", "-"],
         ],
     ),
     (
         "published a",
         [
-            ["leaving a"; 3],
-            ["published a"; 3],
-            ["published a", "enforced a", "enforced a"],
-            ["a>b"; 3],
-            ["a>b"; 3],
+            ["leaving a"; 5],
+            ["published a"; 5],
+            [
+                "published a",
+                "published a",
+                "published a",
+                "enforced a",
+                "enforced a",
+            ],
+            ["a>b"; 5],
+            ["a>b"; 5],
         ],
     ),
     (
         "enforced a",
         [
-            ["leaving a"; 3],
-            ["published a"; 3],
-            ["enforced a"; 3],
-            ["a>b"; 3],
-            ["a>b!"; 3],
+            ["leaving a"; 5],
+            ["published a"; 5],
+            ["enforced a"; 5],
+            ["a>b"; 5],
+            ["a>b!"; 5],
         ],
     ),
     (
         "leaving a",
         [
-            ["leaving a", "told a", "told a"],
-            ["published a"; 3],
-            ["published a"; 3],
-            ["a>b"; 3],
-            ["a>b"; 3],
+            ["leaving a", "told a", "told a", "told a", "told a"],
+            ["published a"; 5],
+            ["published a"; 5],
+            ["a>b"; 5],
+            ["a>b"; 5],
         ],
     ),
     (
         "a>b",
         [
-            ["leaving a"; 3],
-            ["published a"; 3],
-            ["published a"; 3],
-            ["a>b", "a>b", "a>>b"],
-            ["a>b", "a>b", "a>>b"],
+            ["leaving a"; 5],
+            ["published a"; 5],
+            ["published a"; 5],
+            ["a>b", "a>b", "a>>b", "a>b", "a>>b"],
+            ["a>b", "a>b", "a>>b", "a>b", "a>>b"],
         ],
     ),
     (
         "a>b!",
         [
-            ["leaving a"; 3],
-            ["a>b"; 3],
-            ["enforced a"; 3],
-            ["a>b"; 3],
-            ["a>b!", "a>b!", "a>>b!"],
+            ["leaving a"; 5],
+            ["a>b"; 5],
+            ["enforced a"; 5],
+            ["a>b"; 5],
+            ["a>b!", "a>b!", "a>>b!", "a>b!", "a>>b!"],
         ],
     ),
     (
         "a>>b",
         [
-            ["a>>b", "published b", "published b"],
-            ["a>>b", "published b", "published b"],
-            ["a>>b", "published b", "published b"],
-            ["a>>b", "published b", "published b"],
-            ["a>>b", "enforced b", "enforced b"],
+            ["a>>b", "a>>b", "a>>b", "published b", "published b"],
+            ["a>>b", "a>>b", "a>>b", "published b", "published b"],
+            ["a>>b", "a>>b", "a>>b", "published b", "published b"],
+            ["a>>b", "a>>b", "a>>b", "published b", "published b"],
+            ["a>>b", "a>>b", "a>>b", "enforced b", "enforced b"],
         ],
     ),
     (
         "a>>b!",
         [
-            ["a>>b!", "enforced b", "enforced b"],
-            ["a>>b"; 3],
-            ["a>>b!", "enforced b", "enforced b"],
-            ["a>>b"; 3],
-            ["a>>b!", "enforced b", "enforced b"],
+            ["a>>b!", "a>>b!", "a>>b!", "enforced b", "enforced b"],
+            ["a>>b"; 5],
+            ["a>>b!", "a>>b!", "a>>b!", "enforced b", "enforced b"],
+            ["a>>b"; 5],
+            ["a>>b!", "a>>b!", "a>>b!", "enforced b", "enforced b"],
         ],
     ),
 ];
@@ -142,16 +149,18 @@ fn each_step_in_each_situation() {
         Some(wanted("b", false)),
         Some(wanted("b", true)),
     ];
+    let settled: [&dyn Fn(Who<'_>) -> bool; 6] = [
+        &|_| false,
+        &|who| matches!(who, Who::Waypoint(_)),
+        &|who| who == Who::Nodes,
+        &|who| who != Who::Requests,
+        &|who| !matches!(who, Who::Waypoint(_)),
+        &|_| true,
+    ];
     for (at, by_wish) in ROWS {
-        for (wish, expected) in wishes.iter().zip(by_wish) {
-            let [nobody, nodes, all] = expected;
-            let settled: [&dyn Fn(Who<'_>) -> bool; 4] = [
-                &|_| false,
-                &|who| who != Who::Nodes,
-                &|who| who == Who::Nodes,
-                &|_| true,
-            ];
-            for (settled, expected) in settled.into_iter().zip([nobody, nobody, nodes, all]) {
+        for (wish, [nobody, others @ ..]) in wishes.iter().zip(by_wish) {
+            let expected = [nobody, nobody].into_iter().chain(others);
+            for (settled, expected) in settled.into_iter().zip(expected) {
                 let stepped = step(phase(at).as_ref(), wish.as_ref(), wish.as_ref(), settled);
                 assert_eq!(stepped, phase(expected), "{at} {wish:?} {expected}");
             }
@@ -184,6 +193,8 @@ struct Mesh {
     number: u64,
     /// Since when, and in which snapshot, what this says is so.
     since: BTreeMap<String, (Instant, u64)>,
+    /// Since when all nodes know that, or had the time to.
+    known: BTreeMap<String, Instant>,
     /// Those who were connected before a restart may not be back until then.
     quiet_until: Instant,
 }
@@ -199,7 +210,7 @@ enum Event {
     WaypointAccepts(bool),
     GatewayGoes(bool),
     GatewayComes(bool),
-    Passes(u64),
+    Passes(Duration),
     Restart,
 }
 
@@ -212,6 +223,7 @@ impl Mesh {
         Self {
             now,
             since: since.collect(),
+            known: BTreeMap::new(),
             quiet_until: now,
             waits: Waits::restored(&recorded, now),
             recorded,
@@ -220,6 +232,10 @@ impl Mesh {
             reached: Reached::default(),
             number: 1,
         }
+    }
+
+    fn at(&self) -> Option<Phase> {
+        self.recorded.phases.get(&k("s")).cloned()
     }
 
     fn happen(&mut self, event: &Event) {
@@ -259,7 +275,7 @@ impl Mesh {
                 self.reached.waypoints.remove(&gateway(first));
             }
             Event::GatewayComes(first) => drop(self.gateways.insert(gateway(first))),
-            Event::Passes(seconds) => self.now += Duration::from_secs(seconds),
+            Event::Passes(time) => self.now += time,
             Event::Restart => {
                 self.reached = Reached::default();
                 self.waits = Waits::restored(&self.recorded, self.now);
@@ -278,6 +294,13 @@ impl Mesh {
             .cloned()
             .collect();
         for fact in known {
+            let (since, _) = self.since[&fact];
+            // With nobody connected there is nothing to wait for.
+            let known = match self.reached.nodes.is_empty() {
+                true => self.now - SETTLE,
+                false => self.now.min(since + PATIENCE),
+            };
+            self.known.entry(fact.clone()).or_insert(known);
             self.since.insert(fact, (self.now - 2 * PATIENCE, 0));
         }
     }
@@ -289,6 +312,7 @@ impl Mesh {
     }
 
     fn go_on(&mut self) {
+        self.waits.reached(&self.reached, self.now);
         let known = Known {
             wanted: &self.wanted,
             gateways: &self.gateways,
@@ -308,6 +332,7 @@ impl Mesh {
         self.number += 1;
         self.waits.published(self.number);
         self.since.retain(|fact, _| after.contains(fact));
+        self.known.retain(|fact, _| after.contains(fact));
         for fact in after.difference(&before) {
             self.since.insert(fact.clone(), (self.now, self.number));
         }
@@ -320,6 +345,20 @@ impl Mesh {
         let has =
             |reached: &Option<u64>| since.is_some_and(|(_, number)| *reached >= Some(*number));
         in_time || self.now >= self.quiet_until && to.iter().all(has)
+    }
+
+    /// Whether also what nodes sent out before they knew this had its time to arrive.
+    fn is_settled(&self, fact: &str, to: &[Option<u64>]) -> bool {
+        let since = self.since.get(fact);
+        let late = since.map(|(since, _)| *since + PATIENCE);
+        let known = self.known.get(fact).copied().or(late);
+        let in_time = known.is_none_or(|known| self.now >= known + SETTLE);
+        self.is_known(fact, to) && (in_time || self.skips())
+    }
+
+    /// With nobody connected, steps are skipped.
+    fn skips(&self) -> bool {
+        self.reached.nodes.is_empty() && self.now >= self.quiet_until
     }
 
     fn check(&self, before: Option<&Phase>, after: Option<&Phase>) {
@@ -352,9 +391,7 @@ impl Mesh {
                 "opened against the wish: {}",
                 shown()
             );
-            // With nobody connected, steps are skipped.
-            let skips = self.reached.nodes.is_empty() && self.now >= self.quiet_until;
-            if to.as_ref() != Some(from) && denies(before) && !skips {
+            if to.as_ref() != Some(from) && denies(before) && !self.skips() {
                 assert!(
                     denies(after) && after.unwrap().told().any(|it| it == from),
                     "{}",
@@ -373,7 +410,7 @@ impl Mesh {
         if denies(after) && !denies(before) {
             let to = to.expect("a denial with a waypoint");
             assert!(
-                self.is_known(&format!("published {}", to.1), &nodes),
+                self.is_settled(&format!("published {}", to.1), &nodes),
                 "denied too early: {}",
                 shown()
             );
@@ -385,7 +422,7 @@ impl Mesh {
         {
             if self.gateways.contains(&k(told)) {
                 assert!(
-                    self.is_known(&format!("nobody goes to {told}"), &nodes),
+                    self.is_settled(&format!("nobody goes to {told}"), &nodes),
                     "forgot {told}: {}",
                     shown()
                 );
@@ -429,7 +466,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => any::<bool>().prop_map(Event::WaypointAccepts),
         1 => any::<bool>().prop_map(Event::GatewayGoes),
         1 => any::<bool>().prop_map(Event::GatewayComes),
-        2 => (1..7_u64).prop_map(Event::Passes),
+        3 => (1..70_u64).prop_map(|tenths| Event::Passes(Duration::from_millis(100 * tenths))),
         1 => Just(Event::Restart),
     ]
 }
@@ -445,7 +482,7 @@ proptest! {
         }
         // Left alone, every binding gets where it is wanted, and no denial outlives the wish.
         for _ in 0..2 * STEPS {
-            mesh.happen(&Event::Passes(PATIENCE.as_secs()));
+            mesh.happen(&Event::Passes(PATIENCE + SETTLE));
         }
         let wish = mesh.wanted.get(&k("s"));
         let end = mesh.recorded.phases.get(&k("s"));
@@ -492,34 +529,111 @@ fn with_nobody_connected_a_ready_waypoint_is_bound_at_once() {
     assert_eq!(mesh.recorded.phases, BTreeMap::new());
 }
 
+/// Just not as long as that.
+const INSTANT: Duration = Duration::from_millis(1);
+
+/// A service that is published with a waypoint and not denied yet, of which the first of two nodes knows.
+fn published() -> Mesh {
+    let mut mesh = Mesh::new();
+    for event in [
+        Event::NodeComes,
+        Event::NodeComes,
+        Event::Want(Some((true, true, true))),
+        Event::NodeAccepts(0),
+        Event::NodeAccepts(1),
+        Event::NodeAccepts(0),
+    ] {
+        mesh.happen(&event);
+    }
+    assert_eq!(mesh.at(), phase("published a"));
+    mesh
+}
+
 #[test]
-fn a_denial_waits_for_every_node_or_five_seconds() {
+fn a_denial_waits_for_every_node_or_five_seconds_and_then_for_what_is_on_its_way() {
     for late in [false, true] {
-        let mut mesh = Mesh::new();
-        for event in [
-            Event::NodeComes,
-            Event::NodeComes,
-            Event::Want(Some((true, true, true))),
-        ] {
-            mesh.happen(&event);
-        }
-        let published = phase("published a");
-        mesh.happen(&Event::NodeAccepts(0));
-        mesh.happen(&Event::NodeAccepts(1));
-        mesh.happen(&Event::NodeAccepts(0));
-        assert_eq!(mesh.recorded.phases.get(&k("s")), published.as_ref());
+        let mut mesh = published();
         assert_eq!(mesh.waits.deadline(mesh.now), Some(mesh.now + PATIENCE));
-        mesh.happen(&Event::Passes(4));
-        assert_eq!(mesh.recorded.phases.get(&k("s")), published.as_ref());
+        mesh.happen(&Event::Passes(PATIENCE - INSTANT));
         mesh.happen(&if late {
-            Event::Passes(1)
+            Event::Passes(INSTANT)
         } else {
             Event::NodeAccepts(1)
         });
-        assert_eq!(
-            mesh.recorded.phases.get(&k("s")),
-            phase("enforced a").as_ref()
-        );
+        assert_eq!(mesh.at(), phase("published a"));
+        mesh.happen(&Event::Passes(SETTLE - INSTANT));
+        assert_eq!(mesh.at(), phase("published a"));
+        assert_eq!(mesh.waits.deadline(mesh.now), Some(mesh.now + INSTANT));
+        mesh.happen(&Event::Passes(INSTANT));
+        assert_eq!(mesh.at(), phase("enforced a"));
+    }
+}
+
+#[test]
+fn a_node_that_comes_meanwhile_has_its_own_time_but_not_longer_than_five_seconds() {
+    for (before, after) in [
+        (SETTLE - INSTANT, SETTLE),
+        (PATIENCE - SETTLE / 2, SETTLE / 2 + SETTLE),
+    ] {
+        let mut mesh = published();
+        mesh.happen(&Event::Passes(before.saturating_sub(SETTLE - INSTANT)));
+        mesh.happen(&Event::NodeAccepts(1));
+        mesh.happen(&Event::Passes(before.min(SETTLE - INSTANT)));
+        mesh.happen(&Event::NodeComes);
+        mesh.happen(&Event::Passes(INSTANT));
+        assert_eq!(mesh.at(), phase("published a"));
+        if before < SETTLE {
+            mesh.happen(&Event::NodeAccepts(2));
+        }
+        mesh.happen(&Event::Passes(after - 2 * INSTANT));
+        assert_eq!(mesh.at(), phase("published a"), "{before:?}");
+        mesh.happen(&Event::Passes(2 * INSTANT));
+        assert_eq!(mesh.at(), phase("enforced a"));
+    }
+}
+
+#[test]
+fn who_goes_away_may_have_sent_something_out() {
+    let mut mesh = published();
+    mesh.happen(&Event::NodeAccepts(1));
+    mesh.happen(&Event::NodeGoes);
+    mesh.happen(&Event::NodeGoes);
+    mesh.happen(&Event::Passes(SETTLE - INSTANT));
+    assert_eq!(mesh.at(), phase("published a"));
+    mesh.happen(&Event::Passes(INSTANT));
+    assert_eq!(mesh.at(), phase("enforced a"));
+}
+
+#[test]
+fn a_waypoint_is_forgotten_when_what_is_on_its_way_has_arrived() {
+    let ways = [
+        (None, ["leaving a", "told a", "-"]),
+        (Some((false, true, true)), ["a>b!", "a>>b!", "enforced b"]),
+        (Some((false, true, false)), ["a>b", "a>>b", "published b"]),
+    ];
+    for (wish, [first, second, last]) in ways {
+        let mut mesh = published();
+        for event in [
+            Event::NodeAccepts(1),
+            Event::Passes(SETTLE),
+            Event::NodeAccepts(0),
+            Event::NodeAccepts(1),
+            Event::Want(wish),
+        ] {
+            mesh.happen(&event);
+        }
+        assert_eq!(mesh.at(), phase(first));
+        let all = |mesh: &mut Mesh| {
+            mesh.happen(&Event::NodeAccepts(0));
+            mesh.happen(&Event::NodeAccepts(1));
+        };
+        all(&mut mesh);
+        assert_eq!(mesh.at(), phase(second), "what opens does not wait longer");
+        all(&mut mesh);
+        mesh.happen(&Event::Passes(SETTLE - INSTANT));
+        assert_eq!(mesh.at(), phase(second));
+        mesh.happen(&Event::Passes(INSTANT));
+        assert_eq!(mesh.at(), phase(last));
     }
 }
 
@@ -538,41 +652,28 @@ fn nobody_is_sent_to_a_waypoint_that_not_every_node_trusts() {
         ] {
             mesh.happen(&event);
         }
-        let at = |mesh: &Mesh| mesh.recorded.phases.get(&k("s")).cloned();
-        assert_eq!(at(&mesh), phase("told a"));
+        assert_eq!(mesh.at(), phase("told a"));
         mesh.happen(&if late {
-            Event::Passes(PATIENCE.as_secs())
+            Event::Passes(PATIENCE)
         } else {
             Event::NodeAccepts(1)
         });
-        assert_eq!(at(&mesh), phase("published a"));
+        assert_eq!(mesh.at(), phase("published a"));
     }
 }
 
 #[test]
-fn after_a_restart_those_who_were_connected_get_the_time_to_come_back() {
-    let mut mesh = Mesh::new();
-    for event in [
-        Event::NodeComes,
-        Event::Want(Some((true, true, true))),
-        Event::NodeAccepts(0),
-        Event::Restart,
-    ] {
-        mesh.happen(&event);
-    }
-    assert_eq!(
-        mesh.recorded.phases.get(&k("s")),
-        phase("published a").as_ref()
-    );
+fn after_a_restart_those_who_were_connected_get_the_time_to_come_back_and_what_they_sent_that_to_arrive()
+ {
+    let mut mesh = published();
+    mesh.happen(&Event::NodeAccepts(1));
+    mesh.happen(&Event::Passes(SETTLE - INSTANT));
+    mesh.happen(&Event::Restart);
     mesh.happen(&Event::NodeComes);
     mesh.happen(&Event::NodeAccepts(0));
-    assert_eq!(
-        mesh.recorded.phases.get(&k("s")),
-        phase("published a").as_ref()
-    );
-    mesh.happen(&Event::Passes(5));
-    assert_eq!(
-        mesh.recorded.phases.get(&k("s")),
-        phase("enforced a").as_ref()
-    );
+    assert_eq!(mesh.waits.deadline(mesh.now), Some(mesh.now + PATIENCE));
+    mesh.happen(&Event::Passes(PATIENCE + SETTLE - INSTANT));
+    assert_eq!(mesh.at(), phase("published a"));
+    mesh.happen(&Event::Passes(INSTANT));
+    assert_eq!(mesh.at(), phase("enforced a"));
 }

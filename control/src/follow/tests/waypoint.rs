@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::{
     ca::Authority,
-    phase::PATIENCE,
+    phase::{PATIENCE, SETTLE},
     publish::Stream,
     reports::Reports,
     serve::{metrics::Metrics, streams::Streams},
@@ -111,6 +111,16 @@ impl Run {
         self.publish();
     }
 
+    /// What the nodes sent out before has arrived, and what follows is published.
+    fn settle(&mut self) {
+        assert!(!self.bindings.is_due(&self.reached, self.now), "too early");
+        let deadline = self.bindings.deadline(self.now).unwrap();
+        assert_eq!(deadline, self.now + SETTLE);
+        self.now = deadline;
+        assert!(self.bindings.is_due(&self.reached, self.now));
+        self.publish();
+    }
+
     fn reread(&mut self) {
         reread(&mut self.source);
         self.publish();
@@ -174,9 +184,11 @@ fn the_denial_follows_what_the_nodes_accept_and_that_what_the_waypoint_accepts()
     run.reread();
     assert_eq!(
         run.is_bound(),
-        (true, true),
-        "they know the waypoint already"
+        (true, false),
+        "they know the waypoint only now"
     );
+    run.settle();
+    assert_eq!(run.is_bound(), (true, true));
     fs::remove_file(files.0.path().join("policy.yaml")).unwrap();
     run.reread();
     assert_eq!(run.is_bound(), (true, false));
@@ -199,32 +211,35 @@ fn the_denial_follows_what_the_nodes_accept_and_that_what_the_waypoint_accepts()
     assert_eq!(told(&run), 1, "somebody may still come");
     assert!(run.is_trusted());
     run.nodes_accept();
+    assert_eq!(told(&run), 1, "somebody may be on the way");
+    assert!(run.is_trusted());
+    run.settle();
     assert_eq!((told(&run), run.mesh.bindings.len()), (0, 0));
     assert!(!run.is_trusted());
 }
 
 #[test]
-fn each_step_waits_five_seconds_for_a_node_that_does_not_answer() {
+fn each_step_waits_five_seconds_for_a_node_that_does_not_answer_and_a_denial_one_more() {
     let (files, scratch) = (files(LABEL), Scratch::new());
     let run = Run::start(&files, &state(&scratch));
     assert_eq!(run.is_bound(), (true, true), "nobody to wait for");
     let scratch = Scratch::new();
     let mut run = Run::with_nodes(&files, &state(&scratch), vec![Some(u64::MAX), None]);
-    let due = |run: &Run| run.bindings.is_due(&run.reached, run.now);
-    for (now, then) in [
-        ((false, false), (true, false)),
-        ((true, false), (true, true)),
+    for (now, time, then) in [
+        ((false, false), PATIENCE, (true, false)),
+        ((true, false), PATIENCE, (true, false)),
+        ((true, false), SETTLE, (true, true)),
     ] {
         assert_eq!(run.is_bound(), now);
-        assert!(!due(&run));
+        assert!(!run.bindings.is_due(&run.reached, run.now));
         let deadline = run.bindings.deadline(run.now).unwrap();
-        assert_eq!(deadline, run.now + PATIENCE);
+        assert_eq!(deadline, run.now + time);
         run.now = deadline;
-        assert!(due(&run));
+        assert_eq!(run.bindings.is_due(&run.reached, run.now), now != then);
         run.publish();
         assert_eq!(run.is_bound(), then);
     }
-    assert!(!due(&run));
+    assert!(!run.bindings.is_due(&run.reached, run.now));
 }
 
 #[test]
