@@ -37,11 +37,13 @@ use crate::{
 };
 
 mod bindings;
+mod missing;
 pub mod recorded;
 #[cfg(test)]
 mod tests;
 
 pub use bindings::{Bindings, WAYPOINTS};
+pub use missing::Missing;
 
 /// The statuses of all objects in the state directory.
 pub const STATUSES: &str = "statuses.json";
@@ -80,6 +82,8 @@ pub enum Refused {
     Invalid(Vec<Problem>),
     /// Files are still being written, and nobody knows what they held: there may be policies in them.
     Unsettled(Vec<Problem>),
+    /// What the bindings that are recorded need cannot be understood, and they would end.
+    Unbound(Vec<Missing>),
 }
 
 impl Source {
@@ -108,6 +112,15 @@ impl Source {
         };
         source.log(&[]);
         Ok(source)
+    }
+
+    /// Whether a control plane may start with this and these bindings: they do not end because of what is not understood.
+    pub fn keeps(&self, bindings: &Bindings) -> Result<(), Refused> {
+        let missing = missing::missing(&self.loaded, bindings.recorded(), &self.settings);
+        match missing.is_empty() {
+            true => Ok(()),
+            false => Err(Refused::Unbound(missing)),
+        }
     }
 
     /// Reads the source again.
@@ -249,7 +262,8 @@ fn compiled(
     let mut placements = placements(world);
     world.reports = Some(reported(reports, &placements));
     world.waypoints = Some(waypoints.clone());
-    let compiled = compile(world, settings);
+    let mut compiled = compile(world, settings);
+    missing::hold(world, &mut compiled);
     place_stored(&compiled, &mut placements);
     (compiled, placements)
 }
@@ -467,6 +481,13 @@ impl fmt::Display for Refused {
                 problems
                     .iter()
                     .try_for_each(|problem| write!(f, "\n  {problem}"))
+            }
+            Self::Unbound(missing) => {
+                f.write_str("only taking a label away, or setting it to none, unbinds a service, and nobody can say whether somebody did; correct \
+                     it before the start:")?;
+                missing
+                    .iter()
+                    .try_for_each(|missing| write!(f, "\n  {missing}"))
             }
         }
     }

@@ -68,6 +68,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     // Before the first look at it would be too late for what changes meanwhile; the first rescan is immediate.
     let watch = Watch::new(&config.from).map_err(Error::Watch)?;
     let mut bindings = Bindings::open(Arc::clone(&state), Instant::now()).map_err(Error::State)?;
+    source.keeps(&bindings).map_err(Error::Source)?;
     follow::publish(&hub, &state, &source, &mut bindings);
 
     let listener = listen(config.listen)?;

@@ -10,6 +10,7 @@ use proto::{
 use super::*;
 use crate::{publish::Kind, state::scratch::Scratch};
 
+mod missing;
 mod waypoint;
 
 const PODS: &str = "

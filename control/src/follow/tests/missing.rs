@@ -1,0 +1,128 @@
+//! Facts about starts that would end a binding which nobody wants to end.
+
+use super::*;
+use crate::world::Phase;
+
+const SERVICE: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: orders, namespace: shop, labels: {istio.io/use-waypoint: waypoint}}
+spec: {clusterIP: 10.96.0.30, selector: {app: orders}, ports: [{name: http, port: 80}]}
+";
+const NAMESPACE: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio.io/use-waypoint: waypoint}}
+";
+const GATEWAY: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, namespace: shop}
+spec: {gatewayClassName: own, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+";
+const CLASS: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: own}
+spec: {controllerName: ambit.dev/waypoint}
+";
+
+fn key(name: &str) -> Key {
+    ("shop".to_owned(), name.to_owned())
+}
+
+/// As after a stop with shop/orders enforced.
+fn recorded(scratch: &Scratch, service: &str) -> Bindings {
+    let state = Arc::new(StateDir::open(scratch.path()).unwrap());
+    let page = json!({ "ready": [], "bindings": [
+        { "service": service, "phase": "enforced", "gateway": "shop/waypoint" },
+    ]});
+    state
+        .write(WAYPOINTS, page.to_string().as_bytes(), PUBLIC)
+        .unwrap();
+    Bindings::open(state, Instant::now()).unwrap()
+}
+
+fn open(files: &[(&str, &str)]) -> Source {
+    Source::open(Files::new(files).0.path(), Settings::default()).unwrap()
+}
+
+#[test]
+fn a_start_that_would_unbind_for_what_is_not_understood_is_refused() {
+    let scratch = Scratch::new();
+    let bindings = recorded(&scratch, "shop/orders");
+    let unlabelled = SERVICE.replace(", labels: {istio.io/use-waypoint: waypoint}", "");
+    let good = [
+        ("service.yaml", SERVICE),
+        ("namespace.yaml", NAMESPACE),
+        ("gateway.yaml", GATEWAY),
+        ("class.yaml", CLASS),
+    ];
+    open(&good).keeps(&bindings).unwrap();
+    for (at, broken, words) in [
+        (
+            0,
+            SERVICE.replace("port: 80", "port: x"),
+            "Service/shop/orders, spec.ports[0].port",
+        ),
+        (
+            0,
+            SERVICE.replace("spec: {", "spec: {["),
+            "service.yaml, document 1",
+        ),
+        (
+            1,
+            NAMESPACE.replace(": waypoint}", ": 7}"),
+            "Namespace/shop, metadata.labels",
+        ),
+        (
+            2,
+            GATEWAY.replace("port: 15008", "port: x"),
+            "Gateway/shop/waypoint, spec.listeners[0].port",
+        ),
+        (
+            2,
+            GATEWAY.replace("spec: {", "spec: {["),
+            "gateway.yaml, document 1",
+        ),
+        (
+            3,
+            CLASS.replace("ambit.dev/waypoint", "7"),
+            "GatewayClass/own, spec.controllerName",
+        ),
+    ] {
+        let mut files = good;
+        files[at].1 = &broken;
+        let refused = open(&files).keeps(&bindings).unwrap_err().to_string();
+        assert!(refused.contains(words), "{broken}: {refused}");
+        let bound = "Service/shop/orders was bound to the waypoint of Gateway/shop/waypoint";
+        assert!(refused.contains(bound), "{broken}: {refused}");
+    }
+    // The label is that of a namespace that cannot be read.
+    let torn = NAMESPACE.replace("metadata: {", "metadata: {[");
+    let files = [good[2], good[3], ("namespace.yaml", &torn)];
+    let with = |service| [files[0], files[1], files[2], ("service.yaml", service)];
+    assert!(open(&with(&unlabelled)).keeps(&bindings).is_err());
+    open(&with(SERVICE)).keeps(&bindings).unwrap();
+    // Who takes the label away says so.
+    let files = [("service.yaml", &*unlabelled), good[2], good[3]];
+    open(&files).keeps(&bindings).unwrap();
+}
+
+#[test]
+fn a_binding_stays_as_recorded_while_its_service_is_not_understood() {
+    let scratch = Scratch::new();
+    let mut bindings = recorded(&scratch, "shop/orders");
+    let broken = SERVICE.replace("port: 80", "port: x");
+    let source = open(&[("service.yaml", &broken), ("gateway.yaml", GATEWAY)]);
+    let now = Instant::now() + Duration::from_secs(60);
+    let reached = (&Reached::default(), now);
+    source.mesh(&ByNode::new(), &mut bindings, reached, &Snapshot::default());
+    let enforced = Phase::Enforced {
+        gateway: key("waypoint"),
+    };
+    assert_eq!(
+        bindings.recorded().phases.get(&key("orders")),
+        Some(&enforced)
+    );
+}
