@@ -133,6 +133,7 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
             .entry(name.clone())
             .or_insert_with(|| authorization.clone());
     }
+    services::trust(scope, &bindings, &mut compiled);
     around::compile(scope, &bindings, &mut compiled);
     stock::tell(scope, &bindings, &mut compiled);
     told::compile(scope, &attached, &bindings, &routes, &mut compiled);
@@ -143,6 +144,7 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
         &mut compiled,
     );
     bindings.tell(scope, &mut compiled);
+    endpoints::statuses(scope, &mut compiled);
     unserved::statuses(scope, &mut compiled);
     meshes(scope, &mut compiled);
     faults(world, &mut compiled);
@@ -211,6 +213,8 @@ fn faults(world: &World, compiled: &mut Compiled) {
             "everything is denied in its scope until it is corrected"
         } else if world.object(reference).is_some() {
             "its last good version stays in force"
+        } else if let Some(manifest::Object::Unserved(_)) = world.refused.get(reference) {
+            "waypoints answer with 500 where it wants TLS, as far as that can be read, until it is corrected"
         } else {
             "it is left out"
         };

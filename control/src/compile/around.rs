@@ -26,6 +26,14 @@ const PREFIX: &str = "ambit_waypoint_";
 /// In place of a port: every one.
 const ALL: u32 = 0;
 
+/// A service, as its workloads deny for its sake.
+struct Bound<'a> {
+    namespace: &'a str,
+    binding: &'a Binding,
+    /// On all ports.
+    everywhere: bool,
+}
+
 /// Who may come to one port of a workload.
 #[derive(Default)]
 struct Port {
@@ -41,7 +49,12 @@ pub(super) fn compile(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Comp
             let key = (service.meta.namespace.clone(), service.meta.name.clone());
             let binding = bindings.binding(&key)?;
             let everywhere = service.ports.is_empty() && binding.denied == Denied::Everybody;
-            Some((scope.service_key(&key.0, &key.1), (binding, everywhere)))
+            let found = Bound {
+                namespace: &service.meta.namespace,
+                binding,
+                everywhere,
+            };
+            Some((scope.service_key(&key.0, &key.1), found))
         })
         .collect();
     let Compiled {
@@ -55,13 +68,17 @@ pub(super) fn compile(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Comp
         };
         let mut ports: BTreeMap<u32, Port> = BTreeMap::new();
         for (service, list) in &workload.services {
-            let Some(&(binding, everywhere)) = by_service.get(service) else {
+            let Some(found) = by_service.get(service) else {
                 continue;
             };
+            // What another namespace writes neither opens a workload nor closes it.
+            if found.namespace != workload.namespace {
+                continue;
+            }
             let targets = list.ports.iter().map(|port| port.target_port);
             // A service without ports leads to all of them.
-            for port in targets.chain(everywhere.then_some(ALL)) {
-                ports.entry(port).or_default().add(scope, binding);
+            for port in targets.chain(found.everywhere.then_some(ALL)) {
+                ports.entry(port).or_default().add(scope, found.binding);
             }
         }
         for (port, found) in ports {

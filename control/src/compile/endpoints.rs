@@ -1,14 +1,18 @@
 //! Endpoints that are listed by hand, in EndpointSlices of services without a selector.
 //!
-//! One that names a pod makes that pod a member; one that is only addresses is a workload of its own, of which nothing
-//! is known but that.
+//! One that names a pod of its own namespace makes that pod a member, and one that names a pod of another makes nothing;
+//! one that is only addresses is a workload of its own, of which nothing is known but that.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proto::workload::{NetworkMode, Port, PortList, Workload, WorkloadStatus};
 
 use super::{Compiled, Scope, octets, services::is_served, workloads::Memberships};
-use crate::manifest::{EndpointSlice, Pod, Service, core::Endpoint};
+use crate::{
+    manifest::{EndpointSlice, Kind, ObjectRef, Pod, Service, core::Endpoint},
+    status::Condition,
+    world::Key,
+};
 
 pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
     for (slice, service) in slices(scope) {
@@ -33,6 +37,35 @@ pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
     }
 }
 
+/// Says of services which of their endpoints are none, because they belong to another namespace.
+pub(super) fn statuses(scope: Scope<'_>, compiled: &mut Compiled) {
+    let mut foreign: BTreeMap<Key, BTreeSet<String>> = BTreeMap::new();
+    for (slice, service) in slices(scope) {
+        let pods = slice
+            .endpoints
+            .iter()
+            .filter_map(|endpoint| endpoint.pod.as_ref());
+        for pod in pods.filter(|pod| pod.namespace != slice.meta.namespace) {
+            let key = (service.meta.namespace.clone(), service.meta.name.clone());
+            let names = foreign.entry(key).or_default();
+            names.insert(format!("{}/{}", pod.namespace, pod.name));
+        }
+    }
+    for ((namespace, name), pods) in foreign {
+        let pods: Vec<_> = pods.into_iter().collect();
+        let message = format!(
+            "its EndpointSlices name pods of other namespaces, which are no endpoints of it: {}",
+            pods.join(", ")
+        );
+        let reference = ObjectRef::new(Kind::Service, &namespace, &name);
+        let status = compiled.statuses.entry(reference).or_default();
+        let service = scope.world.services.get(&(namespace, name));
+        status.generation = service.map_or(0, |service| service.meta.generation);
+        let condition = Condition::fails("ResolvedRefs", "RefNotPermitted", message);
+        status.conditions.push(condition);
+    }
+}
+
 /// Pods that are listed.
 pub(super) struct Listed<'a> {
     by_pod: HashMap<(&'a str, &'a str, &'a str), Memberships>,
@@ -43,11 +76,12 @@ impl<'a> Listed<'a> {
         let mut by_pod: HashMap<_, Memberships> = HashMap::new();
         for (slice, service) in slices(scope) {
             let key = scope.service_key(&service.meta.namespace, &service.meta.name);
-            for pod in slice
+            let pods = slice
                 .endpoints
                 .iter()
-                .filter_map(|endpoint| endpoint.pod.as_ref())
-            {
+                .filter_map(|endpoint| endpoint.pod.as_ref());
+            // Who may write in one namespace has no say over the pods of another.
+            for pod in pods.filter(|pod| pod.namespace == slice.meta.namespace) {
                 let pod = (pod.namespace.as_str(), pod.name.as_str(), pod.uid.as_str());
                 let all = by_pod
                     .entry(pod)

@@ -1,10 +1,13 @@
 //! Services.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use prost::Message as _;
 use proto::{
     waypoint::Trust,
     workload::{
         Extension, IpFamilies, LoadBalancing, NetworkAddress, Port, Service,
+        address::Type,
         load_balancing::{HealthPolicy, Mode, Scope as Reach},
     },
 };
@@ -35,7 +38,48 @@ pub(super) fn compile(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Comp
     }
 }
 
-/// Which waypoint requests go to, and which are trusted to have judged them.
+/// Says of each service which waypoints are trusted to have judged requests for it. All workloads have to be known already:
+/// a service says it of each of its endpoints, so it holds for all of them or is not said.
+pub(super) fn trust(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Compiled) {
+    let mut homes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for address in compiled.addresses.values() {
+        if let Some(Type::Workload(workload)) = &address.r#type {
+            for service in workload.services.keys() {
+                let homes = homes.entry(service.clone()).or_default();
+                homes.insert(workload.namespace.clone());
+            }
+        }
+    }
+    let served = scope.services().filter(|service| is_served(scope, service));
+    for service in served {
+        let meta = &service.meta;
+        let name = scope.service_key(&meta.namespace, &meta.name);
+        let Some(binding) = bindings.binding(&(meta.namespace.clone(), meta.name.clone())) else {
+            continue;
+        };
+        let homes = homes.get(&name).into_iter().flatten();
+        let homes: BTreeSet<_> = homes.chain([&meta.namespace]).collect();
+        let trusted = binding.involved.iter().filter(|gateway| {
+            let mut homes = homes.iter();
+            homes.all(|home| trusts(scope, home, gateway))
+        });
+        let identities: Vec<_> = trusted.map(|key| gateway::identity(scope, key)).collect();
+        let resource = compiled.addresses.get_mut(&name);
+        let resource = resource.and_then(|address| address.r#type.as_mut());
+        if let (Some(Type::Service(resource)), false) = (resource, identities.is_empty()) {
+            let config = prost_types::Any {
+                type_url: proto::TRUST_TYPE.to_owned(),
+                value: Trust { identities }.encode_to_vec(),
+            };
+            resource.extensions.push(Extension {
+                name: proto::TRUST_EXTENSION.to_owned(),
+                config: Some(config),
+            });
+        }
+    }
+}
+
+/// Which waypoint requests go to.
 fn bind(scope: Scope<'_>, service: &manifest::Service, binding: &Binding, resource: &mut Service) {
     let namespace = &service.meta.namespace;
     resource.waypoint = binding.published.as_ref().map(|published| match published {
@@ -45,21 +89,6 @@ fn bind(scope: Scope<'_>, service: &manifest::Service, binding: &Binding, resour
     let ingress = scope.label(&service.meta.labels, namespace, INGRESS);
     resource.ingress_use_waypoint =
         resource.waypoint.is_some() && ingress.is_some_and(|value| value == "true");
-    let trusted = binding
-        .involved
-        .iter()
-        .filter(|key| trusts(scope, namespace, key));
-    let identities: Vec<_> = trusted.map(|key| gateway::identity(scope, key)).collect();
-    if !identities.is_empty() {
-        let config = prost_types::Any {
-            type_url: proto::TRUST_TYPE.to_owned(),
-            value: Trust { identities }.encode_to_vec(),
-        };
-        resource.extensions.push(Extension {
-            name: proto::TRUST_EXTENSION.to_owned(),
-            config: Some(config),
-        });
-    }
 }
 
 /// Whether a waypoint decides what the workloads of a namespace then need not decide again: it is told the policies by us,

@@ -452,3 +452,81 @@ fn no_combination_leaves_an_enforced_policy_open() {
     }
     assert_eq!(seen, 6 * 3 * 2 * 6);
 }
+
+/// An EndpointSlice of `namespace` for its service `steal`; `endpoint` is what its only endpoint has.
+fn slice(namespace: &str, endpoint: &str) -> String {
+    format!(
+        "---\n{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: steal-1, namespace: {namespace}, labels: {{kubernetes.io/service-name: steal}}}}, \
+         addressType: IPv4, ports: [{{name: http, port: 8080}}], endpoints: [{{{endpoint}}}]}}\n"
+    )
+}
+
+/// The service `steal` of `namespace`, without a selector.
+fn steal(namespace: &str, metadata: &str) -> String {
+    service(
+        "steal",
+        metadata,
+        "clusterIP: 10.0.9.9, ports: [{name: http, port: 80, targetPort: 8080}]",
+    )
+    .replace("namespace: shop", &format!("namespace: {namespace}"))
+}
+
+#[test]
+fn what_another_namespace_writes_neither_opens_a_pod_nor_closes_it() {
+    let endpoint = "addresses: [10.0.0.1], targetRef: {kind: Pod, name: web, namespace: shop}";
+    let foreign = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: evil}, spec: {targetRefs: [{kind: Service, name: steal}], rules: [{}]}}\n";
+    let theirs = steal("evil", LABEL)
+        + &slice("evil", endpoint)
+        + &ready("wp", "evil", "", "")
+        + "---\n"
+        + foreign;
+    let ours = web(LABEL) + &ready("wp", "shop", "", "") + &attached("p", WEB, GET);
+    for (ours, except) in [(ours, true), (web(""), false)] {
+        let out = resources(&world(&(ours + &theirs)));
+        let expected = except.then(|| (json!([8080]), vec![json!(WAYPOINT)]));
+        assert_eq!(denied(&out, "web"), Vec::from_iter(expected));
+        let pod = &out["addresses"]["Kubernetes//Pod/shop/web"]["workload"];
+        assert_eq!(
+            pod["services"]["evil/steal.evil.svc.cluster.local"],
+            Value::Null
+        );
+        let said = &out["status"]["Service/evil/steal"]["conditions"];
+        assert!(said.to_string().contains("RefNotPermitted"), "{said}");
+    }
+}
+
+/// Whatever made it a member.
+#[test]
+fn a_member_of_a_foreign_service_is_neither_opened_nor_closed_by_it() {
+    let theirs = steal("evil", LABEL) + &ready("wp", "evil", "", "");
+    let policy = policy(
+        "p",
+        "evil",
+        &format!("{{targetRefs: [{{kind: Service, name: steal}}], {GET}}}"),
+    );
+    let mut world = world(&(theirs + &policy));
+    let services = [(
+        "evil/steal.evil.svc.cluster.local".to_owned(),
+        Default::default(),
+    )];
+    let member = Workload {
+        uid: "stored".to_owned(),
+        namespace: "shop".to_owned(),
+        services: services.into(),
+        ..Workload::default()
+    };
+    world.stored.addresses.extend([workload(member)]);
+    let out = resources(&world);
+    let stolen = &out["addresses"]["evil/steal.evil.svc.cluster.local"]["service"];
+    assert_eq!(
+        stolen["waypoint"]["hostname"]["hostname"],
+        "wp.evil.svc.cluster.local"
+    );
+    assert_eq!(
+        stolen["extensions"],
+        Value::Null,
+        "its waypoint is trusted with no pod of ours"
+    );
+    let member = &out["addresses"]["stored"]["workload"];
+    assert_eq!(member["authorization_policies"], Value::Null);
+}
