@@ -10,8 +10,8 @@ mod condition;
 mod policy;
 mod template;
 
-pub use condition::Rejected;
-pub(crate) use condition::{account, is_star_within, port, range};
+pub use condition::{Rejected, is_star_within};
+pub(crate) use condition::{account, port, range};
 pub use policy::{
     Action, Condition, Effect, Operation, PathPattern, Policy, Rule, Source, host, text,
 };

@@ -173,7 +173,9 @@ pub(crate) fn account(text: &str, namespace: &str) -> Option<WorkloadAccount> {
     })
 }
 
-pub(crate) fn is_star_within(value: &str) -> bool {
+/// Whether a value has a star that is neither alone nor at one end. For a namespace it would be a wildcard, which is not
+/// served, so that such a value is in doubt; for anything else it is a star.
+pub fn is_star_within(value: &str) -> bool {
     let inner = value.strip_prefix('*').or_else(|| value.strip_suffix('*'));
     inner.unwrap_or(value).contains('*')
 }

@@ -384,6 +384,44 @@ fn policy_is_decided_before_anything_is_answered_from_a_route() {
 }
 
 #[test]
+fn a_namespace_with_a_star_within_is_in_doubt_wherever_it_stands() {
+    let within = || vec!["sh*p".to_owned()];
+    let source = |source| AuthorizationRule {
+        from: vec![source],
+        ..AuthorizationRule::default()
+    };
+    let when = |condition| AuthorizationRule {
+        when: vec![condition],
+        ..AuthorizationRule::default()
+    };
+    let condition = AuthorizationCondition {
+        key: "source.namespace".to_owned(),
+        ..AuthorizationCondition::default()
+    };
+    for rule in [
+        namespaces(&["sh*p"]),
+        namespaces(&["other", "*h*"]),
+        source(AuthorizationSource {
+            not_namespaces: within(),
+            ..AuthorizationSource::default()
+        }),
+        when(AuthorizationCondition {
+            values: within(),
+            ..condition.clone()
+        }),
+        when(AuthorizationCondition {
+            not_values: within(),
+            ..condition
+        }),
+    ] {
+        for action in [Action::Deny, Action::Allow] {
+            let told = shop().policy(authorization("p", action, rule.clone()));
+            assert_eq!(ask(&told, GET).status(), 403, "{action:?} {rule:?}");
+        }
+    }
+}
+
+#[test]
 fn a_denied_path_is_denied_in_all_its_spellings() {
     for denied in ["/a@b", "/a%40b"] {
         let told = shop().policy(authorization("p", Action::Deny, paths(&[denied])));

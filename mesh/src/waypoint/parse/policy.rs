@@ -148,10 +148,15 @@ fn rule(message: &wire::AuthorizationRule, namespace: &str) -> Result<Rule, Stri
 }
 
 fn source(message: &wire::AuthorizationSource, namespace: &str) -> Result<Source, String> {
-    let texts = |list: &[String]| list.iter().map(|value| text(value)).collect();
+    let texts = |list: &[String]| -> Box<[StringMatch]> { list.iter().map(|v| text(v)).collect() };
     let accounts =
         |list: &[String]| each(list, "service account", |value| account(value, namespace));
     let ranges = |list: &[String]| each(list, "address", range);
+    // In doubt whatever else is said of a namespace would still rule peers out, so the list as a whole is in doubt.
+    let served = |list: &[String]| match list.iter().any(|value| is_star_within(value)) {
+        true => Box::default(),
+        false => texts(list),
+    };
     let namespaces = message.namespaces.iter().chain(&message.not_namespaces);
     let stars = namespaces.filter(|value| is_star_within(value));
     let unserved: Vec<&str> = message
@@ -164,8 +169,8 @@ fn source(message: &wire::AuthorizationSource, namespace: &str) -> Result<Source
         peer: Match {
             principals: texts(&message.principals),
             not_principals: texts(&message.not_principals),
-            namespaces: texts(&message.namespaces),
-            not_namespaces: texts(&message.not_namespaces),
+            namespaces: served(&message.namespaces),
+            not_namespaces: served(&message.not_namespaces),
             service_accounts: accounts(&message.service_accounts)?,
             not_service_accounts: accounts(&message.not_service_accounts)?,
             source_ips: ranges(&message.ip_blocks)?,

@@ -384,6 +384,7 @@ fn what_of_a_source_is_not_served_is_kept_as_such() {
         rules[0].from[0].unserved.as_deref(),
         Some("requestPrincipals, a*b")
     );
+    assert_eq!(rules[0].from[0].peer, model::Match::default());
 }
 
 #[test]
