@@ -4,8 +4,9 @@
 //! moves what is behind the heads, `exchange` remembers what has to be told. Connections to endpoints are the business of
 //! [`upstream`](crate::upstream). Nothing here knows where a connection came from: a stream of a tunnel or a socket.
 //!
-//! A client that has ended its side may still be reading, and on HTTP/1 nothing tells it from one that is gone: it is served,
-//! and that nobody reads is noticed when the answer is written. On HTTP/2 a reset says so at once. Of informational answers
+//! A client that has ended its side may still be reading, and on HTTP/1 nothing tells it from one that is gone: it is served
+//! for [`Limits::half_closed`], unless its answer moves. A connection that breaks ends its request at once; so does a reset on
+//! HTTP/2. Of informational answers
 //! 100 and 101 are passed on; others, such as 103, end here, because the HTTP/1 and HTTP/2 servers that we use cannot write
 //! them (RFC 9110 §15.2 wants them forwarded).
 

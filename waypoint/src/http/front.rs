@@ -61,6 +61,8 @@ pub struct Limits {
     pub head_time: Duration,
     /// How long a body may give nothing while it is waited for and nothing is answered yet. Not for gRPC.
     pub body_time: Duration,
+    /// How long an HTTP/1 client that has ended its side, and may be gone, is served without it taking anything.
+    pub half_closed: Duration,
     /// How long a connection may be without a request.
     pub idle: Duration,
     /// How long an unused connection stays open when the waypoint ends: its client may just be sending.
@@ -81,6 +83,7 @@ impl Default for Limits {
             },
             head_time: Duration::from_secs(10),
             body_time: Duration::from_secs(60),
+            half_closed: net::carry::HALF_CLOSED,
             idle: Duration::from_secs(3600),
             linger: Duration::from_secs(1),
             streams: 128,

@@ -8,18 +8,20 @@
 mod scan;
 
 use std::{
+    cell::RefCell,
     future::Future,
     io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use mesh::waypoint::Answer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep},
 };
 
 use self::scan::Scan;
@@ -29,16 +31,39 @@ use super::session::Session;
 const TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-/// A client's connection with its watch. Bytes that were read before come first.
+/// What is read of a client while nobody asks for it: only to see whether it is still there.
+const AHEAD: usize = 16 << 10;
+
+/// A client's connection with its watch.
 pub(super) struct Guard<IO> {
-    io: IO,
-    ahead: Bytes,
+    line: Rc<RefCell<Line<IO>>>,
     /// None: HTTP/2, which has one framing.
     scan: Option<Scan>,
     session: Rc<Session>,
     /// Runs while a head has begun and not ended.
     late: Option<Pin<Box<Sleep>>>,
     ended: bool,
+}
+
+/// The connection itself. Bytes that were read before come first.
+struct Line<IO> {
+    io: IO,
+    ahead: BytesMut,
+    /// Its client has ended its side.
+    half_closed: bool,
+    /// Somebody waits for its bytes.
+    awaited: bool,
+    /// Bytes that the client took.
+    written: u64,
+}
+
+/// Sees that a client is gone while nobody reads what it says.
+pub(super) struct Lookout<IO> {
+    line: Rc<RefCell<Line<IO>>>,
+    /// How long a client that has ended its side may take nothing.
+    limit: Duration,
+    /// Runs since the client has ended its side, or since it had taken so many bytes.
+    patience: Option<(u64, Pin<Box<Sleep>>)>,
 }
 
 impl<IO> Guard<IO> {
@@ -50,9 +75,15 @@ impl<IO> Guard<IO> {
     }
 
     pub(super) fn http2(io: IO, ahead: Bytes, session: Rc<Session>) -> Self {
-        Self {
+        let line = Line {
             io,
-            ahead,
+            ahead: ahead.into(),
+            half_closed: false,
+            awaited: false,
+            written: 0,
+        };
+        Self {
+            line: Rc::new(RefCell::new(line)),
             scan: None,
             session,
             late: None,
@@ -60,27 +91,91 @@ impl<IO> Guard<IO> {
         }
     }
 
-    /// Watches no more: what comes, after `ahead`, is not HTTP.
-    pub(super) fn unguard(&mut self, ahead: Bytes) {
-        self.scan = None;
-        self.ahead = ahead;
+    pub(super) fn lookout(&self, limit: Duration) -> Lookout<IO> {
+        Lookout {
+            line: Rc::clone(&self.line),
+            limit,
+            patience: None,
+        }
     }
 
-    pub(super) fn into_inner(self) -> IO {
-        self.io
+    /// Watches no more: what comes, after `ahead`, is not HTTP, or nobody wants to know.
+    pub(super) fn unguard(&mut self, ahead: &[u8]) {
+        self.scan = None;
+        self.ended = false;
+        let mut line = self.line.borrow_mut();
+        let after = std::mem::take(&mut line.ahead);
+        line.ahead.extend_from_slice(ahead);
+        line.ahead.unsplit(after);
+    }
+}
+
+impl<IO: AsyncRead + Unpin> Line<IO> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let now = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead[..now]);
+            self.ahead.advance(now);
+            return Poll::Ready(Ok(()));
+        }
+        if self.half_closed {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        self.awaited = read.is_pending();
+        if let Poll::Ready(Ok(())) = read {
+            self.half_closed = buf.filled().len() == before && buf.remaining() > 0;
+        }
+        read
+    }
+
+    /// Ready when the connection is broken.
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let mut bytes = [0; 1 << 10];
+        while !self.half_closed && self.ahead.len() < AHEAD {
+            let mut buf = ReadBuf::new(&mut bytes);
+            match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf)) {
+                Ok(()) if buf.filled().is_empty() => self.half_closed = true,
+                Ok(()) => self.ahead.extend_from_slice(buf.filled()),
+                Err(error) => return Poll::Ready(error),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl<IO: AsyncRead + Unpin> Lookout<IO> {
+    /// To be called before whoever may read: it sees itself what becomes of what it waits for.
+    pub(super) fn begin(&self) {
+        self.line.borrow_mut().awaited = false;
+    }
+
+    /// Ready when the client is gone, as far as that can be known: its connection is broken, or it has ended its side and
+    /// taken nothing for long. What is behind bytes that wait for being read is not seen.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let mut line = self.line.borrow_mut();
+        if !line.awaited
+            && let broken @ Poll::Ready(_) = line.poll_broken(cx)
+        {
+            return broken;
+        }
+        if !line.half_closed {
+            return Poll::Pending;
+        }
+        let limit = self.limit;
+        let begin = || (line.written, Box::pin(sleep(limit)));
+        let (written, patience) = self.patience.get_or_insert_with(begin);
+        if *written != line.written {
+            *written = line.written;
+            patience.as_mut().reset(Instant::now() + limit);
+        }
+        ready!(patience.as_mut().poll(cx));
+        Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
-    fn poll_fill(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.ahead.is_empty() {
-            return Pin::new(&mut self.io).poll_read(cx, buf);
-        }
-        let now = self.ahead.split_to(self.ahead.len().min(buf.remaining()));
-        buf.put_slice(&now);
-        Poll::Ready(Ok(()))
-    }
-
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let in_head = self.scan.as_ref().is_some_and(Scan::is_in_head);
         if !in_head {
@@ -95,7 +190,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
         self.ended = true;
         self.session.fault.replace(Some(Answer::Slow));
         // Whoever does not read either will not miss it.
-        let _ = Pin::new(&mut self.io).poll_write(cx, TIMEOUT);
+        let _ = Pin::new(&mut self.line.borrow_mut().io).poll_write(cx, TIMEOUT);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -111,7 +206,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<IO> {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        match this.poll_fill(cx, buf) {
+        let filled = this.line.borrow_mut().poll_fill(cx, buf);
+        match filled {
             Poll::Pending => return this.poll_late(cx),
             Poll::Ready(Ok(())) => {}
             broken @ Poll::Ready(Err(_)) => return broken,
@@ -135,30 +231,36 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<IO> {
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, data)
+        let mut line = self.line.borrow_mut();
+        let written = ready!(Pin::new(&mut line.io).poll_write(cx, data))?;
+        line.written += written as u64;
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, data)
+        let mut line = self.line.borrow_mut();
+        let written = ready!(Pin::new(&mut line.io).poll_write_vectored(cx, data))?;
+        line.written += written as u64;
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.line.borrow().io.is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.line.borrow_mut().io).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.line.borrow_mut().io).poll_shutdown(cx)
     }
 }

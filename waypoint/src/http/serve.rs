@@ -166,6 +166,7 @@ where
 {
     let limits = session.front.limits;
     let own = Rc::clone(session);
+    let mut lookout = io.lookout(limits.half_closed);
     // Only what can be moved may be served so that the rest of its bytes can be taken over.
     let answers = service_fn(move |request| Box::pin(request::respond(Rc::clone(&own), request)));
     let mut connection = http1::Builder::new()
@@ -175,20 +176,30 @@ where
         .serve_connection(TokioIo::new(io), answers);
     let mut watch = Watch::new(session, drain);
     let result = poll_fn(|cx| {
+        lookout.begin();
         if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
-            return Poll::Ready(result);
+            return Poll::Ready(Some(result));
+        }
+        // Nobody else sees it while a request is under way: a client that has ended its side may still want its answer.
+        if session.in_flight.get() > 0
+            && let Poll::Ready(error) = lookout.poll(cx)
+        {
+            tracing::debug!(%error, "a client is gone before its answer");
+            return Poll::Ready(None);
         }
         if watch.poll(cx, limits.linger).is_ready() {
             Pin::new(&mut connection).graceful_shutdown();
-            return connection.poll_without_shutdown(cx);
+            return connection.poll_without_shutdown(cx).map(Some);
         }
         Poll::Pending
     });
-    let result = result.await;
+    let Some(result) = result.await else {
+        return;
+    };
     let parts = connection.into_parts();
     let mut io = parts.io.into_inner();
     if let Some(upgraded) = session.upgraded.take() {
-        io.unguard(parts.read_buf);
+        io.unguard(&parts.read_buf);
         upgraded.carry(io).await;
         return;
     }
@@ -201,8 +212,9 @@ where
         }
     }
     io.shutdown().await.ok();
+    io.unguard(&[]);
     // In a place of its own, which an open connection does not hold.
-    Box::pin(listen_on(io.into_inner())).await;
+    Box::pin(listen_on(io)).await;
 }
 
 /// Why a client's bytes were refused before they were a request.

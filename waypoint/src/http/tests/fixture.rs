@@ -340,6 +340,24 @@ impl Lab {
         drain: impl Future<Output = ()> + 'static,
     ) -> Peer<DuplexStream> {
         let (client, server) = duplex(64 << 10);
+        self.serve(server, version, drain);
+        Peer(client, Vec::new())
+    }
+
+    /// A client's connection that can be reset.
+    pub(super) async fn socket(&self) -> Peer<TcpStream> {
+        let listener = Endpoint::listen().await;
+        let client = TcpStream::connect(listener.address()).await.unwrap();
+        self.serve(listener.accept().await.0, Version::H1, pending());
+        Peer(client, Vec::new())
+    }
+
+    fn serve<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
+        &self,
+        server: IO,
+        version: Version,
+        drain: impl Future<Output = ()> + 'static,
+    ) {
         let connection = Connection {
             client: Client {
                 peer: Some(Identity::new("cluster.local", "shop", "web")),
@@ -353,7 +371,6 @@ impl Lab {
         };
         let front = Rc::clone(&self.front);
         net::task::spawn(serve(front, connection, server, version, drain));
-        Peer(client, Vec::new())
     }
 
     pub(super) fn h1(&self) -> Peer<DuplexStream> {

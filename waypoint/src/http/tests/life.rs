@@ -75,6 +75,55 @@ fn a_head_that_does_not_end_is_answered_with_408() {
 }
 
 #[test]
+fn a_client_that_resets_its_connection_ends_its_request_at_once() {
+    run(async {
+        for request in [
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\na",
+        ] {
+            let endpoint = Endpoint::listen().await;
+            let lab = World::to(&endpoint).lab();
+            let mut client = lab.socket().await;
+            client.write(request).await;
+            let mut peer = endpoint.accept().await;
+            peer.head().await;
+            let begun = tokio::time::Instant::now();
+            client.0.set_zero_linger().unwrap();
+            drop(client);
+            peer.rest().await;
+            assert!(begun.elapsed() < Duration::from_secs(1), "{request}");
+            assert_eq!(lab.front.pools.connections(), 0);
+            assert_eq!(lab.told().len(), 1);
+        }
+    });
+}
+
+#[test]
+fn a_client_that_has_ended_its_side_is_not_served_for_ever() {
+    run(async {
+        let endpoint = Endpoint::listen().await;
+        let lab = World::to(&endpoint).lab();
+        let mut client = lab.h1();
+        client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.finish().await;
+        let mut peer = endpoint.accept().await;
+        peer.head().await;
+        let limit = Limits::default().half_closed;
+        sleep(limit - Duration::from_secs(1)).await;
+        peer.write("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\na")
+            .await;
+        client.until("\r\n\r\na").await;
+        // It takes what comes, so it has its time again.
+        let begun = tokio::time::Instant::now();
+        assert_eq!(peer.rest().await, "");
+        assert!(begun.elapsed() >= limit, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < limit + Duration::from_secs(2));
+        assert_eq!(&*lab.told()[0].flags, "DC");
+    });
+}
+
+#[test]
 fn a_body_that_does_not_come_is_answered_with_408() {
     run(async {
         let endpoint = Endpoint::listen().await;
