@@ -143,7 +143,10 @@ impl Telling<'_> {
         let policies: Vec<&Policy> = policies.map(|policy| &**policy).collect();
         let mut leads_to = BTreeSet::from([key.clone()]);
         let tcp = service.ports.iter().filter(|port| !port.udp);
+        // SCTP may have the number of a TCP port. The first of both is meant, as everywhere.
+        let mut numbers = BTreeSet::new();
         let ports = tcp
+            .filter(|port| numbers.insert(port.port))
             .map(|port| self.port(key, port, &policies, &mut leads_to))
             .collect();
         let policies = policies.iter().map(|policy| self.policy(policy)).collect();

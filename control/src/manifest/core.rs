@@ -3,7 +3,7 @@
 //! Only what the mesh acts on is read, all else is ignored. Where the API server would fill in a default, it is filled
 //! in here, because a manifest in a directory has met no API server.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
     Labels, Meta,
@@ -294,11 +294,16 @@ pub(super) fn service(meta: Meta, root: &At<'_>, faults: &mut Faults) -> Service
     service.publish_not_ready = spec.flag("publishNotReadyAddresses", faults);
     service.addresses = cluster_addresses(&spec, faults);
     service.families = families(&spec, &service.addresses, faults);
-    service.ports = spec
-        .items("ports", faults)
-        .iter()
-        .filter_map(|at| service_port(at, faults))
-        .collect();
+    let mut seen = BTreeSet::new();
+    for at in spec.items("ports", faults) {
+        let Some((port, protocol)) = service_port(&at, faults) else {
+            continue;
+        };
+        if !seen.insert((port.port, protocol.to_owned())) {
+            faults.add(&at, "port", format!("{} is there twice", port.port));
+        }
+        service.ports.push(port);
+    }
     service
 }
 
@@ -335,7 +340,8 @@ fn families(spec: &At<'_>, addresses: &[IpAddr], faults: &mut Faults) -> Familie
     families
 }
 
-fn service_port(at: &At<'_>, faults: &mut Faults) -> Option<ServicePort> {
+/// A port with its protocol.
+fn service_port<'a>(at: &At<'a>, faults: &mut Faults) -> Option<(ServicePort, &'a str)> {
     let Some(number) = at.get("port") else {
         faults.add(at, "port", "a port number is required");
         return None;
@@ -346,13 +352,15 @@ fn service_port(at: &At<'_>, faults: &mut Faults) -> Option<ServicePort> {
         Some(target) if target.is_number() => Target::Number(target.as_port(faults)?),
         Some(target) => Target::Name(target.as_text(faults)?.to_owned()),
     };
-    Some(ServicePort {
+    let protocol = at.text("protocol", faults).unwrap_or("TCP");
+    let port = ServicePort {
         name: at.text("name", faults).unwrap_or_default().to_owned(),
         port,
         target,
-        udp: at.text("protocol", faults) == Some("UDP"),
+        udp: protocol == "UDP",
         app_protocol: at.text("appProtocol", faults).map(str::to_owned),
-    })
+    };
+    Some((port, protocol))
 }
 
 pub(super) fn endpoint_slice(meta: Meta, root: &At<'_>, faults: &mut Faults) -> EndpointSlice {

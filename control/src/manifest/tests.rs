@@ -146,6 +146,10 @@ fn core_kinds_ignore_what_is_not_read() {
             "spec.ports[0].port",
         ),
         (
+            "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{port: 80}, {port: 80, protocol: UDP}, {port: 80, protocol: TCP}]}}",
+            "spec.ports[2].port",
+        ),
+        (
             "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ipFamilies: [IPv5]}}",
             "spec.ipFamilies[0]",
         ),

@@ -160,6 +160,20 @@ fn references_have_the_versions_of_what_they_name() {
 }
 
 #[test]
+fn a_number_is_told_once() {
+    let ports =
+        "ports: [{name: http, port: 80}, {port: 80, protocol: SCTP}, {port: 80, protocol: UDP}]";
+    let spec = format!("clusterIP: 10.0.1.1, selector: {{app: web}}, {ports}");
+    let told = told(&(service("web", LABEL, &spec) + &ready("wp", "shop", "", "")));
+    let numbers: Vec<_> = told.tables[WEB_HOST]
+        .ports
+        .iter()
+        .map(|it| it.number)
+        .collect();
+    assert_eq!(numbers, [80]);
+}
+
+#[test]
 fn what_a_port_speaks() {
     let port = |spec: &str| {
         service(
