@@ -81,6 +81,11 @@ fn what_cannot_be_judged_narrows_allow_and_widens_deny() {
             json!({}),
         ),
         ("{from: [{source: {notTrustDomains: [a]}}]}", json!({})),
+        ("{from: [{source: {namespaces: ['s*p']}}]}", json!({})),
+        (
+            "{when: [{key: source.namespace, values: ['s*p']}]}",
+            json!({}),
+        ),
         // Beside others, in the same place: only the field goes.
         (
             "{to: [{operation: {ports: ['80'], paths: [/x]}}]}",

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use mesh::http::authorize::{self, PathPattern, Rejected};
+use mesh::http::authorize::{self, PathPattern, Rejected, is_star_within};
 
 use super::{
     super::read::{At, Faults},
@@ -28,6 +28,9 @@ const SOURCE: &[&str] = &[
     "ipBlocks",
     "notIpBlocks",
 ];
+/// What is said of namespaces that are patterns with a star elsewhere than at one end.
+const STAR_WITHIN: &str = "namespaces with a * within";
+const STAR_WITHIN_NOT: &str = "notNamespaces with a * within";
 const OPERATION_BEYOND: &[&str] = &[
     "hosts",
     "notHosts",
@@ -74,7 +77,7 @@ fn wrapped<'a>(at: &At<'a>, key: &str, faults: &mut Faults) -> Option<At<'a>> {
 
 fn source(at: &At<'_>, namespace: &str, faults: &mut Faults) -> Source {
     at.only(&[SOURCE, SOURCE_BEYOND].concat(), faults);
-    let source = Source {
+    let mut source = Source {
         principals: words(at, "principals", "notPrincipals", faults),
         namespaces: words(at, "namespaces", "notNamespaces", faults),
         service_accounts: values(
@@ -87,6 +90,14 @@ fn source(at: &At<'_>, namespace: &str, faults: &mut Faults) -> Source {
         blocks: values(at, "ipBlocks", "notIpBlocks", faults, block),
         beyond: beyond(at, SOURCE_BEYOND, faults),
     };
+    // Taken for a text it would be no namespace's name, so that a DENY of it would deny nobody.
+    let Values { any, none } = &mut source.namespaces;
+    for (list, called) in [(any, STAR_WITHIN), (none, STAR_WITHIN_NOT)] {
+        if list.iter().any(|value| is_star_within(value)) {
+            list.clear();
+            source.beyond.push(called);
+        }
+    }
     let accounts = &source.service_accounts;
     let has = |key: &str| at.get(key).is_some();
     if (has("serviceAccounts") || has("notServiceAccounts"))
@@ -130,7 +141,15 @@ fn condition(at: &At<'_>, namespace: &str, faults: &mut Faults) -> Option<Condit
     }
     Some(match key {
         "source.ip" => Condition::SourceIp(values(at, "values", "notValues", faults, block)),
-        "source.namespace" => Condition::SourceNamespace(words(at, "values", "notValues", faults)),
+        "source.namespace" => {
+            let values = words(at, "values", "notValues", faults);
+            let mut all = values.any.iter().chain(&values.none);
+            if all.any(|value| is_star_within(value)) {
+                Condition::Beyond(key.to_owned(), values)
+            } else {
+                Condition::SourceNamespace(values)
+            }
+        }
         "source.principal" => Condition::SourcePrincipal(words(at, "values", "notValues", faults)),
         "destination.ip" => {
             Condition::DestinationIp(values(at, "values", "notValues", faults, block))

@@ -400,16 +400,27 @@ fn valid_authorization_policies_are_read() {
         beyond.rules[0].from[0].beyond,
         ["requestPrincipals", "notRemoteIpBlocks"]
     );
+    let stars = authorization(&source("namespaces: [shop, 's*p'], notNamespaces: ['*o*']"));
+    let stars = &stars.rules[0].from[0];
+    assert_eq!(stars.namespaces, Values::default());
+    assert_eq!(
+        stars.beyond,
+        [
+            "namespaces with a * within",
+            "notNamespaces with a * within"
+        ]
+    );
     for key in [
         "request.headers[x]",
         "request.auth.claims[a][b]",
         "remote.ip",
         "connection.sni",
         "source.serviceAccount",
+        "source.namespace",
     ] {
-        let policy = authorization(&when(&format!("key: '{key}', values: [a]")));
+        let policy = authorization(&when(&format!("key: '{key}', values: ['a*b']")));
         let values = Values {
-            any: vec!["a".to_owned()],
+            any: vec!["a*b".to_owned()],
             none: Vec::new(),
         };
         assert_eq!(
