@@ -232,12 +232,16 @@ fn labelled(asked: Asked<'_>, gateway: Key, named: bool) -> Binding {
     let class = gateway::find(scope, &gateway).map(|found| found.class.as_str());
     // Nobody tells us how far somebody else's waypoint has come.
     let foreign = class.is_some_and(|class| !gateway::serves(scope, class));
-    let policed = named || !refused && attached.polices_gateway(&gateway, class);
     let phase = phase(asked);
+    // What was denied stays so while nobody can tell whether a policy applies: a Gateway that is gone has no class.
+    let untold = obstacle.is_some() || foreign;
+    let kept = untold && phase.is_some_and(Phase::is_enforced);
+    let applies = obstacle != Some(Obstacle::Denied) && attached.polices_gateway(&gateway, class);
+    let policed = named || kept || applies;
     let recorded = scope.world.waypoints.is_some() && !foreign;
     let published = match phase.and_then(Phase::published) {
         Some(gateway) => Some(published(asked, gateway)),
-        None if refused => named.then_some(Published::Nowhere),
+        None if refused => policed.then_some(Published::Nowhere),
         None if recorded => None,
         None => {
             let bound = policed || gateway::is_ready(scope, &gateway);

@@ -431,3 +431,70 @@ fn a_canary_waypoint_is_told_to_be_no_such_thing() {
     assert!(status.conditions[0].message.contains("wp2"));
     assert!(compiled.told[&key("shop", "wp2")].tables.is_empty());
 }
+
+#[test]
+fn a_denial_stays_while_nobody_can_tell_whether_a_policy_applies() {
+    let class = "{group: gateway.networking.k8s.io, kind: GatewayClass, name: ambit-waypoint}";
+    let class = policy("p", "root", &format!("{{targetRefs: [{class}], {GET}}}"));
+    let shut = "allowedRoutes: {namespaces: {from: None}}";
+    let pods = "labels: {istio.io/waypoint-for: workload}";
+    let gateways = [
+        String::new(),
+        gateway("wp", "shop", "", shut),
+        gateway("wp", "shop", pods, ""),
+        gateway("wp", "shop", "", "").replace("ambit-waypoint", "other"),
+    ];
+    let denies = |compiled: &Compiled| {
+        let names = compiled.authorizations.keys();
+        names
+            .filter(|name| name.contains("ambit_waypoint_"))
+            .count()
+            == 1
+    };
+    let to = |name: &str| key("shop", name);
+    let moving = Phase::Moving {
+        from: to("old"),
+        to: to("wp"),
+        arrived: true,
+        enforced: true,
+    };
+    for gateway in &gateways {
+        for phase in [Phase::Enforced { gateway: to("wp") }, moving.clone()] {
+            let text = web(LABEL) + gateway + &class;
+            let compiled = compile(&recorded(&text, &[], Some(phase)), &settings());
+            assert!(compiled.wanted[&to("web")].deny, "{gateway}");
+            assert!(denies(&compiled), "{gateway}");
+        }
+    }
+    // What can be told is heeded: without a policy, and without the label.
+    let enforced = || Some(Phase::Enforced { gateway: to("wp") });
+    let open = web(LABEL) + &gateway("wp", "shop", "", "");
+    let unlabelled = web("") + &class;
+    for text in [open, unlabelled] {
+        let compiled = compile(&recorded(&text, &[], enforced()), &settings());
+        assert!(!denies(&compiled), "{text}");
+        let wanted = compiled.wanted.get(&to("web"));
+        assert!(wanted.is_none_or(|it| !it.deny), "{text}");
+    }
+}
+
+#[test]
+fn a_policy_of_a_waypoint_for_workloads_closes_the_services_labelled_to_it() {
+    for kinds in ["workload", "none"] {
+        let labels = format!("labels: {{istio.io/waypoint-for: {kinds}}}");
+        let text = web(LABEL) + &ready("wp", "shop", &labels, "");
+        for target in [WP, WEB] {
+            let text = text.clone() + &attached("p", target, GET);
+            for world in [world(&text), recorded(&text, &[key("shop", "wp")], None)] {
+                let out = resources(&world);
+                assert_eq!(
+                    bound(&out, "shop/web"),
+                    (json!(NOWHERE), json!("UnsupportedTrafficType"))
+                );
+                let workload = &out["addresses"]["Kubernetes//Pod/shop/web"]["workload"];
+                let policies = workload["authorization_policies"].to_string();
+                assert!(policies.contains("ambit_waypoint_8080"), "{policies}");
+            }
+        }
+    }
+}
