@@ -300,6 +300,8 @@ pub struct Refused {
     pub selector: Option<Selector>,
     /// The objects that it is attached to, if that much could be read; only for policies.
     pub targets: Vec<TargetRef>,
+    /// Of a route: its parents alone. Of what wants TLS: for whom, at least.
+    pub read: Option<Box<Object>>,
     /// What is wrong, at least one.
     pub faults: Vec<Fault>,
 }
@@ -347,6 +349,7 @@ pub fn manifest(tree: &Value, path: &str) -> Manifest {
         return Manifest::Object(Box::new(object));
     }
     Manifest::Refused(Refused {
+        read: read(object, &at).map(Box::new),
         kind: found,
         namespace,
         name,
@@ -354,6 +357,19 @@ pub fn manifest(tree: &Value, path: &str) -> Manifest {
         targets,
         faults: faults.into(),
     })
+}
+
+/// What counts of a faulty object.
+fn read(object: Object, at: &At<'_>) -> Option<Object> {
+    match object {
+        Object::Route(mut route) => {
+            route.rules.clear();
+            route.parents.retain(|parent| !parent.name.is_empty());
+            Some(Object::Route(route))
+        }
+        Object::Unserved(object) => unserved::wish(object, at).map(Object::Unserved),
+        _ => None,
+    }
 }
 
 fn object(kind: Kind, meta: Meta, at: &At<'_>, faults: &mut Faults) -> Object {

@@ -44,6 +44,9 @@ pub struct World {
     pub unserved: BTreeMap<ObjectRef, Unserved>,
     /// Policies that never had a good version: each denies until it has one.
     pub denials: BTreeMap<ObjectRef, Denial>,
+    /// What could be read of objects that never had a good version and are not simply left out: routes with their parents
+    /// alone, to say so to each of them, and those that want TLS, so that nothing is sent without.
+    pub refused: BTreeMap<ObjectRef, Object>,
     /// What is wrong with objects whose newest version is refused, those among `denials` included.
     pub faults: BTreeMap<ObjectRef, Vec<Fault>>,
     /// Resources that were stored ready-made.

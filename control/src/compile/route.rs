@@ -10,8 +10,8 @@ use proto::waypoint;
 
 use super::{Compiled, Scope, binding::Bindings};
 use crate::{
-    manifest::{Kind, ObjectRef, Route, RouteKind},
-    status::{ParentStatus, Status},
+    manifest::{Kind, Object, ObjectRef, Route, RouteKind},
+    status::{Condition, ParentStatus, Status},
     world::Key,
 };
 
@@ -71,6 +71,14 @@ impl Routes {
             if !status.parents.is_empty() {
                 let reference = ObjectRef::new(kind, &meta.namespace, &meta.name);
                 routes.statuses.insert(reference, status);
+            }
+        }
+        for (reference, object) in &scope.world.refused {
+            if let Object::Route(route) = object
+                && scope.sees(&reference.namespace)
+            {
+                let status = refused(scope, reference, route);
+                routes.statuses.insert(reference.clone(), status);
             }
         }
         for ((service, port), holding) in attached.ports() {
@@ -148,6 +156,24 @@ fn status(
     Status {
         generation: meta.generation,
         parents,
+        ..Status::default()
+    }
+}
+
+/// What is said of a route that never had a good version.
+fn refused(scope: Scope<'_>, reference: &ObjectRef, route: &Route) -> Status {
+    let faults = scope.world.faults.get(reference).into_iter().flatten();
+    let faults: Vec<_> = faults.map(ToString::to_string).collect();
+    let message = format!("{}; it is left out", faults.join("; "));
+    let ours = route.parents.iter();
+    let ours = ours.filter(|parent| attach::place(scope, route, parent).is_some());
+    let parents = ours.map(|parent| ParentStatus {
+        parent: parent.clone(),
+        conditions: vec![Condition::fails("Accepted", "Invalid", message.clone())],
+    });
+    Status {
+        generation: route.meta.generation,
+        parents: parents.collect(),
         ..Status::default()
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn statuses(scope: Scope<'_>, compiled: &mut Compiled) {
 /// What becomes of what it wants.
 fn effect(object: &Unserved) -> &'static str {
     match (&object.target, object.kind) {
-        (Target::Services(_) | Target::Host(_), _) => {
+        (Target::Services(_) | Target::Host(_) | Target::All, _) => {
             "waypoints send nothing where it wants TLS, and answer with 500 instead"
         }
         (Target::Tokens(_), _) => "node proxies see no tokens, so it changes nothing",

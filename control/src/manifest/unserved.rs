@@ -46,6 +46,8 @@ pub enum Target {
     Tokens(PolicyTarget),
     /// BackendTLSPolicy: Services of its namespace, with the name of a port if only that is meant, are spoken to by TLS.
     Services(Vec<(String, Option<String>)>),
+    /// What wants TLS and does not say for whom, as far as it can be read: all Services of its namespace.
+    All,
     /// DestinationRule with TLS of its own: a host, as written, is spoken to by TLS.
     Host(String),
 }
@@ -146,6 +148,39 @@ pub(super) fn unserved(
         _ => Target::Harmless,
     };
     object
+}
+
+/// For whom a faulty object wants TLS, if it is of a kind that can: in doubt for more rather than for fewer.
+pub(super) fn wish(object: Unserved, root: &At<'_>) -> Option<Unserved> {
+    let spec = root.mapping("spec", &mut Faults::default());
+    let target = match (object.kind, spec) {
+        (UnservedKind::BackendTlsPolicy, Some(spec)) => {
+            readable_services(&spec).map_or(Target::All, Target::Services)
+        }
+        (UnservedKind::DestinationRule, Some(spec)) if !wants_tls(&spec) => return None,
+        (UnservedKind::DestinationRule, Some(spec)) => {
+            let host = spec.peek("host").filter(|host| !host.is_empty());
+            host.map_or(Target::All, |host| Target::Host(host.to_owned()))
+        }
+        (UnservedKind::BackendTlsPolicy | UnservedKind::DestinationRule, None) => Target::All,
+        _ => return None,
+    };
+    Some(Unserved { target, ..object })
+}
+
+/// `None` if there may be others.
+fn readable_services(spec: &At<'_>) -> Option<Vec<(String, Option<String>)>> {
+    let all = spec.items("targetRefs", &mut Faults::default());
+    let mut found = Vec::new();
+    for at in &all {
+        let name = at.peek("name").filter(|name| !name.is_empty())?;
+        let kind = at.peek("kind").is_none_or(|kind| kind == "Service");
+        if kind && at.peek("group").unwrap_or_default().is_empty() {
+            let port = at.peek("sectionName").map(str::to_owned);
+            found.push((name.to_owned(), port));
+        }
+    }
+    (!all.is_empty()).then_some(found)
 }
 
 fn services(spec: &At<'_>, faults: &mut Faults) -> Vec<(String, Option<String>)> {

@@ -7,7 +7,9 @@ use serde_json::Value;
 
 use super::{Loaded, Problem, guess, guess::Guess};
 use crate::{
-    manifest::{self, Document, Fault, Kind, LIMITS, Manifest, Object, ObjectRef, Refused},
+    manifest::{
+        self, Document, Fault, Kind, LIMITS, Manifest, Object, ObjectRef, Refused, unserved::Target,
+    },
     world::Denial,
 };
 
@@ -23,6 +25,7 @@ struct Nameless {
     /// The policy that it seems to be.
     policy: Option<Guess>,
     denial: Denial,
+    read: Option<Object>,
     faults: Vec<Fault>,
 }
 
@@ -122,19 +125,33 @@ impl Loading<'_> {
         let same = self.loaded.world.object(&reference).as_ref() == Some(&object);
         self.problem(file, Some(document), Some(reference.clone()), fault.clone());
         if !same {
-            // Which of the two is meant nobody can say.
-            self.stand_in(reference, Denial::default(), vec![fault]);
+            // Which of the two is meant nobody can say; what the other wants counts too.
+            let other = Some(object).filter(is_wish);
+            self.stand_in(reference, Denial::default(), other, vec![fault]);
         }
     }
 
-    /// Puts the last good version of an object in force or, for a policy that never had one, a denial.
-    fn stand_in(&mut self, reference: ObjectRef, denial: Denial, faults: Vec<Fault>) {
+    /// Puts the last good version of an object in force or, for one that never had one, a denial if it is a policy, and
+    /// what was `read` of it.
+    fn stand_in(
+        &mut self,
+        reference: ObjectRef,
+        denial: Denial,
+        read: Option<Object>,
+        faults: Vec<Fault>,
+    ) {
         let world = &mut self.loaded.world;
         if let Some(object) = self.previous.world.object(&reference) {
             world.insert(object);
         } else if reference.kind.is_policy() {
             world.remove(&reference);
             world.denials.insert(reference.clone(), denial);
+        } else if let Some(read) = read {
+            match world.refused.get_mut(&reference) {
+                // One object cannot be two: it is the widest of them.
+                Some(Object::Unserved(both)) => both.target = Target::All,
+                _ => drop(world.refused.insert(reference.clone(), read)),
+            }
         }
         world.faults.entry(reference).or_default().extend(faults);
     }
@@ -146,8 +163,10 @@ impl Loading<'_> {
             name,
             selector,
             targets,
+            read,
             faults,
         } = refused;
+        let read = read.map(|read| *read);
         let denial = Denial { selector, targets };
         let reference = name.map(|name| ObjectRef {
             kind,
@@ -158,7 +177,8 @@ impl Loading<'_> {
             self.problem(file, Some(document), reference.clone(), fault.clone());
         }
         let Some(reference) = reference else {
-            let policy = kind.is_policy().then_some(Guess {
+            let counts = kind.is_policy() || read.as_ref().is_some_and(is_wish);
+            let policy = counts.then_some(Guess {
                 kind,
                 namespace,
                 name: None,
@@ -167,6 +187,7 @@ impl Loading<'_> {
                 document,
                 policy,
                 denial,
+                read,
                 faults,
             });
         };
@@ -186,9 +207,9 @@ impl Loading<'_> {
                     reason,
                 },
             );
-            self.stand_in(reference, Denial::default(), faults);
+            self.stand_in(reference, Denial::default(), read, faults);
         } else {
-            self.stand_in(reference, denial, faults);
+            self.stand_in(reference, denial, read, faults);
         }
         None
     }
@@ -200,6 +221,7 @@ impl Loading<'_> {
             document: document.number,
             policy,
             denial: Denial::default(),
+            read: None,
             faults: vec![fault],
         }
     }
@@ -211,6 +233,7 @@ impl Loading<'_> {
             document,
             policy,
             denial,
+            read,
             faults,
         } in all
         {
@@ -245,7 +268,7 @@ impl Loading<'_> {
                     .origins
                     .insert(reference.clone(), file.to_owned());
                 self.loaded.world.faults.remove(&reference);
-                self.stand_in(reference, denial, faults);
+                self.stand_in(reference, denial, read, faults);
             }
         }
     }
@@ -266,7 +289,11 @@ impl Loading<'_> {
             match (was.denials.get(reference), was.object(reference)) {
                 (Some(denial), _) => drop(now.denials.insert(reference.clone(), denial.clone())),
                 (None, Some(object)) => now.insert(object),
-                (None, None) => continue,
+                (None, None) if !was.refused.contains_key(reference) => continue,
+                (None, None) => {}
+            }
+            if let Some(read) = was.refused.get(reference) {
+                now.refused.insert(reference.clone(), read.clone());
             }
             if let Some(faults) = was.faults.get(reference) {
                 now.faults.insert(reference.clone(), faults.clone());
@@ -322,7 +349,7 @@ impl Loading<'_> {
                 .insert(reference.clone(), file.to_owned());
             // Of the faults that were kept this is the newest wording, and not one more.
             self.loaded.world.faults.remove(&reference);
-            self.stand_in(reference, Denial::default(), vec![fault.clone()]);
+            self.stand_in(reference, Denial::default(), None, vec![fault.clone()]);
         }
     }
 
@@ -341,6 +368,17 @@ impl Loading<'_> {
             field,
             reason,
         });
+    }
+}
+
+/// Whether this wants TLS for somebody.
+fn is_wish(object: &Object) -> bool {
+    match object {
+        Object::Unserved(object) => matches!(
+            object.target,
+            Target::All | Target::Services(_) | Target::Host(_)
+        ),
+        _ => false,
     }
 }
 

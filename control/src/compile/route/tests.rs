@@ -13,6 +13,7 @@ use crate::{
 
 mod attach;
 mod backend;
+mod refused;
 
 /// Services `web` with ports of all kinds, `api` and one of another namespace.
 const SERVICES: &str = "

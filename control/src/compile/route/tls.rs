@@ -6,7 +6,7 @@ use proto::waypoint::{self, weighted_backend::Target as Leads};
 
 use super::{super::Scope, PortRoutes, attach::natural};
 use crate::{
-    manifest::{ObjectRef, RouteKind, Service, core::ServicePort, unserved::Target},
+    manifest::{Object, ObjectRef, RouteKind, Service, core::ServicePort, unserved::Target},
     world::Key,
 };
 
@@ -17,6 +17,8 @@ pub(super) struct Tls<'a> {
     services: BTreeMap<Key, Vec<(Option<&'a str>, &'a ObjectRef)>>,
     /// DestinationRules: namespace and host.
     hosts: Vec<(&'a str, String, &'a ObjectRef)>,
+    /// Those that do not say for which services of their namespace.
+    all: BTreeMap<&'a str, &'a ObjectRef>,
 }
 
 impl<'a> Tls<'a> {
@@ -25,9 +27,15 @@ impl<'a> Tls<'a> {
             scope,
             services: BTreeMap::new(),
             hosts: Vec::new(),
+            all: BTreeMap::new(),
         };
-        for (reference, object) in &scope.world.unserved {
-            let namespace = object.meta.namespace.as_str();
+        let refused = scope.world.refused.iter();
+        let refused = refused.filter_map(|(reference, object)| match object {
+            Object::Unserved(object) => Some((reference, object)),
+            _ => None,
+        });
+        for (reference, object) in scope.world.unserved.iter().chain(refused) {
+            let namespace = reference.namespace.as_str();
             match &object.target {
                 Target::Services(services) => {
                     for (name, port) in services {
@@ -43,6 +51,7 @@ impl<'a> Tls<'a> {
                     let host = scope.hostname(namespace, host);
                     tls.hosts.push((namespace, host, reference));
                 }
+                Target::All => drop(tls.all.insert(namespace, reference)),
                 Target::Harmless | Target::Tokens(_) => {}
             }
         }
@@ -68,7 +77,8 @@ impl<'a> Tls<'a> {
             })?;
             Some(*reference)
         };
-        policy.or_else(rule)
+        let all = || self.all.get(meta.namespace.as_str()).copied();
+        policy.or_else(rule).or_else(all)
     }
 
     /// Where a service itself is to be spoken to by TLS and no route says where else to go, a route refuses instead.
@@ -77,7 +87,7 @@ impl<'a> Tls<'a> {
         scope: Scope<'_>,
         ports: &mut BTreeMap<(Key, u16), PortRoutes>,
     ) {
-        if self.services.is_empty() && self.hosts.is_empty() {
+        if self.services.is_empty() && self.hosts.is_empty() && self.all.is_empty() {
             return;
         }
         for (key, service) in &scope.world.services {
