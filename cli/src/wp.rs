@@ -178,8 +178,21 @@ fn edit((kind, of): (&String, &Value)) -> String {
         .concat();
     match kind.as_str() {
         "redirect" => {
-            let host = text(&of["hostname"]);
-            format!("{} to {host}{path}", or_dash(text(&of["status"])))
+            let part = |before: &str, it: &str, after: &str| match text(&of[it]) {
+                none if none.is_empty() => none,
+                it => format!("{before}{it}{after}"),
+            };
+            let to = [
+                part("", "scheme", "://"),
+                text(&of["hostname"]),
+                part(":", "port", ""),
+                path,
+            ];
+            format!(
+                "{} to {}",
+                or_dash(text(&of["status"])),
+                or_dash(to.concat())
+            )
         }
         "rewrite" => format!("rewritten to {}{path}", text(&of["hostname"])),
         "requestHeaders" => "edits request headers".to_owned(),
@@ -362,6 +375,24 @@ mod tests {
                 ["shop", "odd", "7", "Deny", "denies all: rulez"],
             ]
         );
+    }
+
+    #[test]
+    fn a_redirect_is_told_whatever_it_changes() {
+        for (of, words) in [
+            (
+                json!({ "status": 301, "scheme": "https" }),
+                "301 to https://",
+            ),
+            (json!({ "status": 302, "port": 8443 }), "302 to :8443"),
+            (
+                json!({ "scheme": "https", "hostname": "a", "port": 8443, "path": { "full": "/b" } }),
+                "- to https://a:8443/b",
+            ),
+            (json!({ "status": 302 }), "302 to -"),
+        ] {
+            assert_eq!(edit((&"redirect".to_owned(), &of)), words);
+        }
     }
 
     #[test]
