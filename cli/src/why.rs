@@ -24,7 +24,7 @@ mod words;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit codes: 0 it arrives whatever is chosen, 1 it does not, 2 wrong usage, 3 nobody answers."
+    after_help = "Exit codes: 0 it arrives whatever is chosen, 1 it does not, 2 wrong usage, 3 it cannot be told, or nobody answers."
 )]
 pub(crate) struct Arguments {
     /// Who asks: NAMESPACE/POD, a pod's name or its address.
@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     file: Option<PathBuf>,
 
     /// Of the request.
-    #[arg(long, value_name = "METHOD", default_value = "GET")]
+    #[arg(long, value_name = "METHOD", default_value = "GET", value_parser = Request::method)]
     method: String,
 
     /// Path and query of the request.
@@ -89,11 +89,20 @@ pub(crate) fn main(arguments: &Arguments) -> Result<(), Failure> {
     for problem in &facts.problems {
         eprintln!("error: {problem}");
     }
+    if let Some(doubt) = &facts.doubt {
+        return cannot_tell(arguments.output, doubt, &facts);
+    }
     let ends = resolve(&facts, &arguments.from, &arguments.to)?;
     let given = arguments.method != "GET" || arguments.path != "/" || !arguments.headers.is_empty();
     let mut headers = arguments.headers.clone();
-    if !headers.iter().any(|(name, _)| name == "host") {
-        headers.insert(0, ("host".to_owned(), ends.host.clone()));
+    match headers.iter().filter(|(name, _)| name == "host").count() {
+        0 => headers.insert(0, ("host".to_owned(), ends.host.clone())),
+        1 => {}
+        _ => {
+            return Err(Failure::Usage(
+                "a request has one host: give it once".to_owned(),
+            ));
+        }
     }
     let request = Request {
         method: arguments.method.clone(),
@@ -123,4 +132,19 @@ pub(crate) fn main(arguments: &Arguments) -> Result<(), Failure> {
     } else {
         Err(Failure::Failed(trace.sentence()))
     }
+}
+
+/// A verdict of files that the proxies may not hold would be a guess.
+fn cannot_tell(output: Output, doubt: &str, facts: &facts::Facts) -> Result<(), Failure> {
+    crate::print(&match output {
+        Output::Text => format!("{doubt}\n"),
+        Output::Json => format!(
+            "{:#}\n",
+            serde_json::json!({ "facts": [doubt], "problems": facts.problems, "arrives": null })
+        ),
+    })?;
+    Err(Failure::Unreachable(
+        "repair what is faulty and ask again, or ask what each proxy holds: `ambit zc`, `ambit wp`"
+            .to_owned(),
+    ))
 }

@@ -93,6 +93,7 @@ fn l7_deny() {
     let ask = |path| ["web", "orders.shop:http", "--path", path];
     golden("l7-deny.txt", &ask("/admin/users"), 1);
     golden("l7-deny-dots.txt", &ask("/x/../admin/users"), 1);
+    golden("l7-deny-rewritten.txt", &ask("/api/v1/admin"), 1);
     golden(
         "l7-deny.json",
         &[&ask("/admin")[..], &["-o", "json"]].concat(),
@@ -333,7 +334,11 @@ spec:
     let told = |at, outcome: &str| (at, outcome.to_owned());
     assert_eq!(
         outcomes,
-        [told(2, "denied"), told(1, "denied"), told(3, "answered")]
+        [
+            told(2, "denied"),
+            told(1, "denied"),
+            told(3, "reaches the application")
+        ]
     );
 }
 
@@ -360,6 +365,23 @@ fn wrong_questions_are_two_and_nobody_there_three() {
         &["web", "cart.shop"],
         &["web", "orders.shop:grpc"],
         &["web", "orders.shop", "--header", "x"],
+        &["web", "orders.shop", "--header", "Content-Length: 5"],
+        &[
+            "web",
+            "orders.shop",
+            "--header",
+            "transfer-encoding: chunked",
+        ],
+        &[
+            "web",
+            "orders.shop",
+            "--header",
+            "host: a",
+            "--header",
+            "Host: b",
+        ],
+        &["web", "orders.shop", "--method", "G T"],
+        &["web", "orders.shop", "--method", "CONNECT"],
     ] {
         let output = why(&[wrong, &["-f", DEMO]].concat());
         assert_eq!(output.status.code(), Some(2), "{wrong:?}");

@@ -40,6 +40,8 @@ const REDIRECTION: &str = "ambient.istio.io/redirection";
 pub(super) struct Facts {
     /// Where it is from, then what is to be known of it.
     pub(super) lines: Vec<String>,
+    /// Why it may not be what the proxies hold, so that nothing can be told from it.
+    pub(super) doubt: Option<String>,
     /// What is wrong with it.
     pub(super) problems: Vec<String>,
     /// The objects.
@@ -182,6 +184,7 @@ impl Facts {
         }
         Self {
             lines,
+            doubt: None,
             problems,
             world,
             settings,

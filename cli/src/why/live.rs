@@ -103,18 +103,27 @@ fn look(room: &Path, settings: &Settings) -> Result<Facts, Failure> {
         }
     };
     lines.push(line);
-    let mut problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
-    if !problems.is_empty() {
-        let last_good = "the control plane may have a last good version of what is faulty, which is not known here";
-        problems.push(last_good.to_owned());
-    }
+    let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    let doubt = (!problems.is_empty()).then(|| in_doubt(problems.len()));
     let settings = settings.clone();
     let facts = Facts::new(lines, problems, world, settings, &compiled, &snapshot);
     Ok(Facts {
         standings,
+        doubt,
         serves: false,
         ..facts
     })
+}
+
+/// What is said where some of the files are faulty.
+fn in_doubt(faults: usize) -> String {
+    let faulty = match faults {
+        1 => "One of its manifests is".to_owned(),
+        more => format!("{more} of its manifests are"),
+    };
+    format!(
+        "Cannot tell: {faulty} faulty, and its proxies may hold a last good version, which the files do not show."
+    )
 }
 
 /// The control plane's page of subscribers.

@@ -10,6 +10,25 @@ use mesh::{
 };
 use waypoint::http::{Limits, counts};
 
+/// Headers that say how a message ends or what one connection does: what becomes of them depends on bytes that are not here.
+const FRAMING: [&str; 9] = [
+    "connection",
+    "content-length",
+    "expect",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// RFC 9110 §5.6.2.
+fn is_token(text: &str) -> bool {
+    let of_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(of_token)
+}
+
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Request {
@@ -27,7 +46,30 @@ impl Request {
         let (name, value) = text
             .split_once(':')
             .ok_or_else(|| format!("header {text:?} is not NAME: VALUE"))?;
-        Ok((name.trim().to_ascii_lowercase(), value.trim().to_owned()))
+        let (name, value) = (name.trim().to_ascii_lowercase(), value.trim().to_owned());
+        if !is_token(&name) {
+            return Err(format!("{name:?} cannot be the name of a header"));
+        }
+        if FRAMING.contains(&name.as_str()) {
+            return Err(format!(
+                "{name} frames a message, or is for one connection, and is the client's own business: leave it out"
+            ));
+        }
+        if value.contains(|c: char| c.is_ascii_control() && c != '\t') {
+            return Err(format!("the value of {name} has a control character"));
+        }
+        Ok((name, value))
+    }
+
+    /// Reads a method, as the option gives it.
+    pub(super) fn method(text: &str) -> Result<String, String> {
+        if !is_token(text) {
+            return Err(format!("{text:?} cannot be a method"));
+        }
+        if text.eq_ignore_ascii_case("CONNECT") {
+            return Err("a request with CONNECT is for a proxy, not for a service".to_owned());
+        }
+        Ok(text.to_owned())
     }
 
     /// For people.
@@ -112,7 +154,30 @@ mod tests {
         let pair = |name: &str, value: &str| Some((name.to_owned(), value.to_owned()));
         assert_eq!(header("User-Agent: a:b"), pair("user-agent", "a:b"));
         assert_eq!(header("x:y"), pair("x", "y"));
-        assert_eq!(header("x"), None);
+        for wrong in [
+            "x",
+            "a b: c",
+            ": c",
+            "x: a\nb",
+            "Content-Length: 5",
+            "transfer-encoding: chunked",
+            "Connection: close",
+        ] {
+            assert_eq!(header(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_method_is_one_word_and_not_connect() {
+        for (text, taken) in [
+            ("GET", true),
+            ("PURGE", true),
+            ("G T", false),
+            ("", false),
+            ("CONNECT", false),
+        ] {
+            assert_eq!(Request::method(text).is_ok(), taken, "{text}");
+        }
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl Outcome {
     /// In both forms of output.
     pub(super) fn word(self) -> &'static str {
         match self {
-            Self::Answered => "answered",
+            Self::Answered => "reaches the application",
             Self::Leaves => "leaves the mesh",
             Self::Denied => "denied",
             Self::Redirected => "redirected",

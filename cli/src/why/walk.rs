@@ -373,7 +373,7 @@ pub(super) fn one_by_one(eligible: Vec<&Arc<Workload>>, all: Vec<&Arc<Workload>>
 }
 
 fn answered(workload: &Workload, to: SocketAddr) -> End {
-    let text = format!("by the application of {} at {to}", called(workload));
+    let text = format!("that of {} at {to}, if it listens", called(workload));
     End::new(trace::Outcome::Answered, text, None)
 }
 

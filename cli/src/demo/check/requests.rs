@@ -40,7 +40,13 @@ pub(super) fn allowed(mesh: &Mesh, evidence: &mut Evidence) -> Result<(), String
 
 /// By any way to write the path.
 pub(super) fn denied_by_path(mesh: &Mesh, evidence: &mut Evidence) -> Result<(), String> {
-    for path in ["/admin", "/admin/users", "/x/../admin/users", "/%61dmin"] {
+    for path in [
+        "/admin",
+        "/admin/users",
+        "/x/../admin/users",
+        "/%61dmin",
+        "/api/v1/admin",
+    ] {
         let answer = denied(mesh, "web", "GET", path, "ns[shop]-policy[orders-no-admin]")?;
         evidence.note("denied by shop/orders-no-admin", answer);
     }
