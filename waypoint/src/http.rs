@@ -28,7 +28,11 @@ mod tests;
 
 use mesh::{name::Name, waypoint::Client};
 
-pub(crate) use self::{body::Upload, front::has};
+pub(crate) use self::{
+    body::Upload,
+    front::has,
+    guard::{Scan, Wrong},
+};
 pub use self::{
     front::{Front, Limits, Own},
     record::{Done, Record, RuleTold},

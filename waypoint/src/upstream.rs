@@ -10,6 +10,7 @@ mod h2;
 mod io;
 mod open;
 mod pool;
+mod watch;
 
 use std::time::Duration;
 

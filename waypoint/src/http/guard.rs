@@ -24,7 +24,7 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use self::scan::Scan;
+pub(crate) use self::scan::{Scan, Wrong};
 use super::session::Session;
 
 /// What a client hears that does not finish its head. Nothing else is being written then.

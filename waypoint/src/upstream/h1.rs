@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Method, Request, Response, header};
 use hyper::{
     body::{Body, Incoming},
     client::conn::http1::{self, SendRequest},
@@ -24,8 +24,9 @@ use tokio::{io::AsyncWriteExt, sync::oneshot, time::Instant};
 use super::{
     Io, Purpose, open,
     pool::{Shelf, Unanswered},
+    watch::{Asked, Watched},
 };
-use crate::http::{Front, Upload};
+use crate::http::{Front, Upload, Wrong};
 
 /// The bytes of a connection that speaks something else from now on, and those that were read of it already.
 pub(crate) type Handover = oneshot::Receiver<(Io, Bytes)>;
@@ -44,6 +45,7 @@ struct State {
     lent: Cell<bool>,
     /// It takes no request any more.
     closed: Cell<bool>,
+    asked: Rc<Asked>,
     handover: RefCell<Option<oneshot::Sender<(Io, Bytes)>>>,
 }
 
@@ -73,9 +75,11 @@ pub(super) async fn connect(
 ) -> Result<Connection, Refusal> {
     let place = Open::new(shelf);
     let opened = open(front, plan, Purpose { client: None, via }).await?;
+    let asked = Rc::new(Asked::default());
+    let io = Watched::new(opened.io, Rc::clone(&asked));
     let (send, connection) = http1::Builder::new()
         .max_buf_size(256 << 10)
-        .handshake(TokioIo::new(opened.io))
+        .handshake(TokioIo::new(io))
         .await
         .map_err(|error| Refusal::Unreachable {
             to: plan.address(),
@@ -85,6 +89,7 @@ pub(super) async fn connect(
         rested: Cell::new(Instant::now()),
         lent: Cell::new(true),
         closed: Cell::new(false),
+        asked,
         handover: RefCell::default(),
     });
     let run = run(connection, Rc::clone(&state), front.limits.upstream.idle);
@@ -120,7 +125,7 @@ impl Drop for Open {
 
 /// Moves its bytes until it ends, has been unused for long, or is handed over.
 async fn run(
-    mut connection: http1::Connection<TokioIo<Io>, Upload>,
+    mut connection: http1::Connection<TokioIo<Watched>, Upload>,
     state: Rc<State>,
     idle: Duration,
 ) {
@@ -149,7 +154,7 @@ async fn run(
     let mut io = parts.io.into_inner();
     let handover = state.handover.borrow_mut().take();
     match handover {
-        Some(handover) if well => drop(handover.send((io, parts.read_buf))),
+        Some(handover) if well => drop(handover.send((io.into_inner(), parts.read_buf))),
         // What a peer has broken off needs no farewell.
         Some(_) | None => {
             if well {
@@ -181,7 +186,7 @@ impl Connection {
     pub(super) fn send(
         &mut self,
         mut request: Request<Upload>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError>> + use<> {
+    ) -> impl Future<Output = Result<Response<Incoming>, Unanswered>> + use<> {
         if request.body().size_hint().exact().is_none() {
             // Else hyper would take it that a GET has no body, and send none.
             let chunked = HeaderValue::from_static("chunked");
@@ -189,15 +194,22 @@ impl Connection {
                 .headers_mut()
                 .insert(header::TRANSFER_ENCODING, chunked);
         }
-        self.send.try_send_request(request)
+        let asked = Rc::clone(&self.state.asked);
+        asked.head.set(*request.method() == Method::HEAD);
+        let sent = self.send.try_send_request(request);
+        async move {
+            sent.await
+                .map_err(|error| unanswered(error, asked.wrong.get()))
+        }
     }
 }
 
 /// Why it has no answer.
-pub(super) fn unanswered(mut error: TrySendError) -> Unanswered {
-    match error.take_message() {
-        Some(message) => Unanswered::Unsent(Some(Box::new(message))),
-        None if error.error().is_parse() => Unanswered::Protocol(error.error().to_string()),
-        None => Unanswered::Lost(error.error().to_string()),
+fn unanswered(mut error: TrySendError, wrong: Option<Wrong>) -> Unanswered {
+    match (error.take_message(), wrong) {
+        (Some(message), _) => Unanswered::Unsent(Some(Box::new(message))),
+        (None, Some(wrong)) => Unanswered::Protocol(wrong.to_owned()),
+        (None, None) if error.error().is_parse() => Unanswered::Protocol(error.error().to_string()),
+        (None, None) => Unanswered::Lost(error.error().to_string()),
     }
 }

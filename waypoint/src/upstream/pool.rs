@@ -281,7 +281,7 @@ impl Lease {
         }
         async move {
             if let Some(sent) = h1 {
-                return sent.await.map_err(h1::unanswered);
+                return sent.await;
             }
             match h2 {
                 Some(sent) => sent.await,

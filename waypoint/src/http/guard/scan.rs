@@ -1,4 +1,5 @@
-//! The framing of HTTP/1 requests, strictly (RFC 9112 §2.2, §5, §6, §7.1): what begins where, and nothing else of them.
+//! The framing of HTTP/1 requests, or of answers, strictly (RFC 9112 §2.2, §5, §6, §7.1): what begins where, and nothing else
+//! of them.
 
 /// Longest line of a chunk's size, with its extensions.
 const CHUNK_LINE: usize = 4 << 10;
@@ -7,10 +8,20 @@ const HEAD_LINE: usize = 512 << 10;
 
 /// Where the bytes are that come next.
 #[derive(Debug)]
-pub(super) struct Scan {
+pub(crate) struct Scan {
+    kind: Kind,
     state: State,
     /// The beginning of a line whose end has not come yet.
     begun: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Requests,
+    Answers {
+        /// To HEAD: what would be behind the head is not there.
+        bare: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -25,14 +36,20 @@ enum State {
     Chunk(u64),
     /// Behind the last chunk.
     Trailers,
-    /// Behind a request to speak something else: the connection ends, or is something else, after its answer.
+    /// Behind a request to speak something else: the connection ends, or is something else, after its answer. Or in an
+    /// answer that ends with its connection.
     Other,
 }
 
 #[derive(Debug, Default)]
 struct Head {
+    /// An empty line was there instead of the first one.
+    empty: bool,
     /// The first line was there.
     begun: bool,
+    /// Of an answer.
+    status: u16,
+    old: bool,
     connect: bool,
     upgrade: bool,
     chunked: bool,
@@ -40,11 +57,12 @@ struct Head {
 }
 
 /// What is wrong with a line.
-type Wrong = &'static str;
+pub(crate) type Wrong = &'static str;
 
 impl Default for Scan {
     fn default() -> Self {
         Self {
+            kind: Kind::Requests,
             state: State::Head(Head::default()),
             begun: Vec::new(),
         }
@@ -52,16 +70,29 @@ impl Default for Scan {
 }
 
 impl Scan {
+    /// Of answers to requests of which one is asked at a time.
+    pub(crate) fn answers() -> Self {
+        Self {
+            kind: Kind::Answers { bare: false },
+            ..Self::default()
+        }
+    }
+
+    /// What is asked: HEAD, or something else.
+    pub(crate) fn asked(&mut self, head: bool) {
+        self.kind = Kind::Answers { bare: head };
+    }
+
     /// Whether a head has begun and not ended.
     pub(super) fn is_in_head(&self) -> bool {
         match &self.state {
-            State::Head(head) => head.begun || !self.begun.is_empty(),
+            State::Head(head) => head.begun || head.empty || !self.begun.is_empty(),
             _ => false,
         }
     }
 
     /// Follows the bytes. Of a wrong line the place of its end in `bytes`, and what is wrong.
-    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(), (usize, Wrong)> {
+    pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<(), (usize, Wrong)> {
         let mut at = 0;
         while at < bytes.len() {
             let rest = &bytes[at..];
@@ -120,9 +151,15 @@ impl Scan {
         match &mut self.state {
             State::Head(head) => {
                 if line.is_empty() && head.begun {
-                    self.state = head.end();
+                    self.state = match self.kind {
+                        Kind::Requests => head.end(),
+                        Kind::Answers { bare } => head.end_of_answer(bare)?,
+                    };
                 } else if !line.is_empty() {
-                    head.line(line)?;
+                    head.line(line, self.kind)?;
+                } else if std::mem::replace(&mut head.empty, true) {
+                    // One is to be taken (RFC 9112 §2.2).
+                    return Err("empty lines before a message");
                 }
             }
             State::Size => self.state = size(line)?,
@@ -135,9 +172,16 @@ impl Scan {
 }
 
 impl Head {
-    fn line(&mut self, line: &[u8]) -> Result<(), Wrong> {
+    fn line(&mut self, line: &[u8], kind: Kind) -> Result<(), Wrong> {
         if !self.begun {
             self.begun = true;
+            if kind != Kind::Requests {
+                // Whoever reads it refuses what is no number.
+                let status = line.get(9..12).and_then(|it| str::from_utf8(it).ok());
+                self.status = status.and_then(|it| it.parse().ok()).unwrap_or_default();
+                self.old = line.starts_with(b"HTTP/1.0");
+                return Ok(());
+            }
             self.connect = line.starts_with(b"CONNECT ");
             let target = line.split(|byte| *byte == b' ').nth(1);
             // Whoever reads it drops what follows, and a server behind us may not have (RFC 9112 §3.2).
@@ -199,10 +243,34 @@ impl Head {
         Ok(())
     }
 
+    /// RFC 9112 §6.3.
+    fn end_of_answer(&self, bare: bool) -> Result<State, Wrong> {
+        if self.old && self.chunked {
+            return Err("a transfer coding in HTTP/1.0");
+        }
+        let informational = (100..200).contains(&self.status);
+        if (informational || self.status == 204)
+            && (self.chunked || self.length.is_some_and(|it| it > 0))
+        {
+            return Err("a body where none may be");
+        }
+        Ok(match self.status {
+            101 => State::Other,
+            204 | 304 => State::Head(Self::default()),
+            _ if informational || bare => State::Head(Self::default()),
+            _ if self.length.is_none() && !self.chunked => State::Other,
+            _ => self.body(),
+        })
+    }
+
     fn end(&self) -> State {
         if self.connect || self.upgrade {
             return State::Other;
         }
+        self.body()
+    }
+
+    fn body(&self) -> State {
         match self.length {
             _ if self.chunked => State::Size,
             None | Some(0) => State::Head(Self::default()),
@@ -278,6 +346,8 @@ mod tests {
         let chunked = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n";
         for (good, bad) in [
             ("", "GET / HTTP/1.1\n"),
+            ("\r\n", "\r\n"),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n\r\n", "\r\n"),
             ("", "GET /a#b HTTP/1.1\r\n"),
             ("GET / HTTP/1.1\r\n", "Host: a\n"),
             ("GET / HTTP/1.1\r\nHost: a\r\n", "\n"),
@@ -321,7 +391,8 @@ mod tests {
     #[test]
     fn a_head_is_begun_by_its_first_byte_and_ended_by_its_empty_line() {
         let mut scan = Scan::default();
-        let text = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        assert!(!scan.is_in_head());
+        let text = b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n";
         for byte in &text[..text.len() - 1] {
             scan.read(std::slice::from_ref(byte)).unwrap();
             assert!(scan.is_in_head());

@@ -168,6 +168,101 @@ fn a_chunk_that_is_none_ends_both_connections() {
 }
 
 #[test]
+fn an_answer_of_two_readings_is_502_and_ends_its_connection() {
+    run(async {
+        for answer in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 5\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\nhello",
+            "HTTP/1.1 200 OK\nContent-Length: 5\n\nhello",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\nhello",
+            "HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 5\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 5\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nhello",
+        ] {
+            let endpoint = Endpoint::listen().await;
+            let lab = World::to(&endpoint).lab();
+            let mut client = lab.h1();
+            client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            let mut peer = endpoint.accept().await;
+            peer.head().await;
+            peer.write(answer).await;
+            let heard = client.head().await;
+            assert!(heard.starts_with("HTTP/1.1 502 "), "{answer}{heard}");
+            assert_eq!(peer.rest().await, "", "{answer}");
+            assert_eq!(&*lab.told()[0].flags, "UPE", "{answer}");
+        }
+    });
+}
+
+#[test]
+fn an_answer_of_one_reading_passes_and_its_connection_is_used_again() {
+    run(async {
+        for (method, answer) in [
+            ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n"),
+            (
+                "HEAD",
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            ),
+            (
+                "GET",
+                "HTTP/1.1 304 Not Modified\r\nContent-Length: 500\r\n\r\n",
+            ),
+            (
+                "GET",
+                "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n",
+            ),
+            (
+                "GET",
+                "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\nUpgrade: h2c\r\n\r\n",
+            ),
+        ] {
+            let endpoint = Endpoint::listen().await;
+            let lab = World::to(&endpoint).lab();
+            let mut client = lab.h1();
+            let mut peer = None;
+            for _ in 0..2 {
+                client
+                    .write(&format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n"))
+                    .await;
+                let mut at = match peer.take() {
+                    None => endpoint.accept().await,
+                    Some(peer) => peer,
+                };
+                at.head().await;
+                at.write(answer).await;
+                let heard = client.head().await;
+                assert!(!heard.starts_with("HTTP/1.1 502 "), "{answer}{heard}");
+                peer = Some(at);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_chunk_of_an_answer_that_is_none_breaks_it_off() {
+    run(async {
+        let endpoint = Endpoint::listen().await;
+        let lab = World::to(&endpoint).lab();
+        let mut client = lab.h1();
+        client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let mut peer = endpoint.accept().await;
+        peer.head().await;
+        peer.write(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0;a\nb\r\n\r\n",
+        )
+        .await;
+        let answer = client.rest().await;
+        assert!(!answer.ends_with("0\r\n\r\n"), "{answer}");
+        assert_eq!(peer.rest().await, "");
+    });
+}
+
+#[test]
 fn what_was_refused_is_told() {
     run(async {
         let endpoint = Endpoint::listen().await;

@@ -75,6 +75,20 @@ fn a_head_that_does_not_end_is_answered_with_408() {
 }
 
 #[test]
+fn an_empty_line_begins_a_head() {
+    run(async {
+        let endpoint = Endpoint::listen().await;
+        let lab = World::to(&endpoint).lab();
+        let mut client = lab.h1();
+        client.write("\r\n").await;
+        let begun = tokio::time::Instant::now();
+        let answer = client.rest().await;
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        assert!(begun.elapsed() < Limits::default().head_time + Duration::from_secs(3));
+    });
+}
+
+#[test]
 fn a_client_that_resets_its_connection_ends_its_request_at_once() {
     run(async {
         for request in [
