@@ -1,10 +1,10 @@
 //! Headers on their way through: what is meant for one hop goes, what others may not say of a client goes, edits happen.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts};
 use mesh::{
     http::edit::{Edit, HeaderEdits},
     identity::Identity,
-    waypoint::Table,
+    waypoint::{Answer, Table},
 };
 
 use super::session::Session;
@@ -28,14 +28,30 @@ enum Claim {
     Mesh,
 }
 
+/// Many an application takes an underscore for a dash.
 fn claim(name: &HeaderName) -> Option<Claim> {
     let text = name.as_str();
-    match text.as_bytes()[0] {
-        b'f' if *name == header::FORWARDED => Some(Claim::Client),
-        b'a' if text.starts_with("ambit-") => Some(Claim::Mesh),
-        b'x' if *name == FORWARDED_FOR || *name == CLIENT_CERT => Some(Claim::Client),
-        b'x' if text.starts_with("x-forwarded-") => Some(Claim::Origin),
-        b'x' if text.starts_with("x-envoy-") => Some(Claim::Mesh),
+    if text.contains('_') {
+        claimed(&text.replace('_', "-"))
+    } else {
+        claimed(text)
+    }
+}
+
+fn claimed(name: &str) -> Option<Claim> {
+    match name.as_bytes()[0] {
+        b'f' if name == "forwarded" => Some(Claim::Client),
+        b't' if name == "true-client-ip" => Some(Claim::Client),
+        b'a' if name.starts_with("ambit-") => Some(Claim::Mesh),
+        b'x' if matches!(
+            name,
+            "x-forwarded-for" | "x-forwarded-client-cert" | "x-real-ip"
+        ) =>
+        {
+            Some(Claim::Client)
+        }
+        b'x' if name.starts_with("x-forwarded-") => Some(Claim::Origin),
+        b'x' if name.starts_with("x-envoy-") => Some(Claim::Mesh),
         _ => None,
     }
 }
@@ -56,6 +72,19 @@ fn goes_on(name: &HeaderName, gateway: bool) -> bool {
         Some(Claim::Client | Claim::Origin) => gateway,
         Some(Claim::Mesh) => false,
     }
+}
+
+/// Refuses a length over HTTP/2 that could be read in another way behind us. Over HTTP/1 `guard` does.
+pub(super) fn one_length(parts: &Parts) -> Result<(), Answer> {
+    let mut all = parts.headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(length) = all.next().filter(|_| parts.version == Version::HTTP_2) else {
+        return Ok(());
+    };
+    let is_plain = |text: &[u8]| text == b"0" || text.first() != Some(&b'0');
+    if all.next().is_some() || !is_plain(length.as_bytes()) {
+        return Err(Answer::Unframed("a length that is not one".to_owned()));
+    }
+    Ok(())
 }
 
 /// What a request wants of its connections, which both sides are told anew.

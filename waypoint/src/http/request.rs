@@ -130,7 +130,9 @@ async fn forward(
             (Err(refusal), _) => return Err(Answer::Upstream(refusal)),
         }
     };
+    headers::one_length(parts)?;
     let hop = headers::trim(&mut parts.headers, connection.client.peer, table);
+    let announce = hop.trailers && exchange.grpc && parts.version == Version::HTTP_11;
     let wants = outgoing(session, exchange, parts, &forward, hop)?;
     let source = source(body, front.limits.body_time, exchange);
     let mut request = Request::from_parts(taken(parts), Upload::new(source.as_ref()));
@@ -157,11 +159,24 @@ async fn forward(
         source.answered();
     }
     incoming(&mut response, &forward, wants.upgrade);
+    if announce {
+        announce_trailers(&mut response);
+    }
     Ok(Forwarded {
         response,
         deadline,
         handover,
     })
+}
+
+/// Names what follows a call: HTTP/1.1 trailers are written only if they are announced.
+fn announce_trailers(response: &mut Response<Incoming>) {
+    let follows = !response.body().is_end_stream();
+    let all = response.headers_mut();
+    if follows && !all.contains_key(header::CONTENT_LENGTH) && !all.contains_key(header::TRAILER) {
+        let names = HeaderValue::from_static("grpc-status, grpc-message, grpc-status-details-bin");
+        all.insert(header::TRAILER, names);
+    }
 }
 
 /// Where a request's body comes from, if it has one. Calls may be silent for as long as they like.
@@ -343,7 +358,7 @@ fn resent(
         Unanswered::Unsent(Some(back)) if whole && again => Ok(*back),
         Unanswered::Unsent(None)
             if let Some(spare) = spare
-                && whole =>
+                && source.is_none() =>
         {
             Ok(spare.map(|()| Upload::default()))
         }

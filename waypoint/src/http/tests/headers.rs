@@ -63,6 +63,24 @@ fn what_is_for_one_hop_or_from_outside_goes_and_the_client_is_introduced() {
 }
 
 #[test]
+fn an_underscore_is_no_way_around_that() {
+    run(async {
+        let endpoint = Endpoint::listen().await;
+        let lab = World::to(&endpoint).lab();
+        let mut client = lab.h1();
+        let claims = "X_Forwarded_For: 1.2.3.4\r\nx-forwarded_for: 1.2.3.4\r\nx_real_ip: 1.2.3.4\r\nX-Real-IP: 1.2.3.4\r\ntrue_client-ip: 1.2.3.4\r\nx_forwarded_client_cert: 1.2.3.4\r\nx_envoy_a: 1.2.3.4\r\n";
+        client
+            .write(&format!(
+                "GET / HTTP/1.1\r\nHost: a\r\nx_mine: 5\r\n{claims}\r\n"
+            ))
+            .await;
+        let head = endpoint.accept().await.head().await;
+        assert!(!head.contains("1.2.3.4"), "{head}");
+        assert_eq!(value(&head, "x_mine").as_deref(), Some("5"), "{head}");
+    });
+}
+
+#[test]
 fn a_gateway_may_say_whom_it_forwards_for() {
     const HEAD: &str = "GET / HTTP/1.1\r\nHost: shop\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 7.7.7.7\r\n\
                         Forwarded: for=6.6.6.6\r\nX-Forwarded-Client-Cert: URI=me\r\nX-Forwarded-Proto: https\r\n\

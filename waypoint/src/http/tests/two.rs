@@ -162,6 +162,45 @@ fn http1_becomes_http2_where_the_endpoint_speaks_that() {
 }
 
 #[test]
+fn a_length_that_others_may_read_otherwise_is_refused() {
+    run(async {
+        let endpoint = Endpoint::listen().await;
+        let mut world = World::to(&endpoint);
+        world.protocol = Protocol::Http1;
+        let lab = world.lab();
+        let mut send = client(lab.client(Version::Either)).await;
+        for lengths in [&["03"][..], &["3", "3"]] {
+            let mut request = Request::post("http://shop/");
+            for length in lengths {
+                request = request.header("content-length", *length);
+            }
+            let request = request.body(()).unwrap();
+            let (answer, mut body) = send.send_request(request, false).unwrap();
+            body.send_data(Bytes::from_static(b"abc"), true).unwrap();
+            assert_eq!(answer.await.unwrap().status(), 400, "{lengths:?}");
+        }
+    });
+}
+
+#[test]
+fn a_call_over_http1_keeps_its_trailers_if_it_takes_them() {
+    run(async {
+        let endpoint = Endpoint::listen().await;
+        let lab = World::to(&endpoint).lab();
+        let mut client = lab.h1();
+        client
+            .write("POST /x.Y/Z HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: te\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\n\r\n")
+            .await;
+        let mut peer = endpoint.accept().await;
+        peer.head().await;
+        peer.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\ngrpc-status: 5\r\n\r\n").await;
+        client.head().await;
+        let body = client.until("\r\n\r\n").await;
+        assert!(body.ends_with("0\r\ngrpc-status: 5\r\n\r\n"), "{body}");
+    });
+}
+
+#[test]
 fn requests_share_a_connection() {
     run(async {
         let endpoint = Endpoint::listen().await;
