@@ -7,8 +7,12 @@ use mesh::local;
 use super::{Loaded, Problem, load_for, read_dir};
 use crate::{
     compile::{Compiled, Settings, compile, json},
-    manifest::{self, Kind, ObjectRef},
+    manifest::{
+        self, Kind, ObjectRef,
+        authorization::{PolicyTarget, TargetKind},
+    },
     status::Condition,
+    world::World,
 };
 
 /// The outcome of compiling a directory.
@@ -31,6 +35,13 @@ pub enum Refusal {
     Policy(ObjectRef),
     /// The configuration of the mesh cannot be taken, and no earlier version of it can stand in.
     Mesh(ObjectRef),
+    /// An object that a policy is attached to cannot be understood: nobody could keep anybody to the policy.
+    Attached {
+        /// The object.
+        object: ObjectRef,
+        /// The policy.
+        policy: ObjectRef,
+    },
     /// The source is one file, and something is wrong with it.
     File,
 }
@@ -71,7 +82,33 @@ pub(crate) fn refusal(loaded: &Loaded, alone: bool, settings: &Settings) -> Opti
     let without = loaded.world.faults.contains_key(&mesh) && loaded.world.object(&mesh).is_none();
     denied
         .or_else(|| without.then_some(Refusal::Mesh(mesh)))
+        .or_else(|| attached(&loaded.world))
         .or_else(|| (alone && !loaded.problems.is_empty()).then_some(Refusal::File))
+}
+
+/// A policy and what it is attached to, if that cannot be understood.
+fn attached(world: &World) -> Option<Refusal> {
+    world.authorization_policies.values().find_map(|policy| {
+        let PolicyTarget::Objects(targets) = &policy.target else {
+            return None;
+        };
+        let meta = &policy.meta;
+        let named = targets.iter().filter_map(|target| {
+            let (kind, namespace) = match target.kind {
+                TargetKind::Service => (Kind::Service, &*meta.namespace),
+                TargetKind::Gateway => (Kind::Gateway, &*meta.namespace),
+                TargetKind::GatewayClass => (Kind::GatewayClass, ""),
+                TargetKind::ServiceEntry => return None,
+            };
+            Some(ObjectRef::new(kind, namespace, &target.name))
+        });
+        let mut hidden =
+            named.filter(|it| world.faults.contains_key(it) && world.object(it).is_none());
+        Some(Refusal::Attached {
+            object: hidden.next()?,
+            policy: ObjectRef::new(Kind::AuthorizationPolicy, &meta.namespace, &meta.name),
+        })
+    })
 }
 
 fn checked(loaded: Loaded, alone: bool, settings: &Settings) -> Check {
@@ -150,6 +187,10 @@ impl fmt::Display for Refusal {
             Self::Mesh(config) => write!(
                 f,
                 "a control plane does not start with this: {config} configures the mesh, and cannot be taken"
+            ),
+            Self::Attached { object, policy } => write!(
+                f,
+                "a control plane does not start with this: {object} cannot be understood, and {policy} is attached to it"
             ),
             Self::File => f.write_str(
                 "a control plane does not start with this: one file as its source has to be all good",

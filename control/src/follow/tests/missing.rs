@@ -126,3 +126,21 @@ fn a_binding_stays_as_recorded_while_its_service_is_not_understood() {
         Some(&enforced)
     );
 }
+
+#[test]
+fn a_start_with_a_policy_of_what_is_not_understood_is_refused() {
+    let policy = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: p, namespace: shop}
+spec: {targetRefs: [{group: \"\", kind: Service, name: orders}]}
+";
+    let broken = SERVICE.replace("port: 80", "port: x");
+    let files = |service| Files::new(&[("policy.yaml", policy), ("service.yaml", service)]);
+    files(SERVICE).open().unwrap();
+    let refused = files(&broken).open().unwrap_err().to_string();
+    assert!(
+        refused.contains("Service/shop/orders, spec.ports[0].port"),
+        "{refused}"
+    );
+}
