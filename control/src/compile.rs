@@ -105,10 +105,12 @@ pub struct Wanted {
 /// Compiles the whole world.
 pub fn compile(world: &World, settings: &Settings) -> Compiled {
     let made = gateway::made(world, settings);
+    let shared = gateway::shared(world);
     let scope = Scope {
         world,
         settings,
         made: &made,
+        shared: &shared,
     };
     let attached = Attached::new(scope);
     let bindings = Bindings::new(scope, &attached);
@@ -153,11 +155,12 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
 
 /// The Gateways that are ours, each of which gets a waypoint.
 pub fn gateways(world: &World, settings: &Settings) -> Vec<Key> {
-    let made = BTreeMap::new();
+    let (made, shared) = (BTreeMap::new(), BTreeMap::new());
     let scope = Scope {
         world,
         settings,
         made: &made,
+        shared: &shared,
     };
     let ours = gateway::ours(scope).map(|(key, _)| key.clone());
     ours.collect()
@@ -166,11 +169,12 @@ pub fn gateways(world: &World, settings: &Settings) -> Vec<Key> {
 /// Takes the waypoint of every Gateway of ours for ready, as manifests alone cannot say: gives those an address that have
 /// none. Which those are is returned.
 pub fn presume_ready(world: &mut World, settings: &Settings) -> Vec<Key> {
-    let made = BTreeMap::new();
+    let (made, shared) = (BTreeMap::new(), BTreeMap::new());
     let scope = Scope {
         world,
         settings,
         made: &made,
+        shared: &shared,
     };
     let without = gateway::ours(scope).filter(|(_, gateway)| gateway.addresses.is_empty());
     let without: Vec<_> = without
@@ -257,6 +261,8 @@ struct Scope<'a> {
     settings: &'a Settings,
     /// Services that Gateways have to get.
     made: &'a BTreeMap<Key, manifest::Service>,
+    /// Gateways whose identity is not theirs alone, each with a pod that has it too.
+    shared: &'a BTreeMap<Key, String>,
 }
 
 impl<'a> Scope<'a> {

@@ -228,7 +228,7 @@ fn labelled(asked: Asked<'_>, gateway: Key, named: bool) -> Binding {
         ..
     } = asked;
     let obstacle = gateway::obstacle(scope, &gateway, &service.meta.namespace);
-    let refused = matches!(obstacle, Some(Obstacle::Denied | Obstacle::Unsupported));
+    let refused = obstacle.is_some_and(Obstacle::refuses);
     let class = gateway::find(scope, &gateway).map(|found| found.class.as_str());
     // Nobody tells us how far somebody else's waypoint has come.
     let foreign = class.is_some_and(|class| !gateway::serves(scope, class));
@@ -297,8 +297,8 @@ fn around(asked: Asked<'_>) -> Denied {
 /// The waypoint of a gateway, unless that does not serve the service: then it is not even asked.
 fn published(asked: Asked<'_>, gateway: &Key) -> Published {
     match gateway::obstacle(asked.scope, gateway, &asked.key.0) {
-        Some(Obstacle::Denied | Obstacle::Unsupported) => Published::Nowhere,
-        Some(Obstacle::Missing) | None => Published::Gateway(gateway.clone()),
+        Some(obstacle) if obstacle.refuses() => Published::Nowhere,
+        _ => Published::Gateway(gateway.clone()),
     }
 }
 
@@ -334,6 +334,10 @@ fn condition(
         Some(Obstacle::Unsupported) => fails(
             "UnsupportedTrafficType",
             "is not for services (istio.io/waypoint-for)",
+        ),
+        Some(Obstacle::Shared) => fails(
+            "WaypointIsNotReady",
+            "shares its service account with a pod that is not its own",
         ),
         None if !gateway::is_ready(scope, gateway) => {
             fails("WaypointIsNotReady", "was not ready yet")

@@ -74,6 +74,20 @@ pub(super) fn identity(scope: Scope<'_>, (namespace, name): &Key) -> String {
     )
 }
 
+/// The Gateways whose service account a pod that is not theirs runs as, each with the first such pod.
+pub(super) fn shared(world: &World) -> BTreeMap<Key, String> {
+    let mut shared = BTreeMap::new();
+    for pod in world.pods.values().filter(|pod| !pod.over) {
+        let key = (pod.meta.namespace.clone(), pod.service_account.clone());
+        let own = pod.meta.labels.get(GATEWAY_NAME) == Some(&key.1);
+        if !own && world.gateways.contains_key(&key) {
+            let name = pod.meta.name.clone();
+            shared.entry(key).or_insert(name);
+        }
+    }
+    shared
+}
+
 /// Whether applications behind its waypoint are told who their client is. They are not, unless it says so.
 pub(super) fn tells_identity(gateway: &Gateway) -> bool {
     let said = gateway.meta.annotations.get(TELLS_IDENTITY);
@@ -99,11 +113,12 @@ fn selects_pods_of(service: &Service, gateway: &str) -> bool {
 
 /// The Services that Gateways have to get, where we say what is deployed.
 pub(super) fn made(world: &World, settings: &super::Settings) -> BTreeMap<Key, Service> {
-    let none = BTreeMap::new();
+    let (none, shared) = (BTreeMap::new(), BTreeMap::new());
     let scope = Scope {
         world,
         settings,
         made: &none,
+        shared: &shared,
     };
     if !settings.deploys {
         return none;
@@ -149,6 +164,15 @@ pub(super) enum Obstacle {
     Denied,
     /// It is not for services.
     Unsupported,
+    /// A pod that is not its own has its identity, so nobody can tell its waypoint from that.
+    Shared,
+}
+
+impl Obstacle {
+    /// Whether it is there and does not serve the service.
+    pub(super) const fn refuses(self) -> bool {
+        !matches!(self, Self::Missing)
+    }
 }
 
 /// Whether the Gateway serves services of a namespace.
@@ -165,6 +189,8 @@ pub(super) fn obstacle(scope: Scope<'_>, gateway: &Key, namespace: &str) -> Opti
     };
     if !admits {
         Some(Obstacle::Denied)
+    } else if scope.shared.contains_key(gateway) {
+        Some(Obstacle::Shared)
     } else if !is_for_services(scope, found) {
         Some(Obstacle::Unsupported)
     } else {
@@ -299,6 +325,14 @@ fn status(scope: Scope<'_>, key: &Key, gateway: &Gateway, attached: usize) -> St
 
 fn programmed(scope: Scope<'_>, key: &Key) -> Condition {
     let kind = "Programmed";
+    if let Some(pod) = scope.shared.get(key) {
+        let message = format!(
+            "pod {}/{pod}, which is not one of its own ({GATEWAY_NAME}), runs as its service account: nobody can tell them \
+             apart, so its waypoint is trusted with nothing and sent nothing",
+            key.0
+        );
+        return Condition::fails(kind, "Invalid", message);
+    }
     let stranger = scope.service(key);
     let stranger = stranger.filter(|service| !selects_pods_of(service, &key.1));
     if stranger.is_some() && !is_ready(scope, key) {

@@ -95,7 +95,9 @@ fn bind(scope: Scope<'_>, service: &manifest::Service, binding: &Binding, resour
 /// and it is of that namespace, or of one that the mesh trusts.
 pub(super) fn trusts(scope: Scope<'_>, namespace: &str, (home, name): &Key) -> bool {
     let known = gateway::find(scope, &(home.clone(), name.clone()));
-    known.is_some_and(|found| gateway::serves(scope, &found.class))
+    let exclusive = !scope.shared.contains_key(&(home.clone(), name.clone()));
+    exclusive
+        && known.is_some_and(|found| gateway::serves(scope, &found.class))
         && (home == namespace || scope.trusts_waypoints_of(home))
 }
 

@@ -73,6 +73,7 @@ fn with_routes<T>(world: &World, see: impl FnOnce(&Routes) -> T) -> T {
         world,
         settings: &settings,
         made: &made,
+        shared: &BTreeMap::new(),
     };
     let attached = super::super::policy::Attached::new(scope);
     see(&Routes::new(scope, &Bindings::new(scope, &attached)))

@@ -1,7 +1,7 @@
 //! Facts about Gateways: which are ours, whom their waypoints are trusted by, what they get and what they say.
 
 use super::{
-    bound::{HOST, LABEL, bound, gateway, key, ready, recorded, web},
+    bound::{GET, HOST, LABEL, WEB, attached, bound, gateway, key, ready, recorded, web},
     *,
 };
 use crate::world::Phase;
@@ -152,4 +152,54 @@ fn a_gateway_can_be_presumed_ready() {
         bound(&out, "shop/web"),
         (json!(HOST), json!("WaypointAccepted"))
     );
+}
+
+/// Whoever runs as it could go around it.
+#[test]
+fn a_gateway_whose_identity_a_pod_has_too_is_trusted_by_nobody_and_excepted_nowhere() {
+    let thief = |label: &str, phase: &str| {
+        pod("thief", "shop", label, "")
+            .replace("serviceAccountName: sa", "serviceAccountName: wp")
+            .replace("status: {", &format!("status: {{phase: {phase}, "))
+    };
+    let own = "labels: {gateway.networking.k8s.io/gateway-name: wp}";
+    let cases = [
+        (thief("", "Running"), true),
+        (thief(own, "Running"), false),
+        (thief("", "Succeeded"), false),
+        (
+            thief("", "Running").replace("namespace: shop", "namespace: other"),
+            false,
+        ),
+    ];
+    let text = web(LABEL) + &gateway("wp", "shop", "", "") + &attached("p", WEB, GET);
+    for (thief, shared) in cases {
+        let enforced = Phase::Enforced {
+            gateway: key("shop", "wp"),
+        };
+        let world = recorded(
+            &(text.clone() + &thief),
+            &[key("shop", "wp")],
+            Some(enforced),
+        );
+        let compiled = compile(&world, &settings());
+        let denial = compiled.authorizations.iter();
+        let denials: Vec<_> = denial
+            .filter(|(name, _)| name.contains("ambit_waypoint_"))
+            .collect();
+        let [(_, denial)] = denials[..] else {
+            panic!("{denials:?}")
+        };
+        let excepted = !denial.groups[0].rules[0].matches[0]
+            .not_principals
+            .is_empty();
+        assert_eq!(excepted, !shared, "{thief}");
+        let out = json::compiled(&compiled);
+        let service = &out["addresses"]["shop/web.shop.svc.cluster.local"]["service"];
+        assert_eq!(service["extensions"].is_null(), shared, "{thief}");
+        assert_eq!(bound(&out, "shop/web").0 == HOST, !shared, "{thief}");
+        let said = &compiled.statuses[&ObjectRef::new(Kind::Gateway, "shop", "wp")].conditions[1];
+        assert_eq!(said.holds, !shared, "{said:?}");
+        assert_eq!(said.message.contains("shop/thief"), shared, "{said:?}");
+    }
 }
