@@ -1,20 +1,31 @@
 //! Endpoints that are listed by hand, in EndpointSlices of services without a selector.
 //!
 //! One that names a pod of its own namespace makes that pod a member, and one that names a pod of another makes nothing;
-//! one that is only addresses is a workload of its own, of which nothing is known but that.
+//! one that is only addresses is the pod of the mesh that has one of them, or else a workload of its own, of which nothing is
+//! known but that.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use proto::workload::{NetworkMode, Port, PortList, Workload, WorkloadStatus};
 
-use super::{Compiled, Scope, octets, services::is_served, workloads::Memberships};
+use super::{
+    Compiled, Scope,
+    binding::{Binding, Bindings},
+    octets,
+    services::is_served,
+    workloads::{self, Memberships},
+};
 use crate::{
     manifest::{EndpointSlice, Kind, ObjectRef, Pod, Service, core::Endpoint},
     status::Condition,
     world::Key,
 };
 
-pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
+pub(super) fn compile(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Compiled) {
+    let enrolled = workloads::enrolled(scope);
     for (slice, service) in slices(scope) {
         let key = scope.service_key(&service.meta.namespace, &service.meta.name);
         let ports = ports(slice, service);
@@ -23,6 +34,16 @@ pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
             .iter()
             .filter(|endpoint| endpoint.pod.is_none())
         {
+            let home = of_pod(&enrolled, endpoint).map(|pod| pod.meta.namespace.as_str());
+            let bound =
+                bindings.binding(&(service.meta.namespace.clone(), service.meta.name.clone()));
+            // A pod of the mesh is never reached as if it were none: one of its own namespace is a member by itself.
+            let is_pod = home.is_some_and(|home| {
+                home == slice.meta.namespace || bound.is_some_and(Binding::is_bound)
+            });
+            if is_pod {
+                continue;
+            }
             if let Some(mut workload) = resource(scope, slice, endpoint) {
                 workload.services = [(
                     key.clone(),
@@ -73,6 +94,7 @@ pub(super) struct Listed<'a> {
 
 impl<'a> Listed<'a> {
     pub(super) fn new(scope: Scope<'a>) -> Self {
+        let enrolled = workloads::enrolled(scope);
         let mut by_pod: HashMap<_, Memberships> = HashMap::new();
         for (slice, service) in slices(scope) {
             let key = scope.service_key(&service.meta.namespace, &service.meta.name);
@@ -80,9 +102,23 @@ impl<'a> Listed<'a> {
                 .endpoints
                 .iter()
                 .filter_map(|endpoint| endpoint.pod.as_ref());
+            let pods =
+                pods.map(|pod| (pod.namespace.as_str(), pod.name.as_str(), pod.uid.as_str()));
+            let alone = slice
+                .endpoints
+                .iter()
+                .filter(|endpoint| endpoint.pod.is_none());
+            let by_address = alone.filter_map(|endpoint| {
+                let meta = &of_pod(&enrolled, endpoint)?.meta;
+                Some((
+                    meta.namespace.as_str(),
+                    meta.name.as_str(),
+                    meta.uid.as_str(),
+                ))
+            });
             // Who may write in one namespace has no say over the pods of another.
-            for pod in pods.filter(|pod| pod.namespace == slice.meta.namespace) {
-                let pod = (pod.namespace.as_str(), pod.name.as_str(), pod.uid.as_str());
+            let own = |pod: &(&str, &str, &str)| pod.0 == slice.meta.namespace;
+            for pod in pods.chain(by_address).filter(own) {
                 let all = by_pod
                     .entry(pod)
                     .or_default()
@@ -110,6 +146,12 @@ impl<'a> Listed<'a> {
         );
         self.by_pod.get(&key).into_iter().flatten()
     }
+}
+
+/// The pod of the mesh that an endpoint is by one of its addresses.
+fn of_pod<'a>(enrolled: &HashMap<IpAddr, &'a Pod>, endpoint: &Endpoint) -> Option<&'a Pod> {
+    let mut pods = endpoint.addresses.iter().filter_map(|it| enrolled.get(it));
+    pods.next().copied()
 }
 
 fn slices(scope: Scope<'_>) -> impl Iterator<Item = (&EndpointSlice, &Service)> {

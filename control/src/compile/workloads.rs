@@ -85,6 +85,25 @@ pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
     }
 }
 
+/// The pods that go by tunnel, by the addresses that are theirs alone.
+pub(super) fn enrolled(scope: Scope<'_>) -> HashMap<IpAddr, &Pod> {
+    let mut enrolled = HashMap::new();
+    let pods = scope.world.pods.values();
+    for pod in pods.filter(|pod| !pod.over && !pod.host_network && scope.sees(&pod.meta.namespace))
+    {
+        let facts = Facts::of(scope, pod);
+        if facts.captured || is_native(pod) {
+            enrolled.extend(facts.addresses.into_iter().map(|address| (address, pod)));
+        }
+    }
+    enrolled
+}
+
+fn is_native(pod: &Pod) -> bool {
+    let tunnel = pod.meta.labels.get(TUNNEL);
+    tunnel.is_some_and(|value| value.split(',').any(|word| word == "http"))
+}
+
 /// Whether a pod that a service selects is ready.
 pub(super) fn has_ready(scope: Scope<'_>, service: &Service) -> bool {
     let namespace = &service.meta.namespace;
@@ -152,10 +171,7 @@ impl Facts {
 
 fn resource(scope: Scope<'_>, pod: &Pod, facts: &Facts) -> Workload {
     let Pod { meta, .. } = pod;
-    let native = meta
-        .labels
-        .get(TUNNEL)
-        .is_some_and(|value| value.split(',').any(|word| word == "http"));
+    let native = is_native(pod);
     let tunnel = if facts.captured || native {
         TunnelProtocol::Hbone
     } else {

@@ -530,3 +530,36 @@ fn a_member_of_a_foreign_service_is_neither_opened_nor_closed_by_it() {
     let member = &out["addresses"]["stored"]["workload"];
     assert_eq!(member["authorization_policies"], Value::Null);
 }
+
+#[test]
+fn an_address_of_a_pod_of_the_mesh_is_that_pod_or_nothing() {
+    let captured = "annotations: {ambient.istio.io/redirection: enabled}";
+    let policy = |namespace: &str| {
+        let target = "{kind: Service, name: steal}";
+        policy(
+            "p",
+            namespace,
+            &format!("{{targetRefs: [{target}], {GET}}}"),
+        )
+    };
+    let text = |namespace: &str, label: &str| {
+        pod("web", "shop", captured, "")
+            + &steal(namespace, label)
+            + &slice(namespace, "addresses: [10.0.0.1]")
+            + &ready("wp", namespace, "", "")
+    };
+    let listed = |out: &Value| out["addresses"].to_string().contains("/EndpointSlice/");
+    let own = resources(&world(&(text("shop", LABEL) + &policy("shop"))));
+    assert_eq!(
+        denied(&own, "web"),
+        [(json!([8080]), vec![json!(WAYPOINT)])]
+    );
+    assert!(!listed(&own));
+    let foreign = resources(&world(&(text("evil", LABEL) + &policy("evil"))));
+    assert_eq!(denied(&foreign, "web"), []);
+    assert!(!listed(&foreign), "bound: never in the clear");
+    assert!(
+        listed(&resources(&world(&text("evil", "")))),
+        "unbound: as ever"
+    );
+}
