@@ -8,7 +8,9 @@
 //! for [`Limits::half_closed`], unless its answer moves. A connection that breaks ends its request at once; so does a reset on
 //! HTTP/2. Of informational answers
 //! 100 and 101 are passed on; others, such as 103, end here, because the HTTP/1 and HTTP/2 servers that we use cannot write
-//! them (RFC 9110 §15.2 wants them forwarded).
+//! them (RFC 9110 §15.2 wants them forwarded). A path over HTTP/2 comes
+//! without the fragment that a client may have sent with it, and is decided and forwarded so. Trailers of an answer reach an
+//! HTTP/1.1 client if the endpoint announces them, or if it is a call and the client takes trailers.
 
 mod answer;
 mod body;

@@ -6,7 +6,7 @@ use http::{
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use mesh::waypoint::{Answer, Forward, Protocol};
 
 use super::{
@@ -36,6 +36,8 @@ pub(super) fn speaks(forward: &Forward<'_>, parts: &Parts) -> Speaks {
 pub(super) struct Wants {
     pub(super) upgrade: bool,
     pub(super) waits: bool,
+    /// Its client, over HTTP/1.1, takes a call's trailers.
+    pub(super) trailers: bool,
 }
 
 /// Makes a head what the endpoint sees.
@@ -68,7 +70,10 @@ pub(super) fn outgoing(
         parts.uri.path_and_query(),
         forward.target.as_deref(),
     )?);
-    let mut wants = Wants::default();
+    let mut wants = Wants {
+        trailers: hop.trailers && exchange.grpc && is_h1,
+        ..Wants::default()
+    };
     parts.extensions.clear();
     match speaks {
         Speaks::Http1 => {
@@ -120,8 +125,8 @@ fn target(came: Option<&PathAndQuery>, wanted: Option<&[u8]>) -> Result<PathAndQ
 }
 
 /// Makes an answer's head what the client sees.
-pub(super) fn incoming(response: &mut Response<Incoming>, forward: &Forward<'_>, upgrade: bool) {
-    let switched = upgrade && response.status() == StatusCode::SWITCHING_PROTOCOLS;
+pub(super) fn incoming(response: &mut Response<Incoming>, forward: &Forward<'_>, wants: Wants) {
+    let switched = wants.upgrade && response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let to = response
         .headers()
         .get(header::UPGRADE)
@@ -136,5 +141,18 @@ pub(super) fn incoming(response: &mut Response<Incoming>, forward: &Forward<'_>,
     if let Some(to) = to {
         all.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         all.insert(header::UPGRADE, to);
+    }
+    if wants.trailers {
+        announce_trailers(response);
+    }
+}
+
+/// Names what follows a call: HTTP/1.1 trailers are written only if they are announced.
+fn announce_trailers(response: &mut Response<Incoming>) {
+    let follows = !response.body().is_end_stream();
+    let all = response.headers_mut();
+    if follows && !all.contains_key(header::CONTENT_LENGTH) && !all.contains_key(header::TRAILER) {
+        let names = HeaderValue::from_static("grpc-status, grpc-message, grpc-status-details-bin");
+        all.insert(header::TRAILER, names);
     }
 }

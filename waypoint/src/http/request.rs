@@ -130,9 +130,7 @@ async fn forward(
             (Err(refusal), _) => return Err(Answer::Upstream(refusal)),
         }
     };
-    headers::one_length(parts)?;
     let hop = headers::trim(&mut parts.headers, connection.client.peer, table);
-    let announce = hop.trailers && exchange.grpc && parts.version == Version::HTTP_11;
     let wants = outgoing(session, exchange, parts, &forward, hop)?;
     let source = source(body, front.limits.body_time, exchange);
     let mut request = Request::from_parts(taken(parts), Upload::new(source.as_ref()));
@@ -158,25 +156,12 @@ async fn forward(
     if let Some(source) = &source {
         source.answered();
     }
-    incoming(&mut response, &forward, wants.upgrade);
-    if announce {
-        announce_trailers(&mut response);
-    }
+    incoming(&mut response, &forward, wants);
     Ok(Forwarded {
         response,
         deadline,
         handover,
     })
-}
-
-/// Names what follows a call: HTTP/1.1 trailers are written only if they are announced.
-fn announce_trailers(response: &mut Response<Incoming>) {
-    let follows = !response.body().is_end_stream();
-    let all = response.headers_mut();
-    if follows && !all.contains_key(header::CONTENT_LENGTH) && !all.contains_key(header::TRAILER) {
-        let names = HeaderValue::from_static("grpc-status, grpc-message, grpc-status-details-bin");
-        all.insert(header::TRAILER, names);
-    }
 }
 
 /// Where a request's body comes from, if it has one. Calls may be silent for as long as they like.
@@ -198,6 +183,7 @@ fn decide<'g>(
     seed: u64,
     tried: &'g [Arc<str>],
 ) -> Result<Judgement<'g>, Answer> {
+    headers::one_length(parts)?;
     let front = &session.front;
     let method = &parts.method;
     if *method == Method::CONNECT {
