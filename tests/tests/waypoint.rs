@@ -294,17 +294,11 @@ fn about(name: &str, action: Action, found: Match) -> Authorization {
     }
 }
 
-#[test]
-fn written_policies_are_decided_again_only_for_who_is_not_trusted() {
-    if !privileged("written_policies_are_decided_again_only_for_who_is_not_trusted") {
-        return;
-    }
-    let identity = |name| Identity::new("cluster.local", "shop", name);
-    let (trusted, web) = (identity("the-waypoint"), identity("web"));
+/// A policy against whoever goes around the waypoint, and one that allows `web` alone.
+fn made_and_written(trusted: Identity, web: Identity) -> [Authorization; 2] {
     let exactly = |identity: Identity| StringMatch {
         match_type: Some(string_match::MatchType::Exact(identity.principal())),
     };
-    let (made, written) = ("shop/ambit_waypoint_9090_0", "shop/only-web");
     let around = Match {
         not_principals: vec![exactly(trusted)],
         destination_ports: vec![ECHO.into()],
@@ -314,11 +308,22 @@ fn written_policies_are_decided_again_only_for_who_is_not_trusted() {
         principals: vec![exactly(web)],
         ..Match::default()
     };
-    let policies = [
+    [
         about("ambit_waypoint_9090_0", Action::Deny, around),
         about("only-web", Action::Allow, only_web),
-    ];
+    ]
+}
+
+#[test]
+fn written_policies_are_decided_again_only_for_who_is_not_trusted() {
+    if !privileged("written_policies_are_decided_again_only_for_who_is_not_trusted") {
+        return;
+    }
+    let identity = |name| Identity::new("cluster.local", "shop", name);
+    let (trusted, web) = (identity("the-waypoint"), identity("web"));
+    let (made, written) = ("shop/ambit_waypoint_9090_0", "shop/only-web");
     let script = &WORLD.script;
+    let policies = made_and_written(trusted, web);
     script.accepted(&WORLD, &script.policies(&policies));
     let ledger = || address(endpoint("ledger", "books", &[made, written]));
     told(&[
