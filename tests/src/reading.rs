@@ -135,13 +135,13 @@ impl<'a> Rest<'a> {
 type Read<T> = Result<Option<T>, &'static str>;
 
 fn head(rest: &mut Rest<'_>) -> Read<Request> {
-    let first = loop {
-        match rest.line()? {
-            // Before a request empty lines are passed over (§2.2).
-            Some(b"") => {}
-            Some(line) => break line,
-            None => return Ok(None),
-        }
+    let mut first = rest.line()?;
+    // Before a request one empty line is passed over (§2.2).
+    if first == Some(b"") {
+        first = rest.line()?;
+    }
+    let Some(first) = first else {
+        return Ok(None);
     };
     let mut request = first_line(first)?;
     Ok(fields(rest)?.map(|fields| {

@@ -268,7 +268,7 @@ fn is_same(came: &Request, is_whole: bool, meant: &Meant) -> bool {
 /// What is for the application, by name.
 fn end_to_end(request: &Request) -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
     // For one hop, of the framing, or said by the waypoint.
-    const OURS: [&str; 16] = [
+    const OURS: [&str; 15] = [
         "connection",
         "content-length",
         "expect",
@@ -280,9 +280,8 @@ fn end_to_end(request: &Request) -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
         "te",
         "transfer-encoding",
         "upgrade",
-        "x-forwarded-client-cert",
-        "x-forwarded-for",
-        "x-forwarded-proto",
+        "true-client-ip",
+        "x-real-ip",
         "x-request-id",
         "cookie",
     ];
@@ -294,9 +293,14 @@ fn end_to_end(request: &Request) -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
         .collect();
     let mut all = BTreeMap::<_, Vec<_>>::new();
     for (name, value) in &request.fields {
-        let ours = OURS.iter().any(|it| it.as_bytes() == name)
-            || name.starts_with(b"ambit-")
-            || name.starts_with(b"x-envoy-");
+        // To many an application an underscore is a dash; what frames has none.
+        let spelled = String::from_utf8_lossy(name).replace('_', "-");
+        let claims = ["ambit-", "x-envoy-", "x-forwarded-"]
+            .iter()
+            .any(|it| spelled.starts_with(it));
+        let ours = claims
+            || OURS.iter().any(|it| it.as_bytes() == name)
+            || matches!(&*spelled, "true-client-ip" | "x-real-ip");
         if !ours && !listed.contains(name) {
             all.entry(name.clone()).or_default().push(value.clone());
         }

@@ -87,9 +87,9 @@ fn heads() -> Vec<(String, Vec<Seen>)> {
             "GET /x/../%61dmin;y//z%2f.. HTTP/1.1\r\nHost: a\r\n\r\nGET //b/./?../c?%2F HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
             vec![seen("GET", "/admin;y//z%2F..", "a", ""), seen("GET", "//b/?../c?%2F", "a", "")],
         ),
-        // Empty lines in front, and an old version.
+        // An empty line in front, and an old version.
         (
-            format!("\r\n\r\n{GET}\r\nGET /c HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\nPOST /a HTTP/1.0\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"),
+            format!("\r\n{GET}\r\nGET /c HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\nPOST /a HTTP/1.0\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"),
             vec![got(), seen("GET", "/c", "a", ""), seen("POST", "/a", "a", "abc")],
         ),
         // Nothing behind what asks for another protocol.
