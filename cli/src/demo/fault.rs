@@ -108,7 +108,7 @@ impl Fault {
             Self::Weights => edit(ORDERS, "weight: 10", "weight: 90"),
             Self::Testers => edit(ORDERS, "tester/.*", "examiner/.*"),
             Self::Methods => edit(ORDERS, "methods: [GET]", "methods: [HEAD]"),
-            Self::Admin => edit(ORDERS, "[/admin, /admin/*]", "[/admin]"),
+            Self::Admin => edit(ORDERS, "[/admin, /admin/*,", "[/admin,"),
             Self::Rewrite => edit(ORDERS, "replacePrefixMatch: /}", "replacePrefixMatch: /v1}"),
             Self::Redirect => edit(
                 ORDERS,
