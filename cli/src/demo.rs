@@ -5,11 +5,13 @@
 //! programs started.
 
 use std::{
+    collections::BTreeMap,
+    ffi::OsString,
     fs, io,
     path::Path,
     sync::Arc,
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use clap::{Subcommand, ValueEnum, builder::PossibleValuesParser};
@@ -17,6 +19,7 @@ use sys::netns::Netns;
 
 use self::{
     check::Check, ending::Ending, fault::Fault, problems::Problems, report::Report, room::Room,
+    waiting::Waiting,
 };
 use crate::{
     Failure,
@@ -32,6 +35,7 @@ mod manifests;
 mod problems;
 mod report;
 pub(crate) mod room;
+mod waiting;
 
 /// Life of the pods' certificates: short, so that a renewal can be watched.
 const CERTIFICATES: &str = "20s";
@@ -136,7 +140,9 @@ fn run(
 fn stay(mesh: &mut Mesh, report: &Report, ending: &Ending) -> Result<(), Failure> {
     let statuses = mesh.path(STATE).join(control::follow::STATUSES);
     let mut problems = Problems::default();
-    let mut seen = edited(&mesh.path(MANIFESTS));
+    // Edited meanwhile, perhaps: the first look is due in any case.
+    let mut seen = BTreeMap::new();
+    let mut waiting = Waiting::default();
     loop {
         thread::sleep(Duration::from_millis(200));
         if ending.begun() {
@@ -149,18 +155,22 @@ fn stay(mesh: &mut Mesh, report: &Report, ending: &Ending) -> Result<(), Failure
             report.edited(&change);
         }
         let now = edited(&mesh.path(MANIFESTS));
-        if now != seen {
+        if now != seen || waiting.again {
             seen = now;
-            report.deployed(mesh.deploy());
+            report.deployed(&waiting.news(mesh.deploy(), Instant::now()));
         }
     }
 }
 
-/// The latest edit of a directory's files.
-fn edited(directory: &Path) -> Option<SystemTime> {
-    let files = fs::read_dir(directory).ok()?;
-    let times = files.filter_map(|file| file.ok()?.metadata().ok()?.modified().ok());
-    times.max()
+/// The files of a directory, and when each was edited.
+fn edited(directory: &Path) -> BTreeMap<OsString, (Option<SystemTime>, u64)> {
+    let files = fs::read_dir(directory).into_iter().flatten();
+    let edits = files.filter_map(|file| {
+        let file = file.ok()?;
+        let found = file.metadata().ok()?;
+        Some((file.file_name(), (found.modified().ok(), found.len())))
+    });
+    edits.collect()
 }
 
 /// Writes the manifests, and says what the mesh is to be made with.

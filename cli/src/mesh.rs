@@ -32,6 +32,7 @@ mod start;
 pub mod tunnel;
 
 use access::Record;
+pub use deploy::Deployed;
 use pod::Pod;
 
 /// How long anything may take that should take milliseconds.
@@ -75,6 +76,7 @@ pub struct Mesh {
     pub pods: Vec<Pod>,
     /// Namespaces and names of the services that ask for a waypoint.
     bound: Vec<(String, String)>,
+    seen: deploy::Seen,
     settings: Settings,
 }
 
@@ -99,8 +101,8 @@ impl Mesh {
         let failed =
             |what: &str, error: io::Error| Failure::Failed(format!("cannot {what}: {error}"));
         let manifests = settings.root.join(MANIFESTS);
-        deploy::deploy(&manifests).map_err(Failure::Failed)?;
-        let pod::Read { pods, bound } = pod::read(&manifests).map_err(Failure::Failed)?;
+        let (seen, pod::Read { pods, bound }) =
+            deploy::Seen::first(&manifests).map_err(Failure::Failed)?;
         let mut lab = Lab::create().map_err(|error| failed("make network namespaces", error))?;
         for pod in &pods {
             let made = lab.add_pod(&pod.netns, pod.node, &pod.addresses);
@@ -120,35 +122,9 @@ impl Mesh {
             processes,
             pods,
             bound,
+            seen,
             settings,
         })
-    }
-
-    /// Starts a waypoint for each Gateway that came since the mesh was laid out. Returns the names of their pods.
-    ///
-    /// # Errors
-    /// A manifest that cannot be used, among others: the next call may do what this one could not.
-    pub fn deploy(&mut self) -> Result<Vec<String>, Failure> {
-        let manifests = self.path(MANIFESTS);
-        if deploy::deploy(&manifests).map_err(Failure::Failed)? == 0 {
-            return Ok(Vec::new());
-        }
-        let failed = |error: io::Error| Failure::Failed(format!("cannot make a pod: {error}"));
-        let mut deployed = Vec::new();
-        for pod in pod::read(&manifests).map_err(Failure::Failed)?.pods {
-            if pod.gateway.is_none() || self.lab.pod(&pod.netns).is_some() {
-                continue;
-            }
-            let made = self.lab.add_pod(&pod.netns, pod.node, &pod.addresses);
-            made.map_err(failed)?;
-            let published =
-                lab::publish(self.netns(&pod.netns)?, &self.path(NETNS).join(&pod.netns));
-            published.map_err(failed)?;
-            self.start_waypoint(&pod)?;
-            deployed.push(pod.netns.clone());
-            self.pods.push(pod);
-        }
-        Ok(deployed)
     }
 
     /// The file of the control plane's root.

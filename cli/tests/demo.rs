@@ -7,9 +7,9 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _},
     os::unix::process::CommandExt as _,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::mpsc,
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -204,17 +204,7 @@ fn an_edit_that_is_wrong_is_told_and_so_is_its_correction() {
         return;
     };
     let mut demo = place.stays_up();
-    let (sender, lines) = mpsc::channel();
-    let output = BufReader::new(demo.stdout.take().unwrap());
-    let reader = thread::spawn(move || {
-        for line in output.lines().map_while(Result::ok) {
-            let _ = sender.send(line);
-        }
-    });
-    let told = |what: &str| {
-        let wait = Duration::from_secs(15);
-        while !lines.recv_timeout(wait).unwrap().contains(what) {}
-    };
+    let (told, reader) = listen(&mut demo);
     let policies = place.0.join("manifests/policies.yaml");
     let good = fs::read_to_string(&policies).unwrap();
     fs::write(&policies, good.replace("action: DENY", "actoin: DENY")).unwrap();
@@ -224,6 +214,42 @@ fn an_edit_that_is_wrong_is_told_and_so_is_its_correction() {
     told("nothing is wrong");
     kill("TERM", demo.id());
     demo.wait().unwrap();
+    reader.join().unwrap();
+    place.nothing_is_left();
+}
+
+#[test]
+fn a_waypoint_comes_and_goes_with_its_gateway_whatever_else_is_wrong() {
+    let Some(place) = Place::new("a_waypoint_comes_and_goes_with_its_gateway") else {
+        return;
+    };
+    let mut demo = place.stays_up();
+    let (told, reader) = listen(&mut demo);
+    let gateway = |name: &str| {
+        format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: {name}, namespace: shop}}, spec: \
+             {{gatewayClassName: ambit-waypoint, listeners: [{{name: mesh, port: 15008, protocol: HBONE}}]}}}}\n"
+        )
+    };
+    let manifests = place.0.join("manifests");
+    let generated = |name: &str| manifests.join(format!("waypoint-shop.{name}.yaml"));
+    let (broken, late) = (manifests.join("broken.yaml"), manifests.join("late.yaml"));
+    fs::write(&broken, "{apiVersion: v1, kind: Service, metadata: {}}\n").unwrap();
+    fs::write(&late, gateway("late")).unwrap();
+    told("a waypoint is started in late");
+    fs::remove_file(generated("late")).unwrap();
+    fs::write(&late, gateway("late") + "---\n" + &gateway("cart")).unwrap();
+    told("Gateway shop/cart gets no waypoint");
+    eventually("the file comes again", || generated("late").exists());
+    fs::write(&late, gateway("later")).unwrap();
+    told("the waypoint in late is ended");
+    told("a waypoint is started in later");
+    assert!(!generated("late").exists());
+    fs::remove_file(&late).unwrap();
+    told("the waypoint in later is ended");
+    assert!(!generated("later").exists());
+    kill("TERM", demo.id());
+    assert_eq!(demo.wait().unwrap().code(), Some(0));
     reader.join().unwrap();
     place.nothing_is_left();
 }
@@ -279,6 +305,27 @@ fn without_root_it_says_that_it_needs_root() {
         text(&output.stderr)
     );
     place.nothing_is_left();
+}
+
+/// Reads what a demo prints: what is returned first waits for a line with a text in it.
+fn listen(demo: &mut Child) -> (impl Fn(&str) + use<>, JoinHandle<()>) {
+    let (sender, lines) = mpsc::channel();
+    let output = BufReader::new(demo.stdout.take().unwrap());
+    let reader = thread::spawn(move || {
+        for line in output.lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    let told = move |what: &str| loop {
+        let line = lines.recv_timeout(Duration::from_secs(15));
+        if line
+            .unwrap_or_else(|_| panic!("not told: {what}"))
+            .contains(what)
+        {
+            return;
+        }
+    };
+    (told, reader)
 }
 
 /// Sends a signal by name.

@@ -30,7 +30,10 @@ mod tests {
         lab::Node,
         mesh::pod::{self, Pod},
     };
-    use control::{compile::Settings, source::check};
+    use control::{
+        compile::Settings,
+        source::{self, check},
+    };
     use std::{collections::BTreeMap, path::PathBuf};
 
     #[test]
@@ -65,12 +68,9 @@ mod tests {
 
     #[test]
     fn they_are_two_nodes_with_pods_in_and_outside_the_mesh() {
-        let directory =
-            std::env::temp_dir().join(format!("ambit-manifests-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        write(&directory).unwrap();
-        let pods = pod::read(&directory).unwrap().pods;
-        fs::remove_dir_all(&directory).unwrap();
+        let files = FILES.map(|(name, text)| (PathBuf::from(name), text.to_owned()));
+        let loaded = source::load(&BTreeMap::from(files), None);
+        let pods = pod::read(&loaded.world).unwrap().pods;
         let count = |which: &dyn Fn(&Pod) -> bool| pods.iter().filter(|pod| which(pod)).count();
         assert!(pods.len() >= 6);
         assert!(

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{check::Outcome, manifests, problems::Change, room};
+use super::{check::Outcome, manifests, problems::Change, room, waiting::News};
 use crate::{Failure, mesh::Mesh, paint::Paint};
 
 /// A line for whoever reads; that nobody does any more is no reason to stop.
@@ -207,19 +207,17 @@ impl Report {
         }
     }
 
-    /// Gateways may have come with an edit.
-    pub(crate) fn deployed(&self, outcome: Result<Vec<String>, Failure>) {
-        match outcome {
-            Ok(pods) => {
-                for pod in pods {
-                    let text = format!("{} a waypoint is started in {pod}", self.paint.mark(true));
-                    self.progress(&text);
-                }
-            }
-            Err(failure) => self.progress(&format!(
-                "{} no waypoint is started: {failure}",
-                self.paint.mark(false)
-            )),
+    /// Gateways may have come or gone with an edit.
+    pub(crate) fn deployed(&self, news: &News) {
+        let (good, bad) = (self.paint.mark(true), self.paint.mark(false));
+        for pod in &news.ended {
+            self.progress(&format!("{good} the waypoint in {pod} is ended"));
+        }
+        for pod in &news.started {
+            self.progress(&format!("{good} a waypoint is started in {pod}"));
+        }
+        for reason in &news.refused {
+            self.progress(&format!("{bad} {reason}"));
         }
     }
 

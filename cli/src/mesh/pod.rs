@@ -1,11 +1,8 @@
 //! Pods as manifests describe them, as far as a lab needs it to make them.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::Path,
-};
+use std::net::{IpAddr, SocketAddr};
 
-use control::source;
+use control::{manifest, world::World};
 
 use crate::lab::Node;
 
@@ -50,72 +47,61 @@ pub struct Read {
     pub bound: Vec<(String, String)>,
 }
 
-/// The pods of the manifests in a directory, and the services that are to have a waypoint.
+/// The pods of a world, and the services that are to have a waypoint.
 ///
 /// # Errors
 /// A sentence, if a pod lacks what the demo needs of it.
-pub fn read(directory: &Path) -> Result<Read, String> {
-    let files = source::read_dir(directory)
-        .map_err(|error| format!("cannot read {}: {error}", directory.display()))?;
-    let loaded = source::load(&files, None);
-    if let Some(problem) = loaded.problems.first() {
-        return Err(problem.to_string());
-    }
-    let world = &loaded.world;
+pub fn read(world: &World) -> Result<Read, String> {
     let bound = world.services.iter().filter(|(_, service)| {
         let waypoint = service.meta.labels.get(USE_WAYPOINT);
         waypoint.is_some_and(|waypoint| waypoint != "none")
     });
     let bound = bound.map(|(key, _)| key.clone()).collect();
-    let pods = world
-        .pods
-        .values()
-        .map(|pod| {
-            let of = |what: &str| format!("pod {}/{}: {what}", pod.meta.namespace, pod.meta.name);
-            let netns = pod
-                .meta
-                .annotations
-                .get(NETNS)
-                .ok_or_else(|| of(&format!("no annotation {NETNS}")))?;
-            let node =
-                Node::named(&pod.node).ok_or_else(|| of("spec.nodeName is neither n1 nor n2"))?;
-            if pod.addresses.is_empty() {
-                return Err(of("no status.podIPs"));
-            }
-            let none = control::manifest::Labels::new();
-            let namespace = world
-                .namespaces
-                .get(&pod.meta.namespace)
-                .map_or(&none, |namespace| &namespace.meta.labels);
-            let facts = mesh::enrol::Pod {
-                labels: &pod.meta.labels,
-                annotations: &pod.meta.annotations,
-                host_network: pod.host_network,
-                ended: pod.over,
-            };
-            let enrolled =
-                mesh::enrol::enrolled(mesh::enrol::Namespace { labels: namespace }, facts);
-            let account = if pod.service_account.is_empty() {
-                "default"
-            } else {
-                &pod.service_account
-            };
-            Ok(Pod {
-                netns: netns.clone(),
-                namespace: pod.meta.namespace.clone(),
-                name: pod.meta.name.clone(),
-                node,
-                addresses: pod.addresses.clone(),
-                identity: format!(
-                    "spiffe://cluster.local/ns/{}/sa/{account}",
-                    pod.meta.namespace
-                ),
-                enrolled: enrolled == mesh::enrol::Enrolment::In,
-                gateway: pod.meta.labels.get(super::deploy::GATEWAY).cloned(),
-            })
-        })
-        .collect::<Result<_, String>>()?;
+    let pods = world.pods.values().map(|pod| of(world, pod));
+    let pods = pods.collect::<Result<_, String>>()?;
     Ok(Read { pods, bound })
+}
+
+/// One pod of a world.
+///
+/// # Errors
+/// A sentence, if it lacks what the demo needs of it.
+pub(super) fn of(world: &World, pod: &manifest::Pod) -> Result<Pod, String> {
+    let lacks = |what: &str| format!("pod {}/{}: {what}", pod.meta.namespace, pod.meta.name);
+    let netns = pod.meta.annotations.get(NETNS);
+    let netns = netns.ok_or_else(|| lacks(&format!("no annotation {NETNS}")))?;
+    let node = Node::named(&pod.node).ok_or_else(|| lacks("spec.nodeName is neither n1 nor n2"))?;
+    if pod.addresses.is_empty() {
+        return Err(lacks("no status.podIPs"));
+    }
+    let none = manifest::Labels::new();
+    let namespace = world.namespaces.get(&pod.meta.namespace);
+    let namespace = namespace.map_or(&none, |namespace| &namespace.meta.labels);
+    let facts = mesh::enrol::Pod {
+        labels: &pod.meta.labels,
+        annotations: &pod.meta.annotations,
+        host_network: pod.host_network,
+        ended: pod.over,
+    };
+    let enrolled = mesh::enrol::enrolled(mesh::enrol::Namespace { labels: namespace }, facts);
+    let account = if pod.service_account.is_empty() {
+        "default"
+    } else {
+        &pod.service_account
+    };
+    Ok(Pod {
+        netns: netns.clone(),
+        namespace: pod.meta.namespace.clone(),
+        name: pod.meta.name.clone(),
+        node,
+        addresses: pod.addresses.clone(),
+        identity: format!(
+            "spiffe://cluster.local/ns/{}/sa/{account}",
+            pod.meta.namespace
+        ),
+        enrolled: enrolled == mesh::enrol::Enrolment::In,
+        gateway: pod.meta.labels.get(super::deploy::GATEWAY).cloned(),
+    })
 }
 
 impl Pod {
