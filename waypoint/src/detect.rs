@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use mesh::name::Name;
+use mesh::{http::head::is_token, name::Name};
 use net::carry::{Broken, End};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -93,11 +93,6 @@ fn line(rest: &[u8]) -> Spoken {
     } else {
         Spoken::Other
     }
-}
-
-/// A character of a method (RFC 9110 §5.6.2).
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// What a connection turned out to be, with what was read of it in front again.

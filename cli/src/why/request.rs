@@ -3,7 +3,7 @@
 use mesh::{
     http::{
         edit::Edit,
-        head::{Field, Head, Raw},
+        head::{self, Field, Head, Raw},
         host::Scheme,
     },
     waypoint::{Answer, Forward},
@@ -25,8 +25,7 @@ const FRAMING: [&str; 9] = [
 
 /// RFC 9110 §5.6.2.
 fn is_token(text: &str) -> bool {
-    let of_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    !text.is_empty() && text.bytes().all(of_token)
+    !text.is_empty() && text.bytes().all(head::is_token)
 }
 
 /// A request.

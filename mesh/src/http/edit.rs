@@ -69,9 +69,8 @@ pub fn is_editable(name: &str) -> bool {
         "transfer-encoding",
         "upgrade",
     ];
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !name.is_empty()
-        && name.bytes().all(token)
+        && name.bytes().all(head::is_token)
         && !FRAMING.iter().any(|other| name.eq_ignore_ascii_case(other))
 }
 

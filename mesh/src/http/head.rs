@@ -77,6 +77,11 @@ impl fmt::Display for Malformed {
     }
 }
 
+/// Whether a byte may stand in a token: a method, or the name of a header field (RFC 9110 §5.6.2).
+pub fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 /// How large a head may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

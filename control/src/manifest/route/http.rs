@@ -1,6 +1,6 @@
 //! The rules of an HTTPRoute.
 
-use mesh::http::{pattern::Pattern, route};
+use mesh::http::{head::is_token, pattern::Pattern, route};
 
 use super::{
     super::read::{At, Faults},
@@ -184,9 +184,7 @@ pub(super) fn fields(
         .map(|at| {
             at.only(&["type", "name", "value"], faults);
             let name = at.required("name", faults);
-            let token =
-                |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-            if name.len() > LONGEST_NAME || !name.bytes().all(token) {
+            if name.len() > LONGEST_NAME || !name.bytes().all(is_token) {
                 faults.add(at, "name", format!("{name:?} is not a name of a header"));
             }
             FieldMatch {

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::{
-    http::authorize::{Condition, Operation, host, text},
+    http::{
+        authorize::{Condition, Operation, host, text},
+        head::is_token,
+    },
     model::{IpRange, Match, StringMatch, WorkloadAccount},
     parse,
 };
@@ -98,7 +101,6 @@ impl Condition {
 
 /// A header; the method and the host go by headers of their own. None: not a header's name.
 fn of_header(name: &str, lists: [&[&str]; 2]) -> Option<Condition> {
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     match name {
         ":method" => {
             let [methods, not_methods] = texts(lists);
@@ -118,7 +120,7 @@ fn of_header(name: &str, lists: [&[&str]; 2]) -> Option<Condition> {
         }
         // Whoever spells the host otherwise there would not be seen.
         name if name.eq_ignore_ascii_case("host") => of_header(":authority", lists),
-        name if !name.is_empty() && name.bytes().all(token) => {
+        name if !name.is_empty() && name.bytes().all(is_token) => {
             let [values, not_values] = texts(lists);
             Some(Condition::Header {
                 name: name.into(),
