@@ -1,6 +1,6 @@
 //! What the executables of both proxies do around their work: arguments, the log, signals, the exit code.
 
-use std::{fmt, future::Future, process::ExitCode, time::Duration};
+use std::{fmt, future::Future, io, process::ExitCode, thread, time::Duration};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -26,6 +26,19 @@ pub fn main(name: &str, version: &str, help: &str, serve: impl FnOnce() -> ExitC
             ExitCode::from(2)
         }
     }
+}
+
+/// Starts the thread of a worker of the data path.
+pub fn worker(id: usize, run: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
+    let worker = move || {
+        if let Err(error) = run() {
+            tracing::error!(%error, "a worker could not start");
+        }
+    };
+    thread::Builder::new()
+        .name(format!("worker-{id}"))
+        .spawn(worker)
+        .map(drop)
 }
 
 /// Runs a component on this thread with its log. Exit code 1: it could not begin or go on; 2: the log's filter is none.

@@ -19,7 +19,7 @@ use net::{
     channel::ChannelError,
     clock,
     discovery::{self, Discovery},
-    drain::{self, Drain},
+    drain, executable,
     metrics::Metrics,
 };
 use sys::socket::Options;
@@ -92,7 +92,8 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
         config,
     });
     for (id, inbox) in inboxes.into_iter().enumerate() {
-        spawn(id, Arc::clone(&shared), drain.clone(), inbox)
+        let (shared, drain) = (Arc::clone(&shared), drain.clone());
+        executable::worker(id, move || worker::run(id, shared, drain, inbox))
             .map_err(|error| Error::Io("worker thread", error))?;
     }
     // Only the workers have something to finish.
@@ -189,24 +190,6 @@ fn hand_over(shared: &Arc<Shared>, stream: std::net::TcpStream, from: SocketAddr
     shared.workers[to]
         .send(Command::Take { stream, from, load })
         .ok();
-}
-
-/// Starts a worker's thread.
-fn spawn(
-    id: usize,
-    shared: Arc<Shared>,
-    drain: Drain,
-    inbox: mpsc::UnboundedReceiver<Command>,
-) -> io::Result<()> {
-    let worker = move || {
-        if let Err(error) = worker::run(id, shared, drain, inbox) {
-            tracing::error!(%error, "a worker could not start");
-        }
-    };
-    std::thread::Builder::new()
-        .name(format!("worker-{id}"))
-        .spawn(worker)
-        .map(drop)
 }
 
 /// The state, for the main thread to change and the admin pages to read.

@@ -20,7 +20,7 @@ use net::{
     channel::ChannelError,
     clock,
     discovery::{self, Discovery},
-    drain::{self, Drain},
+    drain, executable,
     metrics::{Metrics, Proxies},
 };
 use prost::Message;
@@ -83,7 +83,8 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
         config,
     });
     for (id, inbox) in inboxes.into_iter().enumerate() {
-        spawn(id, Arc::clone(&shared), drain.clone(), inbox)
+        let (shared, drain) = (Arc::clone(&shared), drain.clone());
+        executable::worker(id, move || worker::run(id, shared, drain, inbox))
             .map_err(|error| Error::Io("worker thread", error))?;
     }
     // Only the workers have something to finish.
@@ -114,24 +115,6 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
         tracing::warn!("connections were still open and are cut");
     }
     Ok(())
-}
-
-/// Starts a worker's thread.
-fn spawn(
-    id: usize,
-    shared: Arc<Shared>,
-    drain: Drain,
-    inbox: mpsc::UnboundedReceiver<Command>,
-) -> io::Result<()> {
-    let worker = move || {
-        if let Err(error) = worker::run(id, shared, drain, inbox) {
-            tracing::error!(%error, "a worker could not start");
-        }
-    };
-    std::thread::Builder::new()
-        .name(format!("worker-{id}"))
-        .spawn(worker)
-        .map(drop)
 }
 
 /// The state, for the main thread to change and the admin pages to read.
