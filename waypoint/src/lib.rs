@@ -11,6 +11,7 @@ mod dump;
 #[cfg(test)]
 mod fixture;
 pub mod http;
+mod recheck;
 mod tcp;
 pub mod telemetry;
 mod tunnel;

@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     http::Connection,
+    recheck::{self, Place},
     telemetry::{Carried, Meter},
     upstream::{self, Busy, Io, Purpose},
     worker::Worker,
@@ -153,7 +154,9 @@ async fn open(
             (plan, judgement.backend.map(|backend| backend.key))
         };
         let workload = plan.workload().map(|workload| Arc::clone(&workload.uid));
-        judged.at = backend.zip(workload.clone());
+        judged.at = backend
+            .zip(workload.clone())
+            .map(|(backend, endpoint)| Place { backend, endpoint });
         // Before anything is awaited: a rule that changes while the endpoint is slow to answer counts.
         entry.judged(judged.clone());
         let purpose = Purpose {
@@ -181,8 +184,8 @@ struct Judged {
     table: Name,
     port: u16,
     seed: u64,
-    /// Where it leads: the backend, and the endpoint of it.
-    at: Option<(Name, Arc<str>)>,
+    /// Where it leads.
+    at: Option<Place>,
 }
 
 impl Judged {
@@ -208,23 +211,12 @@ impl Judged {
         Ok((table, judge_connection(generation, &asked)))
     }
 
-    /// Why it may not go on where it leads, if it may not. That it would lead elsewhere now is no reason: it was well begun.
+    /// Why it may not go on where it leads, if it may not.
     fn denied(&self, generation: &Generation, from: &Source) -> Option<Answer> {
-        // With all others out of question the same endpoint is judged, if it is still one.
-        let all = |(backend, _): &(Name, Arc<str>)| generation.mesh.endpoints(*backend);
-        let all = self.at.as_ref().map(all).unwrap_or_default().iter();
-        let other = |uid: &Arc<str>| self.at.as_ref().is_none_or(|(_, own)| uid != own);
-        let others: Vec<_> = all
-            .map(|endpoint| Arc::clone(&endpoint.workload.uid))
-            .filter(other)
-            .collect();
-        let outcome = self
-            .judge(generation, from, &others, &|_| Load::default())
-            .and_then(|(_, judgement)| judgement.outcome.map(drop));
-        match outcome {
-            Err(answer @ (Answer::Denied(_) | Answer::NotServed(_))) => Some(answer),
-            Ok(()) | Err(_) => None,
-        }
+        let others = self.at.as_ref().map(|at| at.others(generation));
+        let others = others.unwrap_or_default();
+        let judged = self.judge(generation, from, &others, &|_| Load::default());
+        recheck::cut(judged.and_then(|(_, judgement)| judgement.outcome.map(drop)))
     }
 }
 

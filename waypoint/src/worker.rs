@@ -17,12 +17,7 @@ use std::{
 
 use mesh::{headers, plan::Source, refusal::Refusal, waypoint::Generation};
 use net::{certificates::Certificates, drain::Drain, hbone, tls::Credential};
-use tokio::{
-    net::TcpStream,
-    sync::{Notify, mpsc},
-    task::LocalSet,
-    time::Instant,
-};
+use tokio::{net::TcpStream, sync::mpsc, task::LocalSet, time::Instant};
 
 use crate::{
     config::Config,
@@ -71,7 +66,6 @@ pub(crate) struct Worker {
     pub(crate) handshakes: Rc<Cell<usize>>,
     /// Streams in all of its tunnels.
     pub(crate) streams: Rc<Cell<usize>>,
-    changed: Notify,
     /// Held as long as the worker lives: there is something to finish.
     drain: Drain,
 }
@@ -121,7 +115,6 @@ impl Worker {
             taught: Taught::default(),
             handshakes: Rc::default(),
             streams: Rc::default(),
-            changed: Notify::new(),
             drain,
             shared,
         }
@@ -185,7 +178,6 @@ impl Worker {
     pub(crate) fn adopt(&self, generation: Arc<Generation>) {
         self.front.adopt(Arc::clone(&generation));
         self.counting.changed();
-        self.changed.notify_waiters();
         self.taught.retain(|service, port| {
             let port = generation.table(service).and_then(|table| table.port(port));
             port.is_some_and(|port| port.protocol == mesh::waypoint::Protocol::Detect)
@@ -200,7 +192,7 @@ impl Worker {
 
     /// Until there is a newer generation.
     pub(crate) fn changed(&self) -> impl Future<Output = ()> {
-        self.changed.notified()
+        self.front.changed()
     }
 
     /// Until the port of a connection is not served any more.

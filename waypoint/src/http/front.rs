@@ -9,7 +9,7 @@ use std::{
 
 use mesh::{http::head, name::Name, plan::Source, waypoint::Generation};
 use net::tls::Credential;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::Record;
 use crate::upstream::{self, Pools};
@@ -27,6 +27,7 @@ pub struct Front {
     /// Told of every request.
     pub record: Rc<dyn Record>,
     generation: RefCell<Arc<Generation>>,
+    changed: Notify,
     parted: RefCell<Vec<Parted>>,
     credential: RefCell<Option<Arc<Credential>>>,
     drawn: Cell<u64>,
@@ -108,6 +109,7 @@ impl Front {
             from,
             record,
             generation: RefCell::default(),
+            changed: Notify::new(),
             parted: RefCell::default(),
             credential: RefCell::default(),
             drawn: Cell::new(seed),
@@ -131,6 +133,12 @@ impl Front {
             until: now + 2 * self.limits.linger,
             generation: Arc::clone(&before),
         }));
+        self.changed.notify_waiters();
+    }
+
+    /// Until there is a newer generation than at the time of the call.
+    pub(crate) fn changed(&self) -> impl Future<Output = ()> {
+        self.changed.notified()
     }
 
     /// The generation that decides a request for a port of a service: the newest one, unless it does not have that any more.

@@ -28,7 +28,7 @@ use super::{
     headers,
     pass::{incoming, outgoing, speaks},
     session::Session,
-    upgrade::Upgraded,
+    upgrade::{Opening, Upgraded},
 };
 use crate::upstream::{Handover, Lease, Speaks, Unanswered};
 
@@ -46,9 +46,11 @@ pub(super) async fn respond(
     let is_h2 = parts.version == Version::HTTP_2;
     // What follows such a request is not looked at: see `guard`.
     let last = parts.method == Method::CONNECT || parts.headers.contains_key(header::UPGRADE);
+    let seed = session.front.random();
+    let opening = last.then(|| Box::new(Opening::new(&parts, seed)));
     let mut exchange = Exchange::new(&session, &parts);
-    let mut response = match forward(&session, &mut parts, body, &mut exchange).await {
-        Ok(forwarded) => forwarded.into_response(&session, exchange),
+    let mut response = match forward(&session, &mut parts, body, seed, &mut exchange).await {
+        Ok(forwarded) => forwarded.into_response(&session, opening, exchange),
         Err(why) => answer(why, exchange),
     };
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -67,16 +69,21 @@ struct Forwarded {
 }
 
 impl Forwarded {
-    fn into_response(self, session: &Session, mut exchange: Box<Exchange>) -> Response<Download> {
+    fn into_response(
+        self,
+        session: &Session,
+        opening: Option<Box<Opening>>,
+        mut exchange: Box<Exchange>,
+    ) -> Response<Download> {
         let (parts, body) = self.response.into_parts();
         exchange.status = parts.status.as_u16();
         exchange.trailers(&parts.headers);
         let download = if parts.status != StatusCode::SWITCHING_PROTOCOLS {
             Download::endpoint(body, exchange, self.deadline)
-        } else if let Some(handover) = self.handover {
+        } else if let Some((handover, opening)) = self.handover.zip(opening) {
             session
                 .upgraded
-                .replace(Some(Upgraded::new(handover, exchange)));
+                .replace(Some(Upgraded::new(handover, opening, exchange)));
             Download::none()
         } else {
             let why = "it switches protocols, and nobody asked for that";
@@ -91,6 +98,7 @@ async fn forward(
     session: &Rc<Session>,
     parts: &mut Parts,
     body: Incoming,
+    seed: u64,
     exchange: &mut Exchange,
 ) -> Result<Forwarded, Answer> {
     let front = &session.front;
@@ -100,7 +108,6 @@ async fn forward(
     let port = table.port(connection.port);
     let port = port.ok_or_else(|| Answer::NotServed(format!("port {}", connection.port)))?;
     exchange.table = Some(Arc::clone(table));
-    let seed = front.random();
     let mut tried: Vec<Arc<str>> = Vec::new();
     let mut failed = None;
     let (forward, lease) = loop {
@@ -175,7 +182,7 @@ fn source(body: Incoming, patience: Duration, exchange: &mut Exchange) -> Option
 }
 
 /// Reads a request's head and asks what becomes of it.
-fn decide<'g>(
+pub(super) fn decide<'g>(
     session: &'g Session,
     generation: &'g Generation,
     (table, port): (&'g Table, &'g Port),

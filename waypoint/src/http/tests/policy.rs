@@ -1,6 +1,9 @@
 //! Who may not, and what has no way, is answered here.
 
+use std::io::ErrorKind;
+
 use proto::waypoint::{Action, Authorization, AuthorizationOperation, AuthorizationRule};
+use tokio::io::AsyncReadExt;
 
 use super::fixture::{Endpoint, World, rule, run, value};
 
@@ -150,5 +153,55 @@ fn an_endpoint_that_cannot_be_reached_is_not_the_last() {
             peers.push((client, peer));
         }
         assert_eq!(lab.told().len(), 0);
+    });
+}
+
+#[test]
+fn an_upgraded_connection_that_is_denied_meanwhile_is_cut_and_others_go_on() {
+    run(async {
+        let endpoint = Endpoint::listen().await;
+        let lab = World::to(&endpoint).lab();
+        let mut open = Vec::new();
+        for path in ["/chat", "/feed"] {
+            let mut client = lab.h1();
+            let ask = format!(
+                "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+            );
+            client.write(&ask).await;
+            let mut peer = endpoint.accept().await;
+            peer.head().await;
+            peer.write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+            client.head().await;
+            open.push((client, peer));
+        }
+        let denying = |path| {
+            let world = World {
+                policies: vec![deny(path)],
+                ..World::to(&endpoint)
+            };
+            world.generation()
+        };
+        lab.front.adopt(denying("/admin"));
+        for (client, peer) in &mut open {
+            client.write("ping").await;
+            peer.until("ping").await;
+        }
+        assert_eq!(lab.told().len(), 0);
+        lab.front.adopt(denying("/chat"));
+        let (mut client, mut peer) = open.remove(0);
+        assert_eq!(client.rest().await, "");
+        let end = peer.0.read(&mut [0; 1]).await;
+        assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        let told = lab.told();
+        assert_eq!(told.len(), 1);
+        assert_eq!((&*told[0].path, told[0].status), ("/chat", 101));
+        assert_eq!(
+            &*told[0].details,
+            "rbac_access_denied_matched_policy[ns[shop]-policy[no-admin]-rule[0]]"
+        );
+        assert_eq!((told[0].received, told[0].sent), (4, 0));
+        let (client, peer) = &mut open[0];
+        peer.write("pong").await;
+        client.until("pong").await;
     });
 }
