@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _},
     os::unix::process::CommandExt as _,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::mpsc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use std::{
 
 use serde_json::Value;
 
-use place::{AMBIT, Place, RUN_DIR, text};
+use place::{AMBIT, Demo, Place, RUN_DIR, text};
 
 #[path = "demo/place.rs"]
 mod place;
@@ -105,12 +105,8 @@ fn a_signal_during_the_start_leaves_nothing() {
     let Some(place) = Place::new("a_signal_during_the_start_leaves_nothing") else {
         return;
     };
-    let mut demo = place
-        .ambit(&["demo", "--once"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut command = place.ambit(&["demo", "--once"]);
+    let mut demo = Demo::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
     eventually("a component starts", || place.processes().len() >= 3);
     kill("TERM", demo.id());
     assert_eq!(demo.wait().unwrap().code(), Some(128 + 15));
@@ -259,12 +255,8 @@ fn a_component_that_ends_is_told_and_ends_the_demo() {
     let Some(place) = Place::new("a_component_that_ends_is_told_and_ends_the_demo") else {
         return;
     };
-    let mut demo = place.ambit(&["demo", "--check", "service-across-nodes"]);
-    let mut demo = demo
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = place.ambit(&["demo", "--check", "service-across-nodes"]);
+    let mut demo = Demo::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
     let up = BufReader::new(demo.stdout.take().unwrap())
         .lines()
         .map(Result::unwrap)
@@ -277,7 +269,8 @@ fn a_component_that_ends_is_told_and_ends_the_demo() {
     kill("KILL", control);
     assert_eq!(demo.wait().unwrap().code(), Some(1));
     let mut error = String::new();
-    demo.stderr.unwrap().read_to_string(&mut error).unwrap();
+    let mut stderr = demo.stderr.take().unwrap();
+    stderr.read_to_string(&mut error).unwrap();
     assert!(error.contains("control ended by itself"), "{error}");
     place.nothing_is_left();
 }
@@ -308,7 +301,7 @@ fn without_root_it_says_that_it_needs_root() {
 }
 
 /// Reads what a demo prints: what is returned first waits for a line with a text in it.
-fn listen(demo: &mut Child) -> (impl Fn(&str) + use<>, JoinHandle<()>) {
+fn listen(demo: &mut Demo) -> (impl Fn(&str) + use<>, JoinHandle<()>) {
     let (sender, lines) = mpsc::channel();
     let output = BufReader::new(demo.stdout.take().unwrap());
     let reader = thread::spawn(move || {

@@ -5,7 +5,6 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    process::{Child, Command},
     time::Duration,
 };
 
@@ -25,7 +24,7 @@ fn a_mesh_that_runs_does_what_is_said_of_it() {
     let Some(place) = Place::new("why") else {
         return;
     };
-    let demo = Demo(place.stays_up());
+    let demo = place.stays_up();
     let facts = asked(&place, "web", ORDERS, "GET", "/");
     let facts = facts["facts"].to_string();
     assert!(
@@ -133,15 +132,4 @@ fn agree(place: &Place, from: &str, to: &str, (method, path): (&str, &str), stat
         _ => *said == done,
     };
     assert!(said.iter().all(as_done), "{what}");
-}
-
-/// A demo that ends with the test, also if that fails.
-struct Demo(Child);
-
-impl Drop for Demo {
-    fn drop(&mut self) {
-        let kill = Command::new("kill").arg(self.0.id().to_string()).status();
-        assert!(kill.is_ok_and(|status| status.success()));
-        let _ = self.0.wait();
-    }
 }

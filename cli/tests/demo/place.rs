@@ -5,8 +5,11 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
+    ops::{Deref, DerefMut},
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use sys::netns::privileged;
@@ -42,18 +45,15 @@ impl Place {
     }
 
     /// A demo that stays up, once it says so.
-    pub(crate) fn stays_up(&self) -> Child {
-        let mut child = self
-            .ambit(&["demo", "--check", "service-across-nodes"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+    pub(crate) fn stays_up(&self) -> Demo {
+        let mut command = self.ambit(&["demo", "--check", "service-across-nodes"]);
+        let mut demo = Demo::start(command.stdout(Stdio::piped()));
+        let lines = BufReader::new(demo.stdout.as_mut().unwrap()).lines();
         let up = lines
             .map(Result::unwrap)
             .any(|line| line.starts_with("The mesh stays up"));
         assert!(up, "the demo ended by itself");
-        child
+        demo
     }
 
     /// Processes that were started in this directory's name, the demo itself among them.
@@ -76,6 +76,46 @@ impl Place {
     pub(crate) fn nothing_is_left(&self) {
         assert_eq!(self.processes(), [] as [u32; 0]);
         assert!(!self.0.exists());
+    }
+}
+
+/// A demo that runs beside its test and ends with it, also if that fails.
+pub(crate) struct Demo(Child);
+
+impl Demo {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+}
+
+impl Deref for Demo {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Demo {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let has_ended = |child: &mut Child| !matches!(child.try_wait(), Ok(None));
+        if has_ended(&mut self.0) {
+            return;
+        }
+        // Asked to, it removes what it made; killed, it would leave its directory.
+        let _ = sys::process::terminate(self.0.id());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !has_ended(&mut self.0) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
