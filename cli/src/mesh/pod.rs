@@ -14,6 +14,9 @@ pub const TCP: u16 = 9090;
 /// The annotation that names a pod's network namespace.
 pub(super) const NETNS: &str = "ambit.dev/netns";
 
+/// The label that says which Gateway's waypoint a pod is.
+pub(super) const GATEWAY: &str = "gateway.networking.k8s.io/gateway-name";
+
 /// The label by which a service asks for a waypoint.
 const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 
@@ -100,7 +103,7 @@ pub(super) fn of(world: &World, pod: &manifest::Pod) -> Result<Pod, String> {
             pod.meta.namespace
         ),
         enrolled: enrolled == mesh::enrol::Enrolment::In,
-        gateway: pod.meta.labels.get(super::deploy::GATEWAY).cloned(),
+        gateway: pod.meta.labels.get(GATEWAY).cloned(),
     })
 }
 
