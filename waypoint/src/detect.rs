@@ -21,6 +21,8 @@ use tokio::{
     time::timeout,
 };
 
+use crate::http::Line;
+
 /// How long a client is waited for.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// A first line that is longer is not waited for.
@@ -202,6 +204,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Ahead<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+impl<S: Line + End> Line for Ahead<S> {
+    fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.io.poll_given_up(cx)
     }
 }
 

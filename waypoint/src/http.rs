@@ -5,8 +5,8 @@
 //! [`upstream`](crate::upstream). Nothing here knows where a connection came from: a stream of a tunnel or a socket.
 //!
 //! A client that has ended its side may still be reading, and on HTTP/1 nothing tells it from one that is gone: it is served
-//! for [`Limits::half_closed`], unless its answer moves. A connection that breaks ends its request at once; so does a reset on
-//! HTTP/2. Of informational answers
+//! for [`Limits::half_closed`], unless its answer moves. A connection that breaks ends its request at once, also behind bytes
+//! that nobody reads yet, if it is a stream of a tunnel; so does a reset on HTTP/2. Of informational answers
 //! 100 and 101 are passed on; others, such as 103, end here, because the HTTP/1 and HTTP/2 servers that we use cannot write
 //! them (RFC 9110 §15.2 wants them forwarded). A path over HTTP/2 comes
 //! without the fragment that a client may have sent with it, and is decided and forwarded so. Trailers of an answer reach an
@@ -37,6 +37,7 @@ pub(crate) use self::{
 };
 pub use self::{
     front::{Front, Limits, Own},
+    guard::Line,
     record::{Done, Record, RuleTold},
     serve::serve,
 };

@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::{
     detect::{self, Looked},
-    http::{Connection, Version},
+    http::{Connection, Line, Version},
     tcp,
     worker::{PATIENCE, Worker},
 };
@@ -179,7 +179,7 @@ fn accept(connect: Connect, from: SocketAddr) -> Option<Stream> {
 /// Serves a stream of requests.
 async fn requests<IO>(worker: Rc<Worker>, connection: Connection, io: IO)
 where
-    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    IO: Line + 'static,
 {
     let (draining, gone) = (worker.draining(), worker.gone(&connection));
     let drain = async move {

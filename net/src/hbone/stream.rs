@@ -49,6 +49,12 @@ impl Stream {
         }
     }
 
+    /// Ready when the peer has given the stream up, or the tunnel is gone: also while what it has sent before waits for being
+    /// read, which hides that from a reader.
+    pub fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.send.poll_reset(cx).map(drop)
+    }
+
     fn give_back(&mut self, bytes: usize) {
         // Fails only if more is given back than was taken, or the stream is gone already.
         self.recv.flow_control().release_capacity(bytes).ok();

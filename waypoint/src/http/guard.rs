@@ -34,9 +34,36 @@ const TIMEOUT: &[u8] =
 /// What is read of a client while nobody asks for it: only to see whether it is still there.
 const AHEAD: usize = 16 << 10;
 
+/// What may be known of a client's connection beside its bytes.
+pub trait Line: AsyncRead + AsyncWrite + Unpin {
+    /// Ready when the client has given it up, even behind bytes that wait for being read. A line of which that cannot be
+    /// known is never ready.
+    fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+impl Line for net::hbone::Stream {
+    fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        Self::poll_given_up(self, cx)
+    }
+}
+
+/// Its reset is seen by reading only.
+impl Line for tokio::net::TcpStream {
+    fn poll_given_up(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+}
+
+/// It knows no reset.
+impl Line for tokio::io::DuplexStream {
+    fn poll_given_up(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+}
+
 /// A client's connection with its watch.
 pub(super) struct Guard<IO> {
-    line: Rc<RefCell<Line<IO>>>,
+    line: Rc<RefCell<Held<IO>>>,
     /// None: HTTP/2, which has one framing.
     scan: Option<Scan>,
     session: Rc<Session>,
@@ -46,7 +73,7 @@ pub(super) struct Guard<IO> {
 }
 
 /// The connection itself. Bytes that were read before come first.
-struct Line<IO> {
+struct Held<IO> {
     io: IO,
     ahead: BytesMut,
     /// Its client has ended its side.
@@ -59,7 +86,7 @@ struct Line<IO> {
 
 /// Sees that a client is gone while nobody reads what it says.
 pub(super) struct Lookout<IO> {
-    line: Rc<RefCell<Line<IO>>>,
+    line: Rc<RefCell<Held<IO>>>,
     /// How long a client that has ended its side may take nothing.
     limit: Duration,
     /// Runs since the client has ended its side, or since it had taken so many bytes.
@@ -75,7 +102,7 @@ impl<IO> Guard<IO> {
     }
 
     pub(super) fn http2(io: IO, ahead: Bytes, session: Rc<Session>) -> Self {
-        let line = Line {
+        let line = Held {
             io,
             ahead: ahead.into(),
             half_closed: false,
@@ -110,7 +137,7 @@ impl<IO> Guard<IO> {
     }
 }
 
-impl<IO: AsyncRead + Unpin> Line<IO> {
+impl<IO: AsyncRead + Unpin> Held<IO> {
     fn poll_fill(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if !self.ahead.is_empty() {
             let now = self.ahead.len().min(buf.remaining());
@@ -129,7 +156,9 @@ impl<IO: AsyncRead + Unpin> Line<IO> {
         }
         read
     }
+}
 
+impl<IO: Line> Held<IO> {
     /// Ready when the connection is broken.
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let mut bytes = [0; 1 << 10];
@@ -141,18 +170,20 @@ impl<IO: AsyncRead + Unpin> Line<IO> {
                 Err(error) => return Poll::Ready(error),
             }
         }
-        Poll::Pending
+        // What is behind the rest of its bytes, only the line itself may know.
+        let given_up = self.io.poll_given_up(cx);
+        given_up.map(|()| io::ErrorKind::ConnectionReset.into())
     }
 }
 
-impl<IO: AsyncRead + Unpin> Lookout<IO> {
+impl<IO: Line> Lookout<IO> {
     /// To be called before whoever may read: it sees itself what becomes of what it waits for.
     pub(super) fn begin(&self) {
         self.line.borrow_mut().awaited = false;
     }
 
     /// Ready when the client is gone, as far as that can be known: its connection is broken, or it has ended its side and
-    /// taken nothing for long. What is behind bytes that wait for being read is not seen.
+    /// taken nothing for long. What is behind many bytes that wait for being read is seen as far as the line tells it.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let mut line = self.line.borrow_mut();
         if !line.awaited

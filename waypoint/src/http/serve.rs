@@ -16,11 +16,16 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh::{http::head::TooLarge, waypoint::Answer};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     time::{Instant, Sleep, sleep, timeout},
 };
 
-use super::{Connection, Front, Version, exchange, guard::Guard, request, session::Session};
+use super::{
+    Connection, Front, Version, exchange,
+    guard::{Guard, Line},
+    request,
+    session::Session,
+};
 use crate::upstream::Local;
 
 /// How an HTTP/2 client begins (RFC 9113 §3.4).
@@ -44,7 +49,7 @@ pub async fn serve<IO>(
     version: Version,
     drain: impl Future<Output = ()> + 'static,
 ) where
-    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    IO: Line + 'static,
 {
     let session = Session::new(front, connection);
     let mut drain = Box::pin(drain);
@@ -162,7 +167,7 @@ impl<D: Future<Output = ()>> Watch<D> {
 
 async fn http1<IO>(session: &Rc<Session>, io: Guard<IO>, drain: Pin<Box<impl Future<Output = ()>>>)
 where
-    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    IO: Line + 'static,
 {
     let limits = session.front.limits;
     let own = Rc::clone(session);
@@ -248,7 +253,7 @@ async fn listen_on<IO: AsyncRead + Unpin>(mut io: IO) {
 
 async fn http2<IO>(session: &Rc<Session>, io: Guard<IO>, drain: Pin<Box<impl Future<Output = ()>>>)
 where
-    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    IO: Line + 'static,
 {
     let limits = session.front.limits;
     let own = Rc::clone(session);

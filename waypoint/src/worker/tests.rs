@@ -819,3 +819,31 @@ fn what_is_no_request_counts_for_the_service_that_it_was_for() {
         }
     });
 }
+
+#[test]
+fn a_client_that_gives_up_behind_bytes_that_nobody_takes_lets_its_endpoint_go() {
+    alone(async {
+        let waypoint = Waypoint::start().await;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        waypoint.orders(Protocol::Http1, listener.local_addr().unwrap(), &[]);
+        let mut stream = waypoint.stream("cart").await;
+        let head = b"POST /cart HTTP/1.1\r\nHost: orders\r\nContent-Length: 800000000\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        let (_app, _) = listener.accept().await.unwrap();
+        // By the stopped clock, a write that has room does not wait.
+        tokio::time::pause();
+        let piece = vec![b'x'; 1 << 20];
+        let wait = Duration::from_millis(1);
+        while tokio::time::timeout(wait, stream.write(&piece))
+            .await
+            .is_ok()
+        {}
+        tokio::time::resume();
+        let pools = &waypoint.worker.front.pools;
+        assert_eq!(pools.connections(), 1);
+        drop(stream);
+        while pools.connections() > 0 {
+            tokio::task::yield_now().await;
+        }
+    });
+}

@@ -32,7 +32,7 @@ use tokio::{
     task::LocalSet,
 };
 
-use crate::http::{Connection, Done, Front, Limits, Own, Record, Version, serve};
+use crate::http::{Connection, Done, Front, Limits, Line, Own, Record, Version, serve};
 
 pub(super) const KEY: &str = "shop/orders.shop.svc.cluster.local";
 pub(super) const CLIENT: &str = "10.9.8.7:4321";
@@ -352,7 +352,7 @@ impl Lab {
         Peer(client, Vec::new())
     }
 
-    fn serve<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
+    fn serve<IO: Line + 'static>(
         &self,
         server: IO,
         version: Version,
