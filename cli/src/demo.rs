@@ -9,7 +9,6 @@ use std::{
     ffi::OsString,
     fs, io,
     path::Path,
-    sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -18,14 +17,14 @@ use clap::{Subcommand, ValueEnum, builder::PossibleValuesParser};
 use sys::netns::Netns;
 
 use self::{
-    check::Check, ending::Ending, fault::Fault, problems::Problems, report::Report, room::Room,
+    check::Check, ending::Ending, fault::Fault, problems::Problems, report::Report,
     waiting::Waiting,
 };
 use crate::{
     Failure,
-    lab::process::Processes,
     mesh::{LOG, MANIFESTS, Mesh, STATE, Settings},
 };
+pub use stage::Stage;
 
 mod check;
 mod ending;
@@ -35,6 +34,7 @@ mod manifests;
 mod problems;
 mod report;
 pub(crate) mod room;
+mod stage;
 mod waiting;
 
 /// Life of the pods' certificates: short, so that a renewal can be watched.
@@ -84,26 +84,17 @@ pub(crate) fn main(arguments: Arguments) -> Result<(), Failure> {
     Netns::create().map_err(|error| {
         Failure::Failed(format!("the demo makes network namespaces, which needs root: {error}\nRun it as root, for example with sudo."))
     })?;
-    let room = Room::take(&room::path())?;
-    let processes = Arc::new(Processes::new(&room.path().join(LOG)));
-    let ending = Ending::watch(Arc::clone(&processes), room.path())
-        .map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))?;
-    let outcome = run(&arguments, &room, processes, &ending);
-    while ending.begun() {
-        // The thread that got the signal cleans up and ends the process.
-        thread::park();
-    }
+    let stage = Stage::take(&room::path())?;
+    let outcome = run(&arguments, &stage);
+    stage.leave();
     outcome
 }
 
-fn run(
-    arguments: &Arguments,
-    room: &Room,
-    processes: Arc<Processes>,
-    ending: &Ending,
-) -> Result<(), Failure> {
+fn run(arguments: &Arguments, stage: &Stage) -> Result<(), Failure> {
+    let ending = &stage.ending;
     let mut report = Report::new(arguments.output == Output::Json);
-    let mut mesh = Mesh::lay_out(prepared(room, arguments.fault)?, processes)?;
+    let settings = prepared(stage.path(), arguments.fault)?;
+    let mut mesh = Mesh::lay_out(settings, stage.processes())?;
     report.laid_out(&mesh);
     mesh.start(&mut |what| report.waiting(what))?;
     report.started();
@@ -174,18 +165,17 @@ fn edited(directory: &Path) -> BTreeMap<OsString, (Option<SystemTime>, u64)> {
 }
 
 /// Writes the manifests, and says what the mesh is to be made with.
-fn prepared(room: &Room, fault: Option<Fault>) -> Result<Settings, Failure> {
-    let manifests = room.path().join(MANIFESTS);
-    let failed = |error: io::Error| {
-        Failure::Failed(format!("cannot prepare {}: {error}", room.path().display()))
-    };
+fn prepared(room: &Path, fault: Option<Fault>) -> Result<Settings, Failure> {
+    let manifests = room.join(MANIFESTS);
+    let failed =
+        |error: io::Error| Failure::Failed(format!("cannot prepare {}: {error}", room.display()));
     manifests::write(&manifests).map_err(failed)?;
     if let Some(fault) = fault {
         fault.before(&manifests).map_err(failed)?;
     }
     Ok(Settings {
         executable: std::env::current_exe().map_err(failed)?,
-        root: room.path().to_owned(),
+        root: room.to_owned(),
         certificates: CERTIFICATES.to_owned(),
         environment: fault.map(Fault::environment).unwrap_or_default(),
     })

@@ -196,8 +196,56 @@ pub(crate) async fn open(load: Load, rate: f64, requests: usize) -> io::Result<V
     Ok(all)
 }
 
+/// How long requests took.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    /// Each by itself, the shortest first.
+    pub(crate) each: Vec<Duration>,
+    /// From the first to the end of the last.
+    pub(crate) whole: Duration,
+}
+
+/// Sends so many requests, each client one after the other.
+pub(crate) async fn taken(
+    clients: Vec<Client>,
+    routes: usize,
+    requests: usize,
+) -> io::Result<Taken> {
+    let next = Rc::new(Cell::new(0));
+    let local = LocalSet::new();
+    let begun = Instant::now();
+    let tasks = clients.into_iter().map(|mut client| {
+        let next = Rc::clone(&next);
+        local.spawn_local(async move {
+            let mut took = Vec::new();
+            loop {
+                let number = next.get();
+                if number >= requests {
+                    return Ok::<_, io::Error>(took);
+                }
+                next.set(number + 1);
+                let asked = Instant::now();
+                client.ask(&path(number, routes)).await?;
+                took.push(asked.elapsed());
+            }
+        })
+    });
+    let tasks: Vec<_> = tasks.collect();
+    let mut each = Vec::with_capacity(requests);
+    let all = async {
+        for task in tasks {
+            each.extend(task.await.map_err(io::Error::other)??);
+        }
+        Ok::<_, io::Error>(begun.elapsed())
+    };
+    let whole = local.run_until(all).await?;
+    each.sort();
+    Ok(Taken { each, whole })
+}
+
 /// One HTTP/1.1 connection.
-struct Client {
+#[derive(Debug)]
+pub(crate) struct Client {
     stream: TcpStream,
     held: Vec<u8>,
     request: String,
@@ -207,14 +255,23 @@ impl Client {
     async fn connect(to: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
-        Ok(Self {
+        Ok(Self::over(stream))
+    }
+
+    /// Over a connection that is there.
+    pub(crate) fn over(stream: TcpStream) -> Self {
+        Self {
             stream,
             held: Vec::with_capacity(4096),
             request: String::new(),
-        })
+        }
     }
 
-    async fn ask(&mut self, path: &str) -> io::Result<()> {
+    /// Asks, and waits for all of the answer.
+    ///
+    /// # Errors
+    /// If that is not 200 with a length, or the connection ends.
+    pub(crate) async fn ask(&mut self, path: &str) -> io::Result<()> {
         use std::fmt::Write as _;
         self.request.clear();
         write!(

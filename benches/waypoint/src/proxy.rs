@@ -59,18 +59,9 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// CPU time of all its threads so far.
+    /// CPU time so far.
     pub(crate) fn cpu(&self) -> io::Result<Duration> {
-        let mut sum = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
-            sum += text
-                .split(' ')
-                .next()
-                .and_then(|text| text.parse::<u64>().ok())
-                .unwrap_or(0);
-        }
-        Ok(Duration::from_nanos(sum))
+        cpu_of(self.child.id())
     }
 
     /// Resident memory in KiB.
@@ -87,4 +78,18 @@ impl Drop for Proxy {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// CPU time of all threads of a process so far.
+pub(crate) fn cpu_of(process: u32) -> io::Result<Duration> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{process}/task"))? {
+        let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
+        sum += text
+            .split(' ')
+            .next()
+            .and_then(|text| text.parse::<u64>().ok())
+            .unwrap_or(0);
+    }
+    Ok(Duration::from_nanos(sum))
 }
