@@ -1,7 +1,8 @@
 //! The world into the resources that node proxies get: a pure function.
 //!
 //! One file per output: `workloads` (pods), `endpoints` (addresses listed by hand), `services`, `authorization`
-//! (AuthorizationPolicy), `peer` (PeerAuthentication), `around` (who goes around a waypoint), `told` (what waypoints get).
+//! (AuthorizationPolicy), `peer` (PeerAuthentication), `around` (who goes around a waypoint), `closed` (pods that
+//! refuse everybody), `told` (what waypoints get).
 //! `binding` says which service is behind which waypoint, from `gateway` (Gateways), `policy` (what is attached to
 //! objects) and how far bindings have come; `route` is what leads to a service. The outcome depends on the objects alone, not on their order.
 //! What is not served yet is either harmless to leave out or makes a policy deny more; a status says so.
@@ -24,6 +25,7 @@ use crate::{
 mod around;
 mod authorization;
 mod binding;
+mod closed;
 mod endpoints;
 mod gateway;
 pub mod json;
@@ -137,6 +139,7 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
     }
     services::trust(scope, &bindings, &mut compiled);
     around::compile(scope, &bindings, &mut compiled);
+    closed::compile(scope, &attached, &mut compiled);
     stock::tell(scope, &bindings, &mut compiled);
     told::compile(scope, &attached, &bindings, &routes, &mut compiled);
     routes.statuses(&mut compiled);
@@ -149,7 +152,7 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
     endpoints::statuses(scope, &mut compiled);
     unserved::statuses(scope, &mut compiled);
     meshes(scope, &mut compiled);
-    faults(world, &mut compiled);
+    faults(world, &attached, &mut compiled);
     compiled
 }
 
@@ -211,7 +214,7 @@ fn meshes(scope: Scope<'_>, compiled: &mut Compiled) {
 }
 
 /// Says of every refused object that it is, and what stands in for it.
-fn faults(world: &World, compiled: &mut Compiled) {
+fn faults(world: &World, attached: &Attached, compiled: &mut Compiled) {
     for (reference, faults) in &world.faults {
         let stand_in = if world.denials.contains_key(reference) {
             "everything is denied in its scope until it is corrected"
@@ -219,6 +222,8 @@ fn faults(world: &World, compiled: &mut Compiled) {
             "its last good version stays in force"
         } else if let Some(manifest::Object::Unserved(_)) = world.refused.get(reference) {
             "waypoints answer with 500 where it wants TLS, as far as that can be read, until it is corrected"
+        } else if attached.names(reference) {
+            "a policy is attached to it, so the pods that it selects, as far as that can be read, refuse every peer until it is corrected"
         } else {
             "it is left out"
         };

@@ -300,7 +300,7 @@ pub struct Refused {
     pub selector: Option<Selector>,
     /// The objects that it is attached to, if that much could be read; only for policies.
     pub targets: Vec<TargetRef>,
-    /// Of a route: its parents alone. Of what wants TLS: for whom, at least.
+    /// Of a route: its parents alone. Of what wants TLS: for whom, at least. Of a Service: whom it selects.
     pub read: Option<Box<Object>>,
     /// What is wrong, at least one.
     pub faults: Vec<Fault>,
@@ -368,6 +368,7 @@ fn read(object: Object, at: &At<'_>) -> Option<Object> {
             Some(Object::Route(route))
         }
         Object::Unserved(object) => unserved::wish(object, at).map(Object::Unserved),
+        Object::Service(service) => Some(Object::Service(core::selecting(service, at))),
         _ => None,
     }
 }

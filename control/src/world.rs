@@ -15,6 +15,9 @@ use crate::manifest::{
     Service, ServiceAccount, TargetRef, Unserved,
 };
 
+/// What begins the name of what has none that can be read. No object can be called so.
+pub const UNREADABLE: &str = "unreadable_";
+
 /// Namespace and name.
 pub type Key = (String, String);
 
@@ -45,7 +48,8 @@ pub struct World {
     /// Policies that never had a good version: each denies until it has one.
     pub denials: BTreeMap<ObjectRef, Denial>,
     /// What could be read of objects that never had a good version and are not simply left out: routes with their parents
-    /// alone, to say so to each of them, and those that want TLS, so that nothing is sent without.
+    /// alone, to say so to each of them, those that want TLS, so that nothing is sent without, and Services with their
+    /// selectors, empty where those cannot be read either, so that what is attached to them is not lost.
     pub refused: BTreeMap<ObjectRef, Object>,
     /// What is wrong with objects whose newest version is refused, those among `denials` included.
     pub faults: BTreeMap<ObjectRef, Vec<Fault>>,
@@ -239,6 +243,17 @@ impl World {
             Kind::ReferenceGrant => drop(self.reference_grants.remove(&key)),
             Kind::Unserved(_) => drop(self.unserved.remove(reference)),
         }
+    }
+
+    /// Whether an object is, or may be, among those that never had a good version.
+    pub fn hides(&self, reference: &ObjectRef) -> bool {
+        let nameless = |it: &ObjectRef| {
+            it.kind == reference.kind
+                && it.namespace == reference.namespace
+                && it.name.starts_with(UNREADABLE)
+        };
+        self.object(reference).is_none()
+            && (self.faults.contains_key(reference) || self.faults.keys().any(nameless))
     }
 
     /// The object of this reference.

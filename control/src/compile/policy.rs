@@ -143,6 +143,18 @@ impl Attached {
         own.chain(class).flatten()
     }
 
+    /// The services that an enforced policy names, whether they are there or not.
+    pub(super) fn policed_services(&self) -> impl Iterator<Item = &Key> {
+        let services = self.services.keys();
+        services.filter(|service| self.polices_service(service))
+    }
+
+    /// Whether an enforced policy names an object, which is a Service.
+    pub(super) fn names(&self, reference: &ObjectRef) -> bool {
+        let key = (reference.namespace.clone(), reference.name.clone());
+        reference.kind == Kind::Service && self.polices_service(&key)
+    }
+
     /// Whether a policy that names the service is enforced.
     pub(super) fn polices_service(&self, service: &Key) -> bool {
         self.of_service(service)

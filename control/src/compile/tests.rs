@@ -9,6 +9,7 @@ use crate::{source::load, world::PodReport};
 
 mod around;
 mod bound;
+mod closed;
 mod gateways;
 mod told;
 

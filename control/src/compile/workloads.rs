@@ -119,7 +119,7 @@ pub(super) fn has_ready(scope: Scope<'_>, service: &Service) -> bool {
     })
 }
 
-fn has_all(labels: &Labels, wanted: &Labels) -> bool {
+pub(super) fn has_all(labels: &Labels, wanted: &Labels) -> bool {
     wanted
         .iter()
         .all(|(key, value)| labels.get(key) == Some(value))

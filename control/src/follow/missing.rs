@@ -68,9 +68,7 @@ pub(super) fn hold(world: &World, compiled: &mut Compiled) {
             ObjectRef::new(Kind::Service, &service.0, &service.1),
             ObjectRef::new(Kind::Namespace, "", &service.0),
         ];
-        let is_hidden = own
-            .iter()
-            .any(|it| world.faults.contains_key(it) && world.object(it).is_none());
+        let is_hidden = own.iter().any(|it| world.hides(it));
         if let (true, Some((gateway, deny))) = (is_hidden, bound(phase)) {
             let wanted = || Wanted {
                 gateway: gateway.clone(),

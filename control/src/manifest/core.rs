@@ -75,7 +75,7 @@ pub struct NamedPort {
 }
 
 /// A service.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Service {
     /// Metadata.
     pub meta: Meta,
@@ -275,14 +275,7 @@ fn pod_addresses(status: &At<'_>, faults: &mut Faults) -> Vec<IpAddr> {
 pub(super) fn service(meta: Meta, root: &At<'_>, faults: &mut Faults) -> Service {
     let mut service = Service {
         meta,
-        external_name: false,
-        addresses: Vec::new(),
-        families: Families::default(),
-        ports: Vec::new(),
-        selector: Labels::new(),
-        local: false,
-        distribution: None,
-        publish_not_ready: false,
+        ..Service::default()
     };
     let Some(spec) = root.mapping("spec", faults) else {
         return service;
@@ -305,6 +298,18 @@ pub(super) fn service(meta: Meta, root: &At<'_>, faults: &mut Faults) -> Service
         service.ports.push(port);
     }
     service
+}
+
+/// What counts of a faulty Service: its selector, empty if that may be another.
+pub(super) fn selecting(service: Service, root: &At<'_>) -> Service {
+    let mut faults = Faults::default();
+    let spec = root.mapping("spec", &mut faults);
+    let selector = spec.map(|spec| spec.labels("selector", &mut faults));
+    Service {
+        meta: service.meta,
+        selector: selector.filter(|_| faults.is_empty()).unwrap_or_default(),
+        ..Service::default()
+    }
 }
 
 fn cluster_addresses(spec: &At<'_>, faults: &mut Faults) -> Vec<IpAddr> {

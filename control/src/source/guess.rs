@@ -1,37 +1,55 @@
 //! What a document that is not YAML was meant to be.
 //!
-//! A policy with a stray tab must not simply vanish. Its kind, namespace and name are mostly still there to be seen, each
-//! on a line of its own or in braces; that is enough to deny where it would have spoken.
+//! A policy with a stray tab must not simply vanish, nor must what wants TLS, nor what policies are attached to. Kind,
+//! namespace and name are mostly still there to be seen, each on a line of its own or in braces; that is enough to deny
+//! where it would have spoken.
 
 use std::collections::BTreeSet;
 
 use crate::manifest::{Kind, UnservedKind};
 
-/// A policy, as far as it can be seen.
+/// An object, as far as it can be seen.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Guess {
     pub(super) kind: Kind,
-    /// `default` if none is to be seen.
+    /// `default` if none is to be seen; empty for kinds without namespaces.
     pub(super) namespace: String,
     pub(super) name: Option<String>,
 }
 
-/// `None` if the text does not look like a policy.
-pub(super) fn policy(text: &str) -> Option<Guess> {
-    let kinds = [
-        Kind::AuthorizationPolicy,
-        Kind::PeerAuthentication,
-        Kind::Unserved(UnservedKind::RequestAuthentication),
-    ];
-    let kind = kinds
+/// Kinds that are told from any place in a text: nothing else names them.
+const TELLING: [Kind; 5] = [
+    Kind::AuthorizationPolicy,
+    Kind::PeerAuthentication,
+    Kind::Unserved(UnservedKind::RequestAuthentication),
+    Kind::Unserved(UnservedKind::BackendTlsPolicy),
+    Kind::Unserved(UnservedKind::DestinationRule),
+];
+
+/// What policies are attached to. Other objects name these too, below their own kind.
+pub(super) const TARGETS: [Kind; 3] = [Kind::Service, Kind::Gateway, Kind::GatewayClass];
+
+/// `None` if the text does not look like an object that it is unsafe to lose.
+pub(super) fn object(text: &str) -> Option<Guess> {
+    let first = words(text, "kind").find(|word| *word != "List");
+    let kind = TELLING
         .into_iter()
-        .find(|kind| words(text, "kind").any(|word| word == kind.as_str()))?;
+        .find(|kind| words(text, "kind").any(|word| word == kind.as_str()))
+        .or_else(|| {
+            TARGETS
+                .into_iter()
+                .find(|kind| first == Some(kind.as_str()))
+        })?;
+    let namespace = words(text, "namespace").find(is_label);
+    let namespace = namespace.filter(|_| kind != Kind::GatewayClass);
+    let fallback = if kind == Kind::GatewayClass {
+        ""
+    } else {
+        "default"
+    };
     Some(Guess {
         kind,
-        namespace: words(text, "namespace")
-            .find(is_label)
-            .unwrap_or("default")
-            .to_owned(),
+        namespace: namespace.unwrap_or(fallback).to_owned(),
         name: words(text, "name").next().map(str::to_owned),
     })
 }
@@ -81,23 +99,23 @@ mod tests {
         let block =
             "kind: AuthorizationPolicy\nmetadata:\n  name: p\n  namespace: shop\nspec:\n\t- [";
         assert_eq!(
-            policy(block),
+            object(block),
             guess(Kind::AuthorizationPolicy, "shop", Some("p"))
         );
         let flow = "{kind: PeerAuthentication, metadata: {name: 'x', namespace: \"bank\"}, spec: {";
         assert_eq!(
-            policy(flow),
+            object(flow),
             guess(Kind::PeerAuthentication, "bank", Some("x"))
         );
         let json =
             r#"{"kind": "AuthorizationPolicy", "metadata": {"name": "j", "namespace": "shop""#;
         assert_eq!(
-            policy(json),
+            object(json),
             guess(Kind::AuthorizationPolicy, "shop", Some("j"))
         );
         let tokens = "kind: RequestAuthentication\nmetadata: {name: t}\nspec: [";
         assert_eq!(
-            policy(tokens),
+            object(tokens),
             guess(
                 Kind::Unserved(UnservedKind::RequestAuthentication),
                 "default",
@@ -106,9 +124,42 @@ mod tests {
         );
         let bare = "kind: AuthorizationPolicy\n: :";
         assert_eq!(
-            policy(bare),
+            object(bare),
             guess(Kind::AuthorizationPolicy, "default", None)
         );
+    }
+
+    #[test]
+    fn what_wants_tls_or_has_policies_is_recognised_too() {
+        for (text, kind, namespace) in [
+            (
+                "kind: Service\nmetadata: {name: x, namespace: shop",
+                Kind::Service,
+                "shop",
+            ),
+            (
+                "kind: List\nitems:\n- kind: Gateway\n  metadata: {name: x",
+                Kind::Gateway,
+                "default",
+            ),
+            (
+                "kind: GatewayClass\nmetadata: {name: x, namespace: no",
+                Kind::GatewayClass,
+                "",
+            ),
+            (
+                "kind: BackendTLSPolicy\nmetadata: {name: x}\nspec: {targetRefs: [{kind: Service",
+                Kind::Unserved(UnservedKind::BackendTlsPolicy),
+                "default",
+            ),
+            (
+                "kind: DestinationRule\nmetadata: {namespace: bank, name: x",
+                Kind::Unserved(UnservedKind::DestinationRule),
+                "bank",
+            ),
+        ] {
+            assert_eq!(object(text), guess(kind, namespace, Some("x")), "{text}");
+        }
     }
 
     #[test]
@@ -118,9 +169,10 @@ mod tests {
             "kind: Pod\n[",
             "# about AuthorizationPolicy\n[",
             "mykind: AuthorizationPolicy",
+            "kind: HTTPRoute\nspec: {parentRefs: [{kind: Service",
             "kind:",
         ] {
-            assert_eq!(policy(text), None, "{text:?}");
+            assert_eq!(object(text), None, "{text:?}");
         }
     }
 }

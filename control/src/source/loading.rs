@@ -8,9 +8,10 @@ use serde_json::Value;
 use super::{Loaded, Problem, guess, guess::Guess};
 use crate::{
     manifest::{
-        self, Document, Fault, Kind, LIMITS, Manifest, Object, ObjectRef, Refused, unserved::Target,
+        self, Document, Fault, Kind, LIMITS, Manifest, Meta, Object, ObjectRef, Refused, Service,
+        Unserved, UnservedKind, unserved::Target,
     },
-    world::Denial,
+    world::{Denial, UNREADABLE},
 };
 
 /// What is made so far.
@@ -22,8 +23,8 @@ pub(super) struct Loading<'a> {
 /// A document of which nobody can say which object it holds.
 struct Nameless {
     document: usize,
-    /// The policy that it seems to be.
-    policy: Option<Guess>,
+    /// What it seems to be, if that must not get lost.
+    guess: Option<Guess>,
     denial: Denial,
     read: Option<Object>,
     faults: Vec<Fault>,
@@ -35,8 +36,12 @@ impl Loading<'_> {
             Ok(documents) => documents,
             Err(reason) => {
                 let field = String::new();
-                self.problem(file, None, None, Fault { field, reason });
-                self.keep(file);
+                let fault = Fault { field, reason };
+                self.problem(file, None, None, fault.clone());
+                let kept = self.keep(file);
+                let documents = manifest::documents(text);
+                let guessed = documents.iter().map(|it| unread(it, fault.clone()));
+                self.nameless(file, guessed.collect(), &kept);
                 return;
             }
         };
@@ -150,6 +155,7 @@ impl Loading<'_> {
             match world.refused.get_mut(&reference) {
                 // One object cannot be two: it is the widest of them.
                 Some(Object::Unserved(both)) => both.target = Target::All,
+                Some(Object::Service(both)) => both.selector.clear(),
                 _ => drop(world.refused.insert(reference.clone(), read)),
             }
         }
@@ -177,15 +183,17 @@ impl Loading<'_> {
             self.problem(file, Some(document), reference.clone(), fault.clone());
         }
         let Some(reference) = reference else {
-            let counts = kind.is_policy() || read.as_ref().is_some_and(is_wish);
-            let policy = counts.then_some(Guess {
+            let counts = kind.is_policy()
+                || guess::TARGETS.contains(&kind)
+                || read.as_ref().is_some_and(is_wish);
+            let guess = counts.then_some(Guess {
                 kind,
                 namespace,
                 name: None,
             });
             return Some(Nameless {
                 document,
-                policy,
+                guess,
                 denial,
                 read,
                 faults,
@@ -216,14 +224,7 @@ impl Loading<'_> {
 
     fn broken(&mut self, file: &Path, document: &Document<'_>, fault: Fault) -> Nameless {
         self.problem(file, Some(document.number), None, fault.clone());
-        let policy = guess::policy(document.text);
-        Nameless {
-            document: document.number,
-            policy,
-            denial: Denial::default(),
-            read: None,
-            faults: vec![fault],
-        }
+        unread(document, fault)
     }
 
     /// What a nameless document held is among the objects of its file that are missing now: all of those stay. It denies
@@ -231,7 +232,7 @@ impl Loading<'_> {
     fn nameless(&mut self, file: &Path, all: Vec<Nameless>, kept: &[ObjectRef]) {
         for Nameless {
             document,
-            policy,
+            guess,
             denial,
             read,
             faults,
@@ -241,7 +242,7 @@ impl Loading<'_> {
                 kind,
                 namespace,
                 name,
-            }) = policy
+            }) = guess
             else {
                 continue;
             };
@@ -371,6 +372,29 @@ impl Loading<'_> {
     }
 }
 
+/// What can be seen of a document that cannot be read.
+fn unread(document: &Document<'_>, fault: Fault) -> Nameless {
+    let guess = guess::object(document.text);
+    let read = guess.as_ref().and_then(|guess| match guess.kind {
+        Kind::Service => Some(Object::Service(Service::default())),
+        Kind::Unserved(kind @ (UnservedKind::BackendTlsPolicy | UnservedKind::DestinationRule)) => {
+            Some(Object::Unserved(Unserved {
+                meta: Meta::default(),
+                kind,
+                target: Target::All,
+            }))
+        }
+        _ => None,
+    });
+    Nameless {
+        document: document.number,
+        guess,
+        denial: Denial::default(),
+        read,
+        faults: vec![fault],
+    }
+}
+
 /// Whether this wants TLS for somebody.
 fn is_wish(object: &Object) -> bool {
     match object {
@@ -428,5 +452,5 @@ fn unreadable(file: &Path, document: usize) -> String {
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
         .collect();
-    format!("unreadable_{stem}_{document}")
+    format!("{UNREADABLE}{stem}_{document}")
 }

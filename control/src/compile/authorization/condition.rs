@@ -9,7 +9,7 @@ use crate::{
         gateway,
     },
     manifest::{
-        AuthorizationPolicy,
+        AuthorizationPolicy, Kind, ObjectRef,
         authorization::{Action, Condition as When, PolicyTarget, TargetKind, TargetRef},
     },
     status::Condition,
@@ -172,6 +172,14 @@ fn found(
     let key = (namespace.clone(), target.name.clone());
     match target.kind {
         TargetKind::Service => match scope.service(&key) {
+            None if scope
+                .world
+                .hides(&ObjectRef::new(Kind::Service, &key.0, &key.1)) =>
+            {
+                not_found(
+                    "it cannot be understood: the pods that it selects, as far as that can be read, refuse every peer",
+                )
+            }
             None => not_found("it is not there"),
             Some(_) => behind(scope, bindings, &key),
         },
