@@ -6,9 +6,13 @@ use proto::waypoint::{self, weighted_backend::Target as Leads};
 
 use super::{super::Scope, PortRoutes, attach::natural};
 use crate::{
-    manifest::{Object, ObjectRef, RouteKind, Service, core::ServicePort, unserved::Target},
+    manifest::{
+        Object, ObjectRef, RouteKind, Service, UnservedKind, core::ServicePort, unserved::Target,
+    },
     world::Key,
 };
+
+const RULE: UnservedKind = UnservedKind::DestinationRule;
 
 /// Who wants TLS, for whom.
 pub(super) struct Tls<'a> {
@@ -19,6 +23,8 @@ pub(super) struct Tls<'a> {
     hosts: Vec<(&'a str, String, &'a ObjectRef)>,
     /// Those that do not say for which services of their namespace.
     all: BTreeMap<&'a str, &'a ObjectRef>,
+    /// A DestinationRule of the root namespace that does not say for whom.
+    everywhere: Option<&'a ObjectRef>,
 }
 
 impl<'a> Tls<'a> {
@@ -28,6 +34,7 @@ impl<'a> Tls<'a> {
             services: BTreeMap::new(),
             hosts: Vec::new(),
             all: BTreeMap::new(),
+            everywhere: None,
         };
         let refused = scope.world.refused.iter();
         let refused = refused.filter_map(|(reference, object)| match object {
@@ -50,6 +57,9 @@ impl<'a> Tls<'a> {
                 Target::Host(host) => {
                     let host = scope.hostname(namespace, host);
                     tls.hosts.push((namespace, host, reference));
+                }
+                Target::All if scope.is_root(namespace) && object.kind == RULE => {
+                    tls.everywhere = Some(reference);
                 }
                 Target::All => drop(tls.all.insert(namespace, reference)),
                 Target::Harmless | Target::Tokens(_) => {}
@@ -78,7 +88,7 @@ impl<'a> Tls<'a> {
             Some(*reference)
         };
         let all = || self.all.get(meta.namespace.as_str()).copied();
-        policy.or_else(rule).or_else(all)
+        policy.or_else(rule).or_else(all).or(self.everywhere)
     }
 
     /// Where a service itself is to be spoken to by TLS and no route says where else to go, a route refuses instead.
@@ -87,7 +97,8 @@ impl<'a> Tls<'a> {
         scope: Scope<'_>,
         ports: &mut BTreeMap<(Key, u16), PortRoutes>,
     ) {
-        if self.services.is_empty() && self.hosts.is_empty() && self.all.is_empty() {
+        let by_name = !self.services.is_empty() || !self.hosts.is_empty();
+        if !by_name && self.all.is_empty() && self.everywhere.is_none() {
             return;
         }
         for (key, service) in &scope.world.services {

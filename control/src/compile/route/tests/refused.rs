@@ -80,6 +80,62 @@ fn a_wish_for_tls_that_is_not_understood_closes_what_can_be_read_of_its_targets(
 }
 
 #[test]
+fn a_wish_for_tls_that_is_not_even_yaml_closes_all_that_it_may_be_for() {
+    let torn = |kind: &str, namespace: &str| {
+        format!("kind: {kind}\nmetadata: {{name: b, namespace: {namespace}}}\nspec: {{[")
+    };
+    for (text, expected) in [
+        (torn("BackendTLSPolicy", "shop"), [true, true, false]),
+        (torn("DestinationRule", "shop"), [true, true, false]),
+        (torn("DestinationRule", "bank"), [false, false, true]),
+        (torn("DestinationRule", "ambit-system"), [true; 3]),
+        (torn("BackendTLSPolicy", "ambit-system"), [false; 3]),
+        (
+            "\u{fffd}\n".to_owned() + &torn("DestinationRule", "shop"),
+            [true, true, false],
+        ),
+        (torn("VirtualService", "shop"), [false; 3]),
+    ] {
+        assert_eq!(closed(&faulty(&text, None)), expected, "{text}");
+    }
+}
+
+#[test]
+fn the_last_good_wish_for_tls_stays_whatever_comes_after() {
+    let policy = object(
+        "BackendTLSPolicy",
+        "shop",
+        "b",
+        "{targetRefs: [{kind: Service, name: api}]}",
+    );
+    let rule = object(
+        "DestinationRule",
+        "shop",
+        "b",
+        "{host: api, trafficPolicy: {tls: {mode: SIMPLE}}}",
+    )
+    .replace("gateway.networking.k8s.io", "networking.istio.io");
+    let plain = rule.replace("SIMPLE", "DISABLE");
+    let services = (PathBuf::from("services.yaml"), SERVICES.to_owned());
+    for (good, expected) in [(policy, true), (rule, true), (plain, false)] {
+        let files = [services.clone(), (PathBuf::from("test.yaml"), good.clone())];
+        let first = load(&files.into(), None);
+        assert_eq!(first.problems, [], "{good}");
+        for bad in [
+            good.replace("spec: {", "spec: {["),
+            good.replace("name: b,", "name: b, labels: 7,"),
+            "\u{fffd}".to_owned() + &good,
+        ] {
+            assert_eq!(
+                closed(&faulty(&bad, Some(&first))),
+                [false, expected, false],
+                "{bad}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_route_that_never_was_good_says_so_at_each_of_its_parents() {
     let other = "{group: other.example, kind: Thing, name: t}";
     let text = http("r", &format!("{WEB}, {other}"), "{matches: 7}");
