@@ -122,6 +122,9 @@ impl UnservedKind {
 /// What the API's other values of `trafficPolicy.tls.mode` are: no TLS, or the mesh's own.
 const PLAIN: [&str; 2] = ["DISABLE", "ISTIO_MUTUAL"];
 
+/// The fields of a RequestAuthentication (API `security.istio.io/v1`).
+const TOKENS: [&str; 4] = ["selector", "targetRef", "targetRefs", "jwtRules"];
+
 pub(super) fn unserved(
     kind: UnservedKind,
     meta: Meta,
@@ -140,7 +143,12 @@ pub(super) fn unserved(
         return object;
     };
     object.target = match kind {
-        UnservedKind::RequestAuthentication => Target::Tokens(target(&spec, faults)),
+        UnservedKind::RequestAuthentication => {
+            // A slip in a field's name must not make it one that is for nobody.
+            spec.only(&TOKENS, faults);
+            spec.items("jwtRules", faults);
+            Target::Tokens(target(&spec, faults))
+        }
         UnservedKind::BackendTlsPolicy => Target::Services(services(&spec, faults)),
         UnservedKind::DestinationRule if wants_tls(&spec) => {
             Target::Host(spec.required("host", faults).to_owned())

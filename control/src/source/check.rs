@@ -8,8 +8,9 @@ use super::{Loaded, Problem, load_for, read_dir};
 use crate::{
     compile::{Compiled, Settings, compile, json},
     manifest::{
-        self, Kind, ObjectRef,
+        self, Kind, ObjectRef, TargetRef,
         authorization::{PolicyTarget, TargetKind},
+        unserved::Target,
     },
     status::Condition,
     world::World,
@@ -42,6 +43,8 @@ pub enum Refusal {
         /// The policy.
         policy: ObjectRef,
     },
+    /// A file cannot be read at all: there may be policies in it.
+    Unread(PathBuf),
     /// The source is one file, and something is wrong with it.
     File,
 }
@@ -83,32 +86,52 @@ pub(crate) fn refusal(loaded: &Loaded, alone: bool, settings: &Settings) -> Opti
     denied
         .or_else(|| without.then_some(Refusal::Mesh(mesh)))
         .or_else(|| attached(&loaded.world))
+        .or_else(|| unread(&loaded.problems))
         .or_else(|| (alone && !loaded.problems.is_empty()).then_some(Refusal::File))
 }
 
-/// A policy and what it is attached to, if that cannot be understood.
+/// A file of which nobody can say what it holds.
+fn unread(problems: &[Problem]) -> Option<Refusal> {
+    let mut whole = problems
+        .iter()
+        .filter(|it| it.document.is_none() && it.object.is_none());
+    Some(Refusal::Unread(whole.next()?.file.clone()))
+}
+
+/// What is attached to something and what that is, if the latter cannot be understood.
 fn attached(world: &World) -> Option<Refusal> {
-    world.authorization_policies.values().find_map(|policy| {
-        let PolicyTarget::Objects(targets) = &policy.target else {
+    let policies = world.authorization_policies.values().map(|policy| {
+        let meta = &policy.meta;
+        let reference = ObjectRef::new(Kind::AuthorizationPolicy, &meta.namespace, &meta.name);
+        (reference, &policy.target)
+    });
+    let tokens = world
+        .unserved
+        .iter()
+        .filter_map(|(reference, object)| match &object.target {
+            Target::Tokens(target) => Some((reference.clone(), target)),
+            _ => None,
+        });
+    policies.chain(tokens).find_map(|(policy, target)| {
+        let PolicyTarget::Objects(targets) = target else {
             return None;
         };
-        let meta = &policy.meta;
-        let named = targets.iter().filter_map(|target| {
-            let (kind, namespace) = match target.kind {
-                TargetKind::Service => (Kind::Service, &*meta.namespace),
-                TargetKind::Gateway => (Kind::Gateway, &*meta.namespace),
-                TargetKind::GatewayClass => (Kind::GatewayClass, ""),
-                TargetKind::ServiceEntry => return None,
-            };
-            Some(ObjectRef::new(kind, namespace, &target.name))
-        });
-        let mut hidden =
-            named.filter(|it| world.faults.contains_key(it) && world.object(it).is_none());
-        Some(Refusal::Attached {
-            object: hidden.next()?,
-            policy: ObjectRef::new(Kind::AuthorizationPolicy, &meta.namespace, &meta.name),
-        })
+        let namespace = policy.namespace.as_str();
+        let mut named = targets.iter().filter_map(|it| object(namespace, it));
+        let object = named.find(|it| world.hides(it))?;
+        Some(Refusal::Attached { object, policy })
     })
+}
+
+/// The object that a policy of a namespace names.
+fn object(namespace: &str, target: &TargetRef) -> Option<ObjectRef> {
+    let (kind, namespace) = match target.kind {
+        TargetKind::Service => (Kind::Service, namespace),
+        TargetKind::Gateway => (Kind::Gateway, namespace),
+        TargetKind::GatewayClass => (Kind::GatewayClass, ""),
+        TargetKind::ServiceEntry => return None,
+    };
+    Some(ObjectRef::new(kind, namespace, &target.name))
 }
 
 fn checked(loaded: Loaded, alone: bool, settings: &Settings) -> Check {
@@ -191,6 +214,11 @@ impl fmt::Display for Refusal {
             Self::Attached { object, policy } => write!(
                 f,
                 "a control plane does not start with this: {object} cannot be understood, and {policy} is attached to it"
+            ),
+            Self::Unread(file) => write!(
+                f,
+                "a control plane does not start with this: {} cannot be read, and nobody knows what it holds",
+                file.display()
             ),
             Self::File => f.write_str(
                 "a control plane does not start with this: one file as its source has to be all good",

@@ -6,6 +6,8 @@ use crate::{
     manifest::Kind,
 };
 
+mod start;
+
 fn files(texts: &[(&str, &str)]) -> BTreeMap<PathBuf, String> {
     texts
         .iter()

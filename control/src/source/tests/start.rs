@@ -1,0 +1,102 @@
+//! Facts about what a control plane does not start with.
+
+use super::{check::Refusal, *};
+use crate::manifest::UnservedKind;
+
+fn refusal(text: &str) -> Option<Refusal> {
+    check::refusal(&one(text, None), false, &Settings::default())
+}
+
+const TOKENS: Kind = Kind::Unserved(UnservedKind::RequestAuthentication);
+const SERVICE: &str = "---\n{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {ports: [{port: x}]}}\n";
+
+fn attached(kind: &str, name: &str) -> String {
+    policy(
+        "p",
+        &format!("{{targetRefs: [{{group: '', kind: {kind}, name: {name}}}]}}"),
+    )
+}
+
+#[test]
+fn what_checks_tokens_and_is_not_understood_refuses_a_start_as_any_policy_does() {
+    let tokens = |text: String| text.replace("AuthorizationPolicy", "RequestAuthentication");
+    for text in [
+        policy("p", "{action: 7, jwtRules: 7}"),
+        policy("p", "{targetRefs: 7}"),
+        policy("p", "{targetRefs: [{kind: Service, name: web}], no: such}"),
+        TORN.replace("torn", "p"),
+        policy("p", "{}").replace("security.istio.io/v1", "security.istio.io/v9"),
+    ] {
+        for (text, kind) in [
+            (text.clone(), Kind::AuthorizationPolicy),
+            (tokens(text), TOKENS),
+        ] {
+            let expected = Refusal::Policy(ObjectRef::new(kind, "shop", "p"));
+            assert_eq!(refusal(&text), Some(expected), "{text}");
+        }
+    }
+    let hidden = SERVICE.to_owned() + &attached("Service", "web");
+    for (text, kind) in [
+        (hidden.clone(), Kind::AuthorizationPolicy),
+        (tokens(hidden), TOKENS),
+    ] {
+        let object = ObjectRef::new(Kind::Service, "shop", "web");
+        let policy = ObjectRef::new(kind, "shop", "p");
+        assert_eq!(
+            refusal(&text),
+            Some(Refusal::Attached { object, policy }),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn what_policies_are_attached_to_refuses_a_start_if_it_is_not_even_yaml() {
+    let torn = |kind: &str| format!("---\nkind: {kind}\nmetadata: {{name: web, namespace: shop\n");
+    for kind in ["Service", "Gateway"] {
+        let text = attached(kind, "web");
+        let text = match kind {
+            "Gateway" => text.replace("group: ''", "group: gateway.networking.k8s.io"),
+            _ => text,
+        };
+        assert_eq!(refusal(&text), None, "{text}");
+        for torn in [torn(kind), torn(kind).replace("name:", "nam")] {
+            let found = refusal(&(text.clone() + &torn));
+            assert!(
+                matches!(found, Some(Refusal::Attached { .. })),
+                "{torn}: {found:?}"
+            );
+        }
+        let other = torn(kind).replace("shop", "bank");
+        assert_eq!(refusal(&(text + &other)), None, "{other}");
+    }
+}
+
+/// What a file holds that cannot be read as text, or not whole.
+#[test]
+fn a_file_that_cannot_be_read_refuses_a_start_and_denies_what_can_be_seen_of_it_later() {
+    for text in [
+        "\u{fffd}\n".to_owned(),
+        "#".repeat(LIMITS.file + 1) + "\n",
+        "---\na: b\n".repeat(LIMITS.documents + 1),
+    ] {
+        let found = refusal(&text);
+        assert_eq!(found, Some(Refusal::Unread("a.yaml".into())));
+        assert!(found.unwrap().to_string().contains("a.yaml"));
+        let before = load(&files(&[("b.yaml", NAMESPACE)]), None);
+        let with = text + &policy("p", DENY_BANK);
+        let later = load(
+            &files(&[("a.yaml", &with), ("b.yaml", NAMESPACE)]),
+            Some(&before),
+        );
+        assert_eq!(
+            later.world.denials.keys().collect::<Vec<_>>(),
+            [&reference("p")]
+        );
+        assert_eq!(later.problems.len(), 1);
+        assert_eq!(
+            load(&files(&[("b.yaml", NAMESPACE)]), Some(&later)).world,
+            before.world
+        );
+    }
+}
