@@ -215,7 +215,7 @@ fn meshes(scope: Scope<'_>, compiled: &mut Compiled) {
 
 /// Says of every refused object that it is, and what stands in for it.
 fn faults(world: &World, attached: &Attached, compiled: &mut Compiled) {
-    for (reference, faults) in &world.faults {
+    for (reference, faulty) in &world.faults {
         let stand_in = if world.denials.contains_key(reference) {
             "everything is denied in its scope until it is corrected"
         } else if world.object(reference).is_some() {
@@ -227,7 +227,7 @@ fn faults(world: &World, attached: &Attached, compiled: &mut Compiled) {
         } else {
             "it is left out"
         };
-        let all: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        let all: Vec<_> = faulty.faults.iter().map(ToString::to_string).collect();
         let message = format!("{}; {stand_in}", all.join("; "));
         let kind = match reference.kind {
             Kind::AuthorizationPolicy if is_attached(world, reference) => {
@@ -240,6 +240,7 @@ fn faults(world: &World, attached: &Attached, compiled: &mut Compiled) {
         // What is said of the version in force at each of its parents stays.
         let status = compiled.statuses.entry(reference.clone()).or_default();
         status.conditions = vec![condition];
+        status.refused = Some(faulty.generation);
     }
 }
 

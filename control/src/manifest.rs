@@ -254,7 +254,17 @@ pub enum Object {
 impl Object {
     /// Which object this is.
     pub fn reference(&self) -> ObjectRef {
-        let (kind, meta) = match self {
+        let (kind, meta) = self.parts();
+        ObjectRef::new(kind, &meta.namespace, &meta.name)
+    }
+
+    /// Its metadata.
+    pub fn meta(&self) -> &Meta {
+        self.parts().1
+    }
+
+    fn parts(&self) -> (Kind, &Meta) {
+        match self {
             Self::Namespace(object) => (Kind::Namespace, &object.meta),
             Self::Node(object) => (Kind::Node, &object.meta),
             Self::ServiceAccount(object) => (Kind::ServiceAccount, &object.meta),
@@ -269,8 +279,7 @@ impl Object {
             Self::Route(object) => (Kind::Route(object.kind), &object.meta),
             Self::ReferenceGrant(object) => (Kind::ReferenceGrant, &object.meta),
             Self::Unserved(object) => (Kind::Unserved(object.kind), &object.meta),
-        };
-        ObjectRef::new(kind, &meta.namespace, &meta.name)
+        }
     }
 }
 
@@ -296,6 +305,8 @@ pub struct Refused {
     pub namespace: String,
     /// Its name, if that is one.
     pub name: Option<String>,
+    /// `metadata.generation`, if that could be read.
+    pub generation: i64,
     /// The workloads that it selects, if that much could be read; only for policies.
     pub selector: Option<Selector>,
     /// The objects that it is attached to, if that much could be read; only for policies.
@@ -342,7 +353,7 @@ pub fn manifest(tree: &Value, path: &str) -> Manifest {
         true => (selector::peek(&at), authorization::peek(&at)),
         false => (None, Vec::new()),
     };
-    let namespace = meta.namespace.clone();
+    let (namespace, generation) = (meta.namespace.clone(), meta.generation);
     let name = (!meta.name.is_empty()).then(|| meta.name.clone());
     let object = object(found, meta, &at, &mut faults);
     if faults.is_empty() {
@@ -353,6 +364,7 @@ pub fn manifest(tree: &Value, path: &str) -> Manifest {
         kind: found,
         namespace,
         name,
+        generation,
         selector,
         targets,
         faults: faults.into(),

@@ -176,6 +176,7 @@ pub fn load_for(
     let Some(config) = loaded.world.mesh_configs.get(&key) else {
         return loaded;
     };
+    let generation = config.meta.generation;
     let faults = config.faults(&settings.root_namespace, &settings.trust_domain);
     if faults.is_empty() {
         return loaded;
@@ -195,7 +196,8 @@ pub fn load_for(
             reason: reason.clone(),
         });
     }
-    world.faults.entry(reference).or_default().extend(faults);
+    let all = world.faults.entry(reference).or_default();
+    all.add(generation, faults);
     loaded.problems.sort_by(|a, b| a.file.cmp(&b.file));
     loaded
 }

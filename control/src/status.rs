@@ -10,6 +10,9 @@ pub const CONTROLLER: &str = "ambit.dev/waypoint";
 pub struct Status {
     /// The generation of the object that this is about; 0 if it has none.
     pub generation: i64,
+    /// The generation that `conditions` are about if that version is refused; 0 if nobody knows it. The rest is about the
+    /// version in force.
+    pub refused: Option<i64>,
     /// In the order of their types.
     pub conditions: Vec<Condition>,
     /// Routes: one for each of its `parentRefs` that is ours to serve, in their order.

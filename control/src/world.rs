@@ -52,7 +52,7 @@ pub struct World {
     /// selectors, empty where those cannot be read either, so that what is attached to them is not lost.
     pub refused: BTreeMap<ObjectRef, Object>,
     /// What is wrong with objects whose newest version is refused, those among `denials` included.
-    pub faults: BTreeMap<ObjectRef, Vec<Fault>>,
+    pub faults: BTreeMap<ObjectRef, Faulty>,
     /// Resources that were stored ready-made.
     pub stored: Local,
     /// What node agents say. `None`: there are no agents, and a pod's manifest speaks for it.
@@ -169,6 +169,23 @@ pub struct PodReport {
     pub ready: bool,
     /// Whether its traffic goes through the node proxy. Only then is it published as HBONE.
     pub captured: bool,
+}
+
+/// A version of an object that is refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Faulty {
+    /// Its generation; 0 if it has none, or none that can be read.
+    pub generation: i64,
+    /// What is wrong with it.
+    pub faults: Vec<Fault>,
+}
+
+impl Faulty {
+    /// Adds what is wrong with the same version, or with a newer one.
+    pub fn add(&mut self, generation: i64, faults: Vec<Fault>) {
+        self.generation = self.generation.max(generation);
+        self.faults.extend(faults);
+    }
 }
 
 /// The stand-in for a policy that cannot be understood.

@@ -162,7 +162,8 @@ fn status(
 
 /// What is said of a route that never had a good version.
 fn refused(scope: Scope<'_>, reference: &ObjectRef, route: &Route) -> Status {
-    let faults = scope.world.faults.get(reference).into_iter().flatten();
+    let faulty = scope.world.faults.get(reference);
+    let faults = faulty.into_iter().flat_map(|it| &it.faults);
     let faults: Vec<_> = faults.map(ToString::to_string).collect();
     let message = format!("{}; it is left out", faults.join("; "));
     let ours = route.parents.iter();

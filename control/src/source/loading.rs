@@ -11,7 +11,7 @@ use crate::{
         self, Document, Fault, Kind, LIMITS, Manifest, Meta, Object, ObjectRef, Refused, Service,
         Unserved, UnservedKind, unserved::Target,
     },
-    world::{Denial, UNREADABLE},
+    world::{Denial, Faulty, UNREADABLE},
 };
 
 /// What is made so far.
@@ -27,7 +27,7 @@ struct Nameless {
     guess: Option<Guess>,
     denial: Denial,
     read: Option<Object>,
-    faults: Vec<Fault>,
+    faulty: Faulty,
 }
 
 impl Loading<'_> {
@@ -131,8 +131,12 @@ impl Loading<'_> {
         self.problem(file, Some(document), Some(reference.clone()), fault.clone());
         if !same {
             // Which of the two is meant nobody can say; what the other wants counts too.
+            let faulty = Faulty {
+                generation: object.meta().generation,
+                faults: vec![fault],
+            };
             let other = Some(object).filter(is_wish);
-            self.stand_in(reference, Denial::default(), other, vec![fault]);
+            self.stand_in(reference, Denial::default(), other, faulty);
         }
     }
 
@@ -143,7 +147,7 @@ impl Loading<'_> {
         reference: ObjectRef,
         denial: Denial,
         read: Option<Object>,
-        faults: Vec<Fault>,
+        faulty: Faulty,
     ) {
         let world = &mut self.loaded.world;
         if let Some(object) = self.previous.world.object(&reference) {
@@ -159,7 +163,8 @@ impl Loading<'_> {
                 _ => drop(world.refused.insert(reference.clone(), read)),
             }
         }
-        world.faults.entry(reference).or_default().extend(faults);
+        let all = world.faults.entry(reference).or_default();
+        all.add(faulty.generation, faulty.faults);
     }
 
     fn refused(&mut self, file: &Path, document: usize, refused: Refused) -> Option<Nameless> {
@@ -167,6 +172,7 @@ impl Loading<'_> {
             kind,
             namespace,
             name,
+            generation,
             selector,
             targets,
             read,
@@ -182,6 +188,7 @@ impl Loading<'_> {
         for fault in &faults {
             self.problem(file, Some(document), reference.clone(), fault.clone());
         }
+        let faulty = Faulty { generation, faults };
         let Some(reference) = reference else {
             let counts = kind.is_policy()
                 || guess::TARGETS.contains(&kind)
@@ -196,7 +203,7 @@ impl Loading<'_> {
                 guess,
                 denial,
                 read,
-                faults,
+                faulty,
             });
         };
         if self
@@ -215,9 +222,9 @@ impl Loading<'_> {
                     reason,
                 },
             );
-            self.stand_in(reference, Denial::default(), read, faults);
+            self.stand_in(reference, Denial::default(), read, faulty);
         } else {
-            self.stand_in(reference, denial, read, faults);
+            self.stand_in(reference, denial, read, faulty);
         }
         None
     }
@@ -235,7 +242,7 @@ impl Loading<'_> {
             guess,
             denial,
             read,
-            faults,
+            faulty,
         } in all
         {
             let Some(Guess {
@@ -269,7 +276,7 @@ impl Loading<'_> {
                     .origins
                     .insert(reference.clone(), file.to_owned());
                 self.loaded.world.faults.remove(&reference);
-                self.stand_in(reference, denial, read, faults);
+                self.stand_in(reference, denial, read, faulty);
             }
         }
     }
@@ -350,7 +357,12 @@ impl Loading<'_> {
                 .insert(reference.clone(), file.to_owned());
             // Of the faults that were kept this is the newest wording, and not one more.
             self.loaded.world.faults.remove(&reference);
-            self.stand_in(reference, Denial::default(), None, vec![fault.clone()]);
+            self.stand_in(
+                reference,
+                Denial::default(),
+                None,
+                unversioned(fault.clone()),
+            );
         }
     }
 
@@ -391,6 +403,14 @@ fn unread(document: &Document<'_>, fault: Fault) -> Nameless {
         guess,
         denial: Denial::default(),
         read,
+        faulty: unversioned(fault),
+    }
+}
+
+/// A version of which nobody knows the generation.
+fn unversioned(fault: Fault) -> Faulty {
+    Faulty {
+        generation: 0,
         faults: vec![fault],
     }
 }

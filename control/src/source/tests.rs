@@ -1,9 +1,11 @@
 //! Facts about files together: what a fault in one costs, and what stays in force when it comes later.
 
+use serde_json::json;
+
 use super::*;
 use crate::{
-    compile::{Settings, compile},
-    manifest::Kind,
+    compile::{Settings, compile, json},
+    manifest::{Kind, RouteKind},
 };
 
 mod start;
@@ -75,6 +77,56 @@ fn the_last_good_version_stays_while_the_newest_is_refused() {
         gone.world.authorization_policies.is_empty(),
         "what is taken out is gone"
     );
+}
+
+#[test]
+fn what_is_said_of_a_refused_version_names_its_generation() {
+    let policy = |generation: &str, spec: &str| {
+        let numbered = format!("namespace: shop, generation: {generation}");
+        policy("p", spec).replace("namespace: shop", &numbered)
+    };
+    let said = |loaded: &Loaded| {
+        let compiled = compile(&loaded.world, &Settings::default());
+        let status = json::status(&compiled.statuses[&reference("p")]);
+        let condition = &status["conditions"][0];
+        (
+            condition["reason"].clone(),
+            condition["observedGeneration"].clone(),
+        )
+    };
+    let first = one(&policy("3", DENY_BANK), None);
+    assert_eq!(said(&first), (json!("Accepted"), json!(3)));
+    for previous in [None, Some(&first)] {
+        let second = one(&policy("4", "{action: NO}"), previous);
+        assert_eq!(said(&second), (json!("Invalid"), json!(4)));
+        let unknown = one(&policy("x", DENY_BANK), Some(&second));
+        assert_eq!(said(&unknown), (json!("Invalid"), json!(null)));
+    }
+    let twice = one(&(policy("4", DENY_BANK) + &policy("5", "{}")), Some(&first));
+    assert_eq!(said(&twice), (json!("Invalid"), json!(5)));
+    // A file that is kept as it was has no newer version of its objects.
+    let second = one(&policy("4", "{action: NO}"), Some(&first));
+    assert_eq!(said(&one("", Some(&second))), said(&second));
+}
+
+#[test]
+fn what_a_refused_route_says_at_its_parents_is_about_the_version_in_force() {
+    let route = |generation: u8, rules: &str| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: web, namespace: shop}}, spec: {{clusterIP: 10.0.0.1, ports: [{{port: 80}}]}}}}\n\
+             ---\n{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: r, namespace: shop, generation: {generation}}}, \
+             spec: {{parentRefs: [{{group: '', kind: Service, name: web}}], rules: {rules}}}}}\n"
+        )
+    };
+    let first = one(&route(1, "[]"), None);
+    assert_eq!(first.problems, []);
+    let second = one(&route(2, "7"), Some(&first));
+    let compiled = compile(&second.world, &Settings::default());
+    let reference = ObjectRef::new(Kind::Route(RouteKind::Http), "shop", "r");
+    let status = json::status(&compiled.statuses[&reference]);
+    assert_eq!(status["conditions"][0]["observedGeneration"], 2, "{status}");
+    let parent = &status["parents"][0]["conditions"][0];
+    assert_eq!(parent["observedGeneration"], 1, "{status}");
 }
 
 #[test]

@@ -25,16 +25,20 @@ pub(super) fn compared(status: &Status) -> Value {
 
 /// As a controller writes it into the object.
 pub fn status(status: &Status) -> Value {
-    let condition = |it: &Condition| {
+    let condition = |it: &Condition, generation: i64| {
         let mut fields = json!({
             "type": it.kind, "status": word(it), "reason": it.reason, "message": it.message,
         });
-        if status.generation != 0 {
-            fields["observedGeneration"] = status.generation.into();
+        if generation != 0 {
+            fields["observedGeneration"] = generation.into();
         }
         fields
     };
-    let conditions = |all: &[Condition]| all.iter().map(condition).collect::<Vec<_>>();
+    let about = |all: &[Condition], generation| {
+        let all = all.iter().map(|it| condition(it, generation));
+        all.collect::<Vec<_>>()
+    };
+    let conditions = |all: &[Condition]| about(all, status.generation);
     let parent = |it: &ParentStatus| {
         json!({
             "parentRef": parent_ref(&it.parent),
@@ -50,7 +54,10 @@ pub fn status(status: &Status) -> Value {
         })
     };
     together(
-        conditions(&status.conditions),
+        about(
+            &status.conditions,
+            status.refused.unwrap_or(status.generation),
+        ),
         status.parents.iter().map(parent).collect(),
         status.listeners.iter().map(listener).collect(),
     )
