@@ -150,16 +150,26 @@ impl Loading<'_> {
         faulty: Faulty,
     ) {
         let world = &mut self.loaded.world;
-        if let Some(object) = self.previous.world.object(&reference) {
+        let was = &self.previous.world;
+        if let Some(object) = was.object(&reference) {
             world.insert(object);
+            // Two of one name: what the other wants counts as long as it is there.
+            if let Some(refused) = was.refused.get(&reference) {
+                let refused = read.unwrap_or_else(|| refused.clone());
+                world.refused.insert(reference.clone(), refused);
+            }
         } else if reference.kind.is_policy() {
             world.remove(&reference);
             world.denials.insert(reference.clone(), denial);
         } else if let Some(read) = read {
+            let is_route = matches!(reference.kind, Kind::Route(_));
+            let in_force = world.object(&reference).is_some();
             match world.refused.get_mut(&reference) {
                 // One object cannot be two: it is the widest of them.
                 Some(Object::Unserved(both)) => both.target = Target::All,
                 Some(Object::Service(both)) => both.selector.clear(),
+                // The other one of its name is in force.
+                None if is_route && in_force => {}
                 _ => drop(world.refused.insert(reference.clone(), read)),
             }
         }

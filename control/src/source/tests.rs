@@ -53,6 +53,36 @@ fn a_problem_names_file_document_object_field_and_reason() {
 }
 
 #[test]
+fn two_of_one_name_are_the_same_when_they_are_loaded_again() {
+    let route = |field: &str| {
+        format!(
+            "---\n{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: r, namespace: shop}}, \
+             spec: {{parentRefs: [{{group: '', kind: Service, name: web}}], rules: [{{matches: [{{path: {{{field}: /a}}}}]}}]}}}}\n"
+        )
+    };
+    let wish = |host: &str| {
+        format!(
+            "---\n{{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {{name: d, namespace: shop}}, \
+             spec: {{host: {host}, trafficPolicy: {{tls: {{mode: SIMPLE}}}}}}}}\n"
+        )
+    };
+    for (one_of, other) in [
+        (route("value"), route("ralue")),
+        (wish("web"), wish("cart")),
+    ] {
+        let text = NAMESPACE.to_owned() + &one_of + &other;
+        let first = one(&text, None);
+        let again = one(&text, Some(&first));
+        assert!(!first.problems.is_empty());
+        assert_eq!(again.world.refused, first.world.refused);
+        assert_eq!(
+            compile(&again.world, &Settings::default()),
+            compile(&first.world, &Settings::default())
+        );
+    }
+}
+
+#[test]
 fn the_last_good_version_stays_while_the_newest_is_refused() {
     let first = one(&policy("p", DENY_BANK), None);
     let second = one(&policy("p", "{action: NO}"), Some(&first));
