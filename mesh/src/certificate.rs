@@ -74,6 +74,8 @@ pub enum Event {
     },
     /// The authority refused, could not be reached, or answered with something that cannot be used.
     Failed,
+    /// What it may have failed by is another one now, such as the token: the next attempt is worth making at once.
+    Changed,
 }
 
 /// What an identity's connections may count on.
@@ -137,7 +139,20 @@ impl Life {
                 until,
                 next: Pause::after(failures, now, chance),
             },
-            (Self::Held { .. }, Event::Awaited | Event::Failed)
+            (Self::Missing(pause), Event::Changed) => Self::Missing(pause.over(now)),
+            (Self::Held { until, next }, Event::Changed) if next.failures > 0 => Self::Held {
+                until,
+                next: next.over(now),
+            },
+            // Asked by what is the old one now.
+            (Self::Asking { failures }, Event::Changed) => Self::Asking {
+                failures: failures.min(1),
+            },
+            (Self::Renewing { until, failures }, Event::Changed) => Self::Renewing {
+                until,
+                failures: failures.min(1),
+            },
+            (Self::Held { .. }, Event::Awaited | Event::Failed | Event::Changed)
             | (Self::Missing(_), Event::Failed)
             | (Self::Asking { .. } | Self::Renewing { .. }, Event::Awaited | Event::Asked) => self,
         }
@@ -184,6 +199,15 @@ impl Pause {
     fn hurried(self) -> Self {
         Self {
             until: self.until.min(self.since + PAUSE_WHILE_WAITED_FOR),
+            ..self
+        }
+    }
+
+    /// The pause when there is no reason for it any more. What fails now begins with short ones again.
+    fn over(self, now: Duration) -> Self {
+        Self {
+            failures: self.failures.min(1),
+            until: self.until.min(now),
             ..self
         }
     }
@@ -272,6 +296,25 @@ mod tests {
         ];
         for (state, event, next) in table {
             assert_eq!(state.on(event, NOW, EVEN), next, "{state:?} {event:?}");
+        }
+    }
+
+    #[test]
+    fn what_failed_is_due_at_once_when_its_reason_has_changed_and_nothing_else() {
+        use {Event::Changed, Life::*};
+        let until = NOW + s(500);
+        let (failed, over) = (pause(3, NOW - s(1), NOW + s(9)), pause(1, NOW - s(1), NOW));
+        let fine = pause(0, NOW - s(1), NOW + s(9));
+        let held = |next| Held { until, next };
+        let renewing = |failures| Renewing { until, failures };
+        for (state, next) in [
+            (Missing(failed), Missing(over)),
+            (held(failed), held(over)),
+            (held(fine), held(fine)),
+            (Asking { failures: 3 }, Asking { failures: 1 }),
+            (renewing(3), renewing(1)),
+        ] {
+            assert_eq!(state.on(Changed, NOW, EVEN), next, "{state:?}");
         }
     }
 

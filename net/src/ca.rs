@@ -2,17 +2,18 @@
 //!
 //! When to ask is not decided here: see [`crate::certificates`].
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use mesh::{identity::Identity, name::Name};
 use prost_types::{Struct, Value, value::Kind};
 use proto::auth::IstioCertificateRequest;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use rustls::pki_types::PrivateKeyDer;
-use tokio::time::timeout;
+use tokio::{task, time::timeout};
 use tonic::{Code, transport::Channel};
 
 use crate::{
+    certificates::Keeper,
     channel::{Caller, ChannelError, cause},
     stubs::certificate::istio_certificate_service_client::IstioCertificateServiceClient,
     tls::{BadCredential, Credential, Issued},
@@ -56,6 +57,25 @@ pub enum NotIssued {
 }
 
 impl Authority {
+    /// Keeps certificates by asking this authority, in tasks of the thread's own. What failed by its token is asked for again
+    /// as soon as there is a new one.
+    pub fn keep(self, keeper: Keeper) {
+        let (caller, certificates) = (self.caller.clone(), keeper.certificates());
+        task::spawn_local(async move {
+            let mut shown = caller.token();
+            loop {
+                shown = Some(caller.renewed(shown.as_deref()).await);
+                tracing::info!("there is a new token for the certificate authority");
+                certificates.again();
+            }
+        });
+        let authority = Arc::new(self);
+        task::spawn_local(keeper.run(move |identity| {
+            let authority = Arc::clone(&authority);
+            async move { authority.issue(identity).await }
+        }));
+    }
+
     /// Makes a key, asks for a certificate of this identity, and checks what comes.
     pub async fn issue(&self, identity: Identity) -> Result<Credential, NotIssued> {
         let (csr, key) =

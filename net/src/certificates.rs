@@ -66,6 +66,8 @@ struct Shared {
     slots: RwLock<HashMap<Identity, Arc<Slot>>>,
     /// Rung when there may be something to do for the keeper.
     bell: Notify,
+    /// What failed is to be asked for again.
+    again: AtomicBool,
     /// Time since 1970.
     now: fn() -> Duration,
 }
@@ -92,6 +94,7 @@ impl Certificates {
         let shared = Arc::new(Shared {
             slots: RwLock::default(),
             bell: Notify::new(),
+            again: AtomicBool::new(false),
             now,
         });
         (
@@ -166,6 +169,12 @@ impl Certificates {
         self.0.bell.notify_one();
     }
 
+    /// Asks again at once for all that could not be had: the reason may be gone.
+    pub fn again(&self) {
+        self.0.again.store(true, Ordering::Relaxed);
+        self.0.bell.notify_one();
+    }
+
     /// The last local workload with this identity has left.
     pub fn forget(&self, identity: &Identity) {
         self.0
@@ -204,6 +213,11 @@ impl Certificates {
 }
 
 impl Keeper {
+    /// The handle on what it keeps.
+    pub fn certificates(&self) -> Certificates {
+        Certificates(Arc::clone(&self.shared))
+    }
+
     /// Asks for, renews and publishes certificates until it is dropped. `issue` asks the authority once.
     pub async fn run<F, Fut, E>(mut self, issue: F)
     where
@@ -214,6 +228,12 @@ impl Keeper {
         let mut asking = JoinSet::new();
         let mut whose: HashMap<Id, Identity> = HashMap::new();
         loop {
+            if self.shared.again.swap(false, Ordering::Relaxed) {
+                let now = (self.shared.now)();
+                for life in self.lives.values_mut() {
+                    *life = life.on(Event::Changed, now, chance());
+                }
+            }
             let due = self.due();
             let mut nap = LONGEST_SLEEP;
             for (identity, at) in due {

@@ -1,7 +1,7 @@
 //! gRPC channels to the control plane: over our own TLS, to a server that proves its host name, with a bearer token.
 //!
 //! The files of roots and token are read whenever they are needed, so what is rotated on disk is used from the next
-//! connection or request on, without a watcher.
+//! connection or request on. Who waits after a failure may ask to be told of a new token ([`Caller::renewed`]).
 
 #[cfg(test)]
 pub(crate) mod memory;
@@ -36,6 +36,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// … whose answer must come within this.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the token is looked at by who waits for a new one.
+const LOOK: Duration = Duration::from_millis(500);
 const TCP_KEEPALIVE: (Duration, Duration, u32) =
     (Duration::from_secs(300), Duration::from_secs(75), 9);
 
@@ -249,6 +251,24 @@ impl Caller {
         let mut request = tonic::Request::new(message);
         self.sign(request.metadata_mut())?;
         Ok(request)
+    }
+
+    /// The token now, if it is in a file and can be read.
+    pub fn token(&self) -> Option<String> {
+        let token = self.token.as_ref();
+        let file = token.filter(|token| matches!(token, Token::File(_)))?;
+        // One that is being written is none.
+        file.read().ok().filter(|text| !text.is_empty())
+    }
+
+    /// Until there is another token than this one, and it. Never, if it is not in a file.
+    pub async fn renewed(&self, shown: Option<&str>) -> String {
+        loop {
+            match self.token() {
+                Some(now) if Some(&*now) != shown => return now,
+                Some(_) | None => tokio::time::sleep(LOOK).await,
+            }
+        }
     }
 
     fn sign(&self, metadata: &mut MetadataMap) -> Result<(), ChannelError> {

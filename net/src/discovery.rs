@@ -31,9 +31,9 @@ use crate::{
 /// The pause after a first failure; each further one doubles it …
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// … up to this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// After a stream that lived this long, counting of failures begins anew.
-const SETTLED: Duration = Duration::from_secs(15);
+const SETTLED: Duration = Duration::from_secs(5);
 /// A stream that the server closes after at least this much time is opened again without a pause.
 const AGED: Duration = Duration::from_secs(1);
 /// The largest response that is taken.
@@ -142,7 +142,7 @@ impl<C: Counters> Discovery<C> {
         let mut session = Session::new(types);
         let mut failures = 0u32;
         loop {
-            let begun = Instant::now();
+            let (begun, shown) = (Instant::now(), self.caller.token());
             let (reason, why) = self.stream(&dial, &mut session, &mut apply).await;
             self.counters.ended(reason);
             self.state.send_modify(|state| {
@@ -161,7 +161,10 @@ impl<C: Counters> Discovery<C> {
             };
             let pause = pause(failures, chance());
             tracing::warn!(error = %why, retry_in = ?pause, "no stream to the control plane");
-            sleep(pause).await;
+            tokio::select! {
+                () = sleep(pause) => {}
+                _ = self.caller.renewed(shown.as_deref()) => failures = 0,
+            }
         }
     }
 

@@ -98,11 +98,7 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
     }
     // Only the workers have something to finish.
     drop(drain);
-    let authority = authority(&shared.config)?;
-    tokio::task::spawn_local(keeper.run(move |identity| {
-        let authority = Arc::clone(&authority);
-        async move { authority.issue(identity).await }
-    }));
+    authority(&shared.config)?.keep(keeper);
     shared.certificates.want(shared.config.identity());
     let state = State::new(&shared);
     let (synced, discovery) = follow(&shared, &metrics, &state)?;
@@ -231,16 +227,16 @@ impl State {
     }
 }
 
-fn authority(config: &Config) -> Result<Arc<Authority>, Error> {
+fn authority(config: &Config) -> Result<Authority, Error> {
     let server = config.authority.server();
     let server = server.map_err(|error| Error::Channel("CA_ADDRESS", error))?;
-    Ok(Arc::new(Authority {
+    Ok(Authority {
         channel: server.lazy(),
         caller: config.authority.caller.clone(),
         life: config.ttl,
         aliases: config.aliases.clone(),
         now: clock::wall,
-    }))
+    })
 }
 
 /// Fills the state from the control plane, in a task of its own.

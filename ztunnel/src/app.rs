@@ -89,11 +89,7 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
     }
     // Only the workers have something to finish.
     drop(drain);
-    let authority = authority(&shared.config)?;
-    tokio::task::spawn_local(keeper.run(move |identity| {
-        let authority = Arc::clone(&authority);
-        async move { authority.issue(identity).await }
-    }));
+    authority(&shared.config)?.keep(keeper);
     let state = State::new(&shared);
     let (synced, discovery) = follow(&shared, &metrics, &state)?;
     let (seen, pods) = watch::channel(Seen::default());
@@ -193,18 +189,18 @@ impl State {
     }
 }
 
-fn authority(config: &Config) -> Result<Arc<Authority>, Error> {
+fn authority(config: &Config) -> Result<Authority, Error> {
     let server = config
         .authority
         .server()
         .map_err(|error| Error::Channel("CA_ADDRESS", error))?;
-    Ok(Arc::new(Authority {
+    Ok(Authority {
         channel: server.lazy(),
         caller: config.authority.caller.clone(),
         life: config.ttl,
         aliases: config.aliases.clone(),
         now: clock::wall,
-    }))
+    })
 }
 
 /// Fills the state from a file, from the control plane, or from both. The handle ends the following when dropped.

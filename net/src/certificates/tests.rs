@@ -120,6 +120,29 @@ async fn who_follows_an_identity_gets_every_new_certificate() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_could_not_be_had_is_asked_for_at_once_when_the_reason_may_be_gone() {
+    let office = Office::new(3600);
+    let certificates = office.start();
+    office.closed.store(true, Ordering::Relaxed);
+    certificates.want(id("cart"));
+    sleep(Duration::from_secs(1000)).await;
+    office.closed.store(false, Ordering::Relaxed);
+    let begun = Instant::now();
+    certificates.again();
+    certificates.renewed(id("cart"), None).await;
+    assert!(
+        begun.elapsed() <= Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+    // What is held is not asked for.
+    let asked = office.names().len();
+    certificates.again();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(office.names().len(), asked);
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_the_authority_the_old_one_serves_until_it_ends() {
     let office = Office::new(3600);
     let certificates = office.start();

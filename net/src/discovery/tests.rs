@@ -94,6 +94,10 @@ struct Peer {
 
 /// A client that runs, rejecting resources named `bad`, and its control plane.
 fn start() -> Peer {
+    start_with(Token::Literal("t".into()))
+}
+
+fn start_with(token: Token) -> Peer {
     let (dialer, incoming) = memory::pair();
     let (sender, streams) = mpsc::unbounded_channel();
     let server = tonic::transport::Server::builder()
@@ -102,7 +106,7 @@ fn start() -> Peer {
     let (state, watched) = watch::channel(State::default());
     let counts = Counts::default();
     let caller = Caller {
-        token: Some(Token::Literal("t".into())),
+        token: Some(token),
         cluster: "Kubernetes".into(),
         headers: vec![],
     };
@@ -277,9 +281,9 @@ fn a_server_that_closes_every_stream_is_not_asked_without_end() {
                 .send(ADDRESS_TYPE, &format!("n{nonce}"), &["a"])
                 .await;
         }
-        // 10 ms, 20 ms … 10.24 s, less a fifth.
+        // 10 ms, 20 ms … 2.56 s, 5 s, 5 s, less a fifth.
         assert!(
-            begun.elapsed() > Duration::from_secs(16),
+            begun.elapsed() > Duration::from_secs(12),
             "{:?}",
             begun.elapsed()
         );
@@ -300,7 +304,7 @@ fn failures_are_followed_by_pauses_that_double() {
             .collect();
         assert_eq!(pauses.len(), 14);
         for (i, pause) in pauses.iter().enumerate() {
-            let length = (0.01 * f64::from(1 << i)).min(15.0);
+            let length = (0.01 * f64::from(1 << i)).min(5.0);
             assert!(
                 (length * 0.79..length * 1.21).contains(pause),
                 "{i}: {pause}"
@@ -312,6 +316,38 @@ fn failures_are_followed_by_pauses_that_double() {
         );
         let error = peer.state.borrow().error.clone().unwrap();
         assert!(error.contains("away"), "{error}");
+    });
+}
+
+#[test]
+fn a_new_token_is_tried_at_once() {
+    alone(async {
+        let path = std::env::temp_dir().join(format!("ambit-discovery-{}", std::process::id()));
+        std::fs::write(&path, "old").unwrap();
+        let mut peer = start_with(Token::File(path.clone()));
+        let refuse = async |stream: Seen| {
+            let refused = Err(Status::unauthenticated("who are you"));
+            stream.responses.send(refused).await.unwrap();
+        };
+        for _ in 0..12 {
+            refuse(peer.streams.recv().await.unwrap()).await;
+        }
+        let error = peer.state.wait_for(|state| state.error.is_some());
+        error.await.unwrap();
+        let begun = Instant::now();
+        std::fs::write(&path, "new").unwrap();
+        let stream = peer.streams.recv().await.unwrap();
+        assert_eq!(stream.metadata.get("authorization").unwrap(), "Bearer new");
+        assert!(
+            begun.elapsed() <= Duration::from_secs(1),
+            "{:?}",
+            begun.elapsed()
+        );
+        // And what fails now begins with short pauses again.
+        refuse(stream).await;
+        peer.streams.recv().await.unwrap();
+        assert!(begun.elapsed() <= Duration::from_secs(1));
+        std::fs::remove_file(&path).unwrap();
     });
 }
 
