@@ -9,7 +9,7 @@ use proto::workload::{
 use super::{Compiled, Scope, octets, workloads};
 use crate::{
     manifest::{
-        Gateway, Kind, Labels, Meta, ObjectRef, Service,
+        Gateway, Kind, Labels, Meta, ObjectRef, Pod, Service,
         core::{Families, ServicePort, Target},
         gateway::Listener,
     },
@@ -86,6 +86,32 @@ pub(super) fn shared(world: &World) -> BTreeMap<Key, String> {
         }
     }
     shared
+}
+
+/// Whether a pod is one of a Gateway's own.
+pub(super) fn is_own(pod: &Pod, (namespace, name): &Key) -> bool {
+    let named = pod.meta.labels.get(GATEWAY_NAME);
+    pod.meta.namespace == *namespace && named == Some(name) && pod.service_account == *name
+}
+
+/// Whether a pod takes itself for one of a Gateway of ours by its label alone: it runs as somebody else than that Gateway's
+/// pods do, so it is no endpoint of the Gateway's Service.
+pub(super) fn is_impostor(scope: Scope<'_>, service: &Service, pod: &Pod) -> bool {
+    let key = (service.meta.namespace.clone(), service.meta.name.clone());
+    let is_ours = find(scope, &key).is_some_and(|found| serves(scope, &found.class));
+    is_ours && owns(scope, service) && pod.service_account != key.1
+}
+
+/// The pods that take themselves for those of a Gateway, and as whom they run.
+fn impostors(scope: Scope<'_>, (namespace, name): &Key) -> Vec<String> {
+    let pods = scope.world.pods.range((namespace.clone(), String::new())..);
+    let pods = pods.take_while(|((home, _), _)| home == namespace);
+    let all = pods.filter(|(_, pod)| {
+        let named = pod.meta.labels.get(GATEWAY_NAME);
+        !pod.over && named == Some(name) && pod.service_account != *name
+    });
+    let told = all.map(|((_, pod), it)| format!("{pod} ({})", it.service_account));
+    told.collect()
 }
 
 /// Whether applications behind its waypoint are told who their client is. They are not, unless it says so.
@@ -203,6 +229,15 @@ pub(super) fn is_for_services(scope: Scope<'_>, gateway: &Gateway) -> bool {
     matches!(kinds(scope, gateway), None | Some("service" | "all"))
 }
 
+/// Whether the waypoint is for workloads, which are then reached by their own addresses. What cannot be understood may be.
+pub(super) fn is_for_workloads(scope: Scope<'_>, gateway: &Gateway) -> bool {
+    let class = ObjectRef::new(Kind::GatewayClass, "", &gateway.class);
+    match kinds(scope, gateway) {
+        Some(kinds) => matches!(kinds, "workload" | "all"),
+        None => scope.world.hides(&class),
+    }
+}
+
 fn kinds<'a>(scope: Scope<'a>, gateway: &'a Gateway) -> Option<&'a str> {
     let class = scope.world.gateway_classes.get(&gateway.class);
     let own = gateway.meta.labels.get(WAYPOINT_FOR);
@@ -305,7 +340,8 @@ fn status(scope: Scope<'_>, key: &Key, gateway: &Gateway, attached: usize) -> St
             Condition::holds("Accepted", "ListenersNotValid", message)
         }
         Some("workload" | "all") => {
-            let message = "waypoints of workloads are not served yet: what is for a pod's own address goes straight there";
+            let message = "waypoints of workloads are not served yet: what is for a pod's own address goes straight there, and \
+                           is refused where a policy is attached to this Gateway or its class";
             Condition::holds("Accepted", "Accepted", message)
         }
         _ => Condition::holds("Accepted", "Accepted", ""),
@@ -317,10 +353,29 @@ fn status(scope: Scope<'_>, key: &Key, gateway: &Gateway, attached: usize) -> St
     };
     Status {
         generation: gateway.meta.generation,
-        conditions: vec![accepted, programmed(scope, key)],
+        conditions: vec![accepted, warned(scope, key, programmed(scope, key))],
         listeners: gateway.listeners.iter().map(listener).collect(),
         ..Status::default()
     }
+}
+
+/// Adds what is said of pods that are not what they say.
+fn warned(scope: Scope<'_>, key: &Key, mut condition: Condition) -> Condition {
+    let impostors = impostors(scope, key);
+    if !impostors.is_empty() {
+        let separator = if condition.message.is_empty() {
+            ""
+        } else {
+            "; "
+        };
+        condition.message += &format!(
+            "{separator}these pods name it by {GATEWAY_NAME} and do not run as its service account {}, so they are no \
+             endpoints of its waypoint: {}",
+            key.1,
+            impostors.join(", ")
+        );
+    }
+    condition
 }
 
 fn programmed(scope: Scope<'_>, key: &Key) -> Condition {

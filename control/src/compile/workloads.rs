@@ -10,7 +10,7 @@ use proto::workload::{
 };
 
 use super::{
-    Compiled, Scope, authorization::Selecting, endpoints::Listed, octets, peer::Modes,
+    Compiled, Scope, authorization::Selecting, endpoints::Listed, gateway, octets, peer::Modes,
     services::is_served,
 };
 use crate::manifest::{Labels, Pod, Service, core::Target};
@@ -62,7 +62,8 @@ pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
             .get(pod.meta.namespace.as_str())
             .into_iter()
             .flatten();
-        for service in services.filter(|service| has_all(&pod.meta.labels, &service.selector)) {
+        let services = services.filter(|it| has_all(&pod.meta.labels, &it.selector));
+        for service in services.filter(|it| !gateway::is_impostor(scope, it, pod)) {
             let key = scope.service_key(&service.meta.namespace, &service.meta.name);
             workload.services.insert(
                 key,
@@ -112,8 +113,9 @@ pub(super) fn has_ready(scope: Scope<'_>, service: &Service) -> bool {
         .pods
         .values()
         .filter(|pod| pod.meta.namespace == *namespace);
-    let mut selected = pods.filter(|pod| has_all(&pod.meta.labels, &service.selector));
-    selected.any(|pod| {
+    let selected = pods.filter(|pod| has_all(&pod.meta.labels, &service.selector));
+    let mut own = selected.filter(|pod| !gateway::is_impostor(scope, service, pod));
+    own.any(|pod| {
         let facts = Facts::of(scope, pod);
         facts.ready && !pod.over && !pod.meta.deleting && !facts.addresses.is_empty()
     })

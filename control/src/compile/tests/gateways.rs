@@ -203,3 +203,47 @@ fn a_gateway_whose_identity_a_pod_has_too_is_trusted_by_nobody_and_excepted_nowh
         assert_eq!(said.message.contains("shop/thief"), shared, "{said:?}");
     }
 }
+
+/// Whoever may run a pod could otherwise have the requests of every service behind the waypoint.
+#[test]
+fn a_pod_that_only_names_a_gateway_is_no_endpoint_of_its_waypoint() {
+    let named = |account: &str| {
+        pod(
+            "wp-1",
+            "shop",
+            "labels: {gateway.networking.k8s.io/gateway-name: wp, networking.istio.io/tunnel: http}",
+            "",
+        )
+        .replace("serviceAccountName: sa", &format!("serviceAccountName: {account}"))
+    };
+    let deploys = Settings {
+        deploys: true,
+        ..settings()
+    };
+    let written = service(
+        "wp",
+        "",
+        "clusterIP: 10.0.1.9, selector: {gateway.networking.k8s.io/gateway-name: wp}, ports: [{port: 15008}]",
+    );
+    for own_service in ["", &written] {
+        for (account, is_own) in [("wp", true), ("sa", false), ("''", false)] {
+            let text = web(LABEL) + &gateway("wp", "shop", "", "") + own_service + &named(account);
+            let compiled = compile(&world(&text), &deploys);
+            let out = json::compiled(&compiled);
+            let services = &out["addresses"]["Kubernetes//Pod/shop/wp-1"]["workload"]["services"];
+            let is_endpoint = !services["shop/wp.shop.svc.cluster.local"].is_null();
+            assert_eq!(is_endpoint, is_own, "{account}");
+            // A ready endpoint makes a waypoint ready where nobody records that.
+            assert_eq!(bound(&out, "shop/web").0 == HOST, is_own, "{account}");
+            let said =
+                &compiled.statuses[&ObjectRef::new(Kind::Gateway, "shop", "wp")].conditions[1];
+            assert_eq!(said.message.contains("wp-1"), !is_own, "{said:?}");
+        }
+    }
+    // A Service that is not the Gateway's keeps its pods, and what they deny for its sake.
+    let other = web("").replace("app: web", "gateway.networking.k8s.io/gateway-name: wp");
+    let text = other + &gateway("wp", "shop", "", "");
+    let out = resources(&world(&text));
+    let services = &out["addresses"]["Kubernetes//Pod/shop/web"]["workload"]["services"];
+    assert!(!services["shop/web.shop.svc.cluster.local"].is_null());
+}

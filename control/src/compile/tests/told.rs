@@ -279,7 +279,8 @@ fn a_backend_behind_another_waypoint_is_reached_through_that() {
         "shop",
         "labels: {gateway.networking.k8s.io/gateway-name: wp2}",
         "",
-    );
+    )
+    .replace("serviceAccountName: sa", "serviceAccountName: wp2");
     let text = back().replace(
         "namespace: shop, }",
         "namespace: shop, labels: {istio.io/use-waypoint: wp2}}",
@@ -477,7 +478,10 @@ fn a_waypoint_puts_in_force_what_it_is_told() {
     }
 }
 
-fn delta<M: prost::Message>(type_url: &str, resources: &BTreeMap<String, M>) -> mesh::delta::Delta {
+pub(super) fn delta<M: prost::Message>(
+    type_url: &str,
+    resources: &BTreeMap<String, M>,
+) -> mesh::delta::Delta {
     let resource = |(name, message): (&String, &M)| {
         let bytes = message.encode_to_vec();
         mesh::delta::Resource {
