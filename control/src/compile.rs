@@ -138,7 +138,7 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
             .or_insert_with(|| authorization.clone());
     }
     services::trust(scope, &bindings, &mut compiled);
-    around::compile(scope, &bindings, &mut compiled);
+    around::compile(scope, &attached, &bindings, &mut compiled);
     closed::compile(scope, &attached, &mut compiled);
     stock::tell(scope, &bindings, &mut compiled);
     told::compile(scope, &attached, &bindings, &routes, &mut compiled);

@@ -1,7 +1,8 @@
 //! Whoever goes around a waypoint: the workloads behind it deny him.
 //!
 //! A policy per namespace, port and set of waypoints, listed by the workloads that it is for. The port is the workload's own;
-//! all services that lead to it count together, because a workload cannot tell which of them a peer meant.
+//! all services that lead to it count together, because a workload cannot tell which of them a peer meant. Pods that a policy
+//! of a waypoint for workloads is for deny everybody on all ports that no waypoint of a service leads to.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +17,8 @@ use proto::{
 use super::{
     Compiled, Scope,
     binding::{Binding, Bindings, Denied},
-    gateway,
+    closed, gateway,
+    policy::Attached,
 };
 use crate::publish::Version;
 
@@ -42,7 +44,12 @@ struct Port {
     waypoints: BTreeSet<String>,
 }
 
-pub(super) fn compile(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Compiled) {
+pub(super) fn compile(
+    scope: Scope<'_>,
+    attached: &Attached,
+    bindings: &Bindings,
+    compiled: &mut Compiled,
+) {
     let by_service: BTreeMap<_, _> = scope
         .services()
         .filter_map(|service| {
@@ -81,13 +88,57 @@ pub(super) fn compile(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Comp
                 ports.entry(port).or_default().add(scope, found.binding);
             }
         }
-        for (port, found) in ports {
-            if let Some(policy) = found.policy(&workload.namespace, port) {
-                let name = format!("{}/{}", policy.namespace, policy.name);
-                workload.authorization_policies.push(name.clone());
-                authorizations.entry(name).or_insert(policy);
-            }
+        let policed = closed::policed(scope, attached, workload);
+        if let Some(gateway) = &policed {
+            let own = gateway::identity(scope, gateway);
+            let others = ports
+                .values_mut()
+                .filter(|it| !it.waypoints.is_empty() && !it.waypoints.contains(&own));
+            others.for_each(|it| it.denied = it.denied.max(Denied::Around));
         }
+        let rest = policed.map(|_| elsewhere(&workload.namespace, &ports));
+        let namespace = &workload.namespace;
+        let all = ports
+            .iter()
+            .filter_map(|(port, found)| found.policy(namespace, *port));
+        for policy in all.chain(rest) {
+            let name = format!("{}/{}", policy.namespace, policy.name);
+            workload.authorization_policies.push(name.clone());
+            authorizations.entry(name).or_insert(policy);
+        }
+    }
+}
+
+/// Denies everybody on the ports of a workload that no waypoint leads to.
+fn elsewhere(namespace: &str, ports: &BTreeMap<u32, Port>) -> Authorization {
+    let led_to = ports
+        .iter()
+        .filter(|(_, found)| !found.waypoints.is_empty());
+    let led_to: Vec<u32> = led_to.map(|(port, _)| *port).collect();
+    let text: Vec<_> = led_to.iter().map(u32::to_string).collect();
+    let hash = Version::of(text.join("\n").as_bytes());
+    let found = Match {
+        not_destination_ports: led_to,
+        ..Match::default()
+    };
+    denial(namespace, format!("{PREFIX}pods_{hash}"), found)
+}
+
+fn denial(namespace: &str, name: String, found: Match) -> Authorization {
+    // A match of nothing matches nobody, a group of no rules matches everybody.
+    let rules = match found == Match::default() {
+        true => Vec::new(),
+        false => vec![Rules {
+            matches: vec![found],
+        }],
+    };
+    Authorization {
+        name,
+        namespace: namespace.to_owned(),
+        scope: Reach::WorkloadSelector.into(),
+        action: Action::Deny.into(),
+        groups: vec![Group { rules }],
+        ..Authorization::default()
     }
 }
 
@@ -120,17 +171,6 @@ impl Port {
         };
         let text: Vec<_> = waypoints.iter().map(|it| it.as_str()).collect();
         let hash = Version::of(text.join("\n").as_bytes());
-        Some(Authorization {
-            name: format!("{PREFIX}{port}_{hash}"),
-            namespace: namespace.to_owned(),
-            scope: Reach::WorkloadSelector.into(),
-            action: Action::Deny.into(),
-            groups: vec![Group {
-                rules: vec![Rules {
-                    matches: vec![found],
-                }],
-            }],
-            ..Authorization::default()
-        })
+        Some(denial(namespace, format!("{PREFIX}{port}_{hash}"), found))
     }
 }

@@ -12,7 +12,7 @@ use super::{
     policy::Attached,
 };
 use crate::{
-    manifest::{Kind, ObjectRef, Service},
+    manifest::{Kind, Meta, ObjectRef, Service},
     status::{Condition, Status},
     world::{Key, Phase},
 };
@@ -150,7 +150,7 @@ struct Asked<'a> {
 }
 
 fn bind(asked: Asked<'_>) -> Binding {
-    let label = label(asked.scope, asked.service);
+    let label = label(asked.scope, &asked.service.meta);
     let named = asked.attached.polices_service(asked.key);
     if gateway::owns(asked.scope, asked.service) {
         // Namespaces label it like any other: that is nothing to tell.
@@ -166,18 +166,19 @@ fn bind(asked: Asked<'_>) -> Binding {
     }
 }
 
-/// The gateway that the label of a service, or of its namespace, names. Whose label it is also says in which namespace.
-fn label(scope: Scope<'_>, service: &Service) -> Option<Key> {
-    let own = &service.meta.labels;
+/// The gateway that the label of a service or pod, or of its namespace, names. Whose label it is also says in which
+/// namespace.
+pub(super) fn label(scope: Scope<'_>, meta: &Meta) -> Option<Key> {
+    let own = &meta.labels;
     let labels = if own.contains_key(USE_WAYPOINT) {
         own
     } else {
-        let namespace = scope.world.namespaces.get(&service.meta.namespace)?;
+        let namespace = scope.world.namespaces.get(&meta.namespace)?;
         &namespace.meta.labels
     };
     let name = labels.get(USE_WAYPOINT).filter(|name| *name != "none")?;
     let namespace = labels.get(USE_WAYPOINT_NAMESPACE);
-    let namespace = namespace.unwrap_or(&service.meta.namespace);
+    let namespace = namespace.unwrap_or(&meta.namespace);
     Some((namespace.clone(), name.clone()))
 }
 

@@ -1,11 +1,17 @@
-//! Pods that refuse every peer on all ports: a policy is for them that nobody can carry out, and nobody knows more.
+//! Pods that refuse every peer: a policy is for them that nobody can carry out. It names their service, which cannot be
+//! understood; or a waypoint for workloads, which are not served.
 
 use proto::{
     security::{Action, Authorization, Group, Scope as Reach},
-    workload::address::Type,
+    workload::{Workload, address::Type},
 };
 
-use super::{Compiled, Scope, policy::Attached, workloads::has_all};
+use super::{
+    Compiled, Scope, binding,
+    gateway::{self, Obstacle},
+    policy::Attached,
+    workloads::has_all,
+};
 use crate::{
     manifest::{Kind, Labels, Object, ObjectRef},
     world::Key,
@@ -35,6 +41,26 @@ pub(super) fn compile(scope: Scope<'_>, attached: &Attached, compiled: &mut Comp
             compiled.authorizations.entry(name).or_insert(denial);
         }
     }
+}
+
+/// The Gateway of a waypoint for workloads that a pod is labelled to, if a policy is attached to that which is enforced: what
+/// is sent to the pod's own address would go past it.
+pub(super) fn policed(scope: Scope<'_>, attached: &Attached, workload: &Workload) -> Option<Key> {
+    let key = (workload.namespace.clone(), workload.name.clone());
+    let pod = scope.world.pods.get(&key)?;
+    let gateway = binding::label(scope, &pod.meta)?;
+    let class = match gateway::find(scope, &gateway) {
+        Some(found) if !gateway::is_for_workloads(scope, found) => return None,
+        Some(found) => Some(found.class.as_str()),
+        None => {
+            let reference = ObjectRef::new(Kind::Gateway, &gateway.0, &gateway.1);
+            scope.world.hides(&reference).then_some(())?;
+            None
+        }
+    };
+    let denied = gateway::obstacle(scope, &gateway, &key.0) == Some(Obstacle::Denied);
+    let own = gateway::is_own(pod, &gateway);
+    (!denied && !own && attached.polices_gateway(&gateway, class)).then_some(gateway)
 }
 
 /// Services that a policy is attached to and that cannot be understood, with the labels of their pods: none if all pods of

@@ -188,7 +188,7 @@ fn found(
             Some(found) => {
                 own_class(scope, &key.1, &found.class)?;
                 if !gateway::is_for_services(scope, found) {
-                    let what = "it is not for services, and waypoints of workloads are not served yet: services that are labelled to it refuse everything, and pods without one do not enforce the policy";
+                    let what = "it is not for services, and waypoints of workloads are not served yet: services and, if it is for workloads, pods that are labelled to it refuse everything";
                     return Err(("AncestorNotBound", what.to_owned()));
                 }
                 if gateway::is_ready(scope, &key) {

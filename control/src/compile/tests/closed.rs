@@ -2,11 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use mesh::decide::{Decision, Request, Which, decide};
+
 use super::{
-    bound::{GET, WEB, attached, web},
+    bound::{GET, LABEL, WEB, WP, attached, gateway, key, namespace, ready, recorded, web},
+    told::delta,
     *,
 };
-use crate::source::{Loaded, load};
+use crate::{
+    source::{Loaded, load},
+    world::Phase,
+};
 
 /// What is loaded of a mesh that runs, after `text` has come to what was there.
 fn later(text: &str) -> Loaded {
@@ -106,4 +112,135 @@ fn a_service_that_is_not_understood_says_what_that_does_and_is_no_matter_once_it
         later(&(web("").split("---\n").nth(1).unwrap().to_owned() + &attached("p", WEB, GET)));
     assert_eq!(mended.problems, []);
     assert_eq!(closed(&compile(&mended.world, &settings())), [false; 3]);
+}
+
+/// Whether the pod `web` of `shop` lets a service account of `shop` in at a port.
+fn admits(compiled: &Compiled, account: &str, port: u16) -> bool {
+    let mut store = mesh::store::Store::new("n1".into(), "root".into());
+    for delta in [
+        delta(proto::AUTHORIZATION_TYPE, &compiled.authorizations),
+        delta(proto::ADDRESS_TYPE, &compiled.addresses),
+    ] {
+        assert_eq!(store.apply(&delta).0, []);
+    }
+    let generation = store.current();
+    let pod = generation.workload("Kubernetes//Pod/shop/web").unwrap();
+    let identity = format!("spiffe://cluster.local/ns/shop/sa/{account}");
+    let request = Request {
+        peer: Some(identity.parse().unwrap()),
+        source: "10.0.0.7".parse().unwrap(),
+        destination: "10.0.0.1".parse().unwrap(),
+        port,
+    };
+    let verdict = decide(&generation, pod, &request, Which::All);
+    matches!(verdict.decision, Decision::Allow(_))
+}
+
+/// At 8080, to which services lead, and at 9090: whether a client, and whether the waypoint `wp`, is let in.
+fn doors(compiled: &Compiled) -> [bool; 4] {
+    [("sa", 8080), ("wp", 8080), ("sa", 9090), ("wp", 9090)]
+        .map(|(account, port)| admits(compiled, account, port))
+}
+
+const FOR_PODS: &str = "labels: {istio.io/waypoint-for: workload}";
+const FOR_ALL: &str = "labels: {istio.io/waypoint-for: all}";
+const OPEN: [bool; 4] = [true; 4];
+const SHUT: [bool; 4] = [false; 4];
+
+/// Nobody keeps who asks a pod's own address to the policy.
+#[test]
+fn a_pod_that_is_labelled_to_a_waypoint_for_workloads_with_a_policy_refuses_everybody() {
+    let labelled = |label: &str| pod("web", "shop", &format!("labels: {{app: web, {label}}}"), "");
+    let own = || labelled("istio.io/use-waypoint: wp");
+    let by_namespace = || namespace("shop", "istio.io/use-waypoint: wp");
+    let of_pods = || ready("wp", "shop", FOR_PODS, "");
+    let policed = attached("p", WP, GET);
+    let class = "{group: gateway.networking.k8s.io, kind: GatewayClass, name: ambit-waypoint}";
+    let class = policy("p", "root", &format!("{{targetRefs: [{class}], {GET}}}"));
+    let dry = policed.replace(
+        "namespace: shop}",
+        "namespace: shop, annotations: {istio.io/dry-run: 'true'}}",
+    );
+    let far = labelled("istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: infra");
+    let infra = |routes: &str| {
+        ready("wp", "infra", FOR_PODS, routes)
+            + &policed.replace("namespace: shop", "namespace: infra")
+    };
+    let cases = [
+        (own() + &of_pods() + &policed, SHUT),
+        (own() + &of_pods() + &class, SHUT),
+        (own() + &ready("wp", "shop", FOR_ALL, "") + &policed, SHUT),
+        (
+            own() + &gateway("wp", "shop", FOR_PODS, "") + &policed,
+            SHUT,
+        ),
+        (
+            own() + &of_pods().replace("ambit-waypoint", "other") + &policed,
+            SHUT,
+        ),
+        (labelled("") + &by_namespace() + &of_pods() + &policed, SHUT),
+        (
+            far.clone() + &infra("allowedRoutes: {namespaces: {from: All}}"),
+            SHUT,
+        ),
+        (far + &infra(""), OPEN),
+        (
+            labelled("istio.io/use-waypoint: none") + &by_namespace() + &of_pods() + &policed,
+            OPEN,
+        ),
+        (labelled("") + &of_pods() + &policed, OPEN),
+        (own() + &of_pods(), OPEN),
+        (own() + &of_pods() + &dry, OPEN),
+        (own() + &ready("wp", "shop", "", "") + &policed, OPEN),
+        (own() + &policed, OPEN),
+    ];
+    for (text, expected) in cases {
+        let compiled = compile(&world(&text), &settings());
+        assert_eq!(doors(&compiled), expected, "{text}");
+    }
+    // Whom a Gateway that cannot be understood is for, nobody knows.
+    let broken = gateway("wp", "shop", "labels: 7", "") + &policed;
+    let pods = BTreeMap::from([(PathBuf::from("a.yaml"), own() + &broken)]);
+    let compiled = compile(&load(&pods, None).world, &settings());
+    assert_eq!(doors(&compiled), SHUT);
+}
+
+#[test]
+fn a_waypoint_of_a_service_is_let_in_at_the_ports_that_it_leads_to_and_nowhere_else() {
+    let gateways = ready("wp", "shop", FOR_ALL, "") + &ready("pods", "shop", FOR_PODS, "");
+    let of_pods = attached("p", &WP.replace("name: wp", "name: pods"), GET);
+    let to = |name: &str| format!("labels: {{app: web, istio.io/use-waypoint: {name}}}");
+    let web = |name: &str| web(LABEL).replace("labels: {app: web}", &to(name));
+    let through = [false, true, false, false];
+    for text in [
+        web("wp") + &gateways + &attached("p", WP, GET),
+        // That of the service has no policy, and what is sent past it would not be kept to that of the pod.
+        web("pods") + &gateways + &of_pods,
+    ] {
+        let compiled = compile(&world(&text), &settings());
+        assert_eq!(doors(&compiled), through, "{text}");
+    }
+    // On its way to a binding a service loses no request.
+    let text = web("wp") + &gateways + &attached("p", WP, GET);
+    let gateway = || key("shop", "wp");
+    let unbound = recorded(&text, &[gateway()], None);
+    assert_eq!(
+        doors(&compile(&unbound, &settings())),
+        [true, true, false, false]
+    );
+    let enforced = Some(Phase::Enforced { gateway: gateway() });
+    let bound = recorded(&text, &[gateway()], enforced);
+    assert_eq!(doors(&compile(&bound, &settings())), through);
+}
+
+#[test]
+fn a_headless_service_without_ports_leads_to_all_of_them() {
+    let headless = service("own", "", "clusterIP: None, selector: {app: web}");
+    let policed = attached("p", "{kind: Service, name: own}", GET);
+    let text = headless + &pod("web", "shop", "labels: {app: web}", "");
+    assert_eq!(doors(&compile(&world(&text), &settings())), OPEN);
+    assert_eq!(
+        doors(&compile(&world(&(text + &policed)), &settings())),
+        SHUT
+    );
 }
