@@ -114,6 +114,13 @@ fn header(values: &[&str], not_values: &[&str]) -> Rule {
     })
 }
 
+fn matched(policy: &str, rule: usize) -> Matched {
+    Matched {
+        policy: policy.into(),
+        rule,
+    }
+}
+
 /// Whether a lone ALLOW of the rule passes the request, and whether a lone DENY does.
 fn both(rule: &Rule, asked: &Asked<'_>) -> (bool, bool) {
     let lone = |action| passes(&[policy("shop/p", action, vec![rule.clone()])], asked);
@@ -478,10 +485,6 @@ fn the_verdict_names_policy_and_rule() {
         };
         verdict(&[allow.clone(), deny.clone()], &asked).decision
     };
-    let matched = |policy: &str, rule| Matched {
-        policy: policy.into(),
-        rule,
-    };
     assert_eq!(
         decision("/a"),
         Decision::Deny(Denial::Denied(matched("shop/deny", 1)))
@@ -517,10 +520,6 @@ fn dry_run_and_audit_are_told_and_never_deny() {
     let asked = Asked {
         target: "/a",
         ..Asked::default()
-    };
-    let matched = |policy: &str, rule| Matched {
-        policy: policy.into(),
-        rule,
     };
     let told = verdict(&[deny.clone(), allow.clone(), audit, doubtful], &asked);
     assert_eq!(told.decision, Decision::Allow(None));

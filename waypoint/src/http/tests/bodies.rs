@@ -1,6 +1,6 @@
 //! Bodies move both ways as they come.
 
-use super::fixture::{Endpoint, World, run, value};
+use super::fixture::{Endpoint, GET, WAITING, World, asked, run, value};
 
 #[test]
 fn bodies_stream_both_ways_and_trailers_stay() {
@@ -40,12 +40,7 @@ fn bodies_stream_both_ways_and_trailers_stay() {
 #[test]
 fn a_client_that_does_not_read_holds_its_endpoint_back() {
     run(async {
-        let endpoint = Endpoint::listen().await;
-        let lab = World::to(&endpoint).lab();
-        let mut client = lab.h1();
-        client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        let mut peer = endpoint.accept().await;
-        peer.head().await;
+        let (_lab, mut client, mut peer) = asked(GET).await;
         let size = 64 << 20;
         peer.write(&format!(
             "HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n"
@@ -107,11 +102,7 @@ fn a_body_waits_until_the_endpoint_wants_it() {
         let endpoint = Endpoint::listen().await;
         let lab = World::to(&endpoint).lab();
         let mut client = lab.h1();
-        client
-            .write(
-                "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n",
-            )
-            .await;
+        client.write(WAITING).await;
         let mut peer = endpoint.accept().await;
         let head = peer.head().await;
         assert_eq!(value(&head, "expect").as_deref(), Some("100-continue"));
@@ -128,16 +119,7 @@ fn a_body_waits_until_the_endpoint_wants_it() {
 #[test]
 fn a_body_that_the_endpoint_does_not_want_is_not_asked_for() {
     run(async {
-        let endpoint = Endpoint::listen().await;
-        let lab = World::to(&endpoint).lab();
-        let mut client = lab.h1();
-        client
-            .write(
-                "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n",
-            )
-            .await;
-        let mut peer = endpoint.accept().await;
-        peer.head().await;
+        let (_lab, mut client, mut peer) = asked(WAITING).await;
         peer.write("HTTP/1.1 417 No\r\nContent-Length: 0\r\n\r\n")
             .await;
         assert!(client.rest().await.starts_with("HTTP/1.1 417 "));
@@ -148,16 +130,7 @@ fn a_body_that_the_endpoint_does_not_want_is_not_asked_for() {
 #[test]
 fn an_application_that_answers_before_it_reads_gets_the_body() {
     run(async {
-        let endpoint = Endpoint::listen().await;
-        let lab = World::to(&endpoint).lab();
-        let mut client = lab.h1();
-        client
-            .write(
-                "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n",
-            )
-            .await;
-        let mut peer = endpoint.accept().await;
-        peer.head().await;
+        let (_lab, mut client, mut peer) = asked(WAITING).await;
         peer.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
             .await;
         assert!(client.head().await.starts_with("HTTP/1.1 200 "));
@@ -205,12 +178,7 @@ fn answers_without_a_body_have_none() {
 #[test]
 fn an_answer_that_breaks_off_is_not_taken_for_whole() {
     run(async {
-        let endpoint = Endpoint::listen().await;
-        let lab = World::to(&endpoint).lab();
-        let mut client = lab.h1();
-        client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        let mut peer = endpoint.accept().await;
-        peer.head().await;
+        let (lab, mut client, mut peer) = asked(GET).await;
         peer.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
             .await;
         client.until("abc\r\n").await;
@@ -251,7 +219,7 @@ fn an_endpoint_is_busy_as_long_as_its_answer_lasts() {
         let workload = generation.mesh.workload("Kubernetes//Pod/shop/p0").unwrap();
         let load = || lab.front.pools.load()(workload);
         let mut client = lab.h1();
-        client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.write(GET).await;
         let mut peer = endpoint.accept().await;
         peer.head().await;
         tokio::time::sleep(std::time::Duration::from_millis(30)).await;

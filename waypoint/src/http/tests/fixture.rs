@@ -164,6 +164,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 }
 
+/// A request without more to it, and one whose body waits until it is wanted.
+pub(super) const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+pub(super) const WAITING: &str =
+    "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
+
+/// A waypoint with a request on its way: the client that has sent it, and its only endpoint, which has read the head.
+pub(super) async fn asked(request: &str) -> (Lab, Peer<DuplexStream>, Peer<TcpStream>) {
+    let endpoint = Endpoint::listen().await;
+    let lab = World::to(&endpoint).lab();
+    let mut client = lab.h1();
+    client.write(request).await;
+    let mut peer = endpoint.accept().await;
+    peer.head().await;
+    (lab, client, peer)
+}
+
 impl World {
     /// One endpoint.
     pub(super) fn to(endpoint: &Endpoint) -> Self {

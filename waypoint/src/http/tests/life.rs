@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::{sync::oneshot, time::sleep};
 
-use super::fixture::{Endpoint, World, rule, run, value};
+use super::fixture::{Endpoint, GET, World, asked, rule, run, value};
 use crate::http::{Limits, Version};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
@@ -119,7 +119,7 @@ fn a_client_that_has_ended_its_side_is_not_served_for_ever() {
         let endpoint = Endpoint::listen().await;
         let lab = World::to(&endpoint).lab();
         let mut client = lab.h1();
-        client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.write(GET).await;
         client.finish().await;
         let mut peer = endpoint.accept().await;
         peer.head().await;
@@ -156,12 +156,7 @@ fn a_body_that_does_not_come_is_answered_with_408() {
 #[test]
 fn an_unused_connection_ends() {
     run(async {
-        let endpoint = Endpoint::listen().await;
-        let lab = World::to(&endpoint).lab();
-        let mut client = lab.h1();
-        client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        let mut peer = endpoint.accept().await;
-        peer.head().await;
+        let (lab, mut client, mut peer) = asked(GET).await;
         peer.write(OK).await;
         client.head().await;
         let begun = tokio::time::Instant::now();
@@ -180,7 +175,7 @@ fn a_client_may_be_silent_before_its_first_request() {
         let lab = World::to(&endpoint).lab();
         let mut client = lab.client(Version::Either);
         sleep(Limits::default().idle / 2).await;
-        client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.write(GET).await;
         endpoint.accept().await.head().await;
         let begun = tokio::time::Instant::now();
         assert_eq!(lab.client(Version::Either).rest().await, "");
@@ -209,7 +204,7 @@ fn a_waypoint_that_ends_does_not_wait_for_silent_clients() {
         assert_eq!(begun.elapsed(), Limits::default().linger);
         begin_late.send(()).unwrap();
         sleep(Limits::default().linger / 2).await;
-        late.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        late.write(GET).await;
         let mut peer = endpoint.accept().await;
         peer.head().await;
         peer.write(OK).await;
@@ -230,7 +225,7 @@ fn a_request_takes_no_longer_than_its_rule_says() {
         };
         let lab = world.lab();
         let mut client = lab.h1();
-        client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.write(GET).await;
         let answer = client.until("upstream request timeout").await;
         assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
         client
@@ -257,7 +252,7 @@ fn an_answer_that_takes_longer_than_its_rule_says_is_cut_off() {
         };
         let lab = world.lab();
         let mut client = lab.h1();
-        client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.write(GET).await;
         let mut peer = endpoint.accept().await;
         peer.head().await;
         peer.write("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab")
@@ -275,7 +270,7 @@ fn when_the_waypoint_ends_answers_are_the_last_ones() {
         let lab = World::to(&endpoint).lab();
         let (begin, drain) = oneshot::channel::<()>();
         let mut client = lab.draining_client(Version::Either, async { drop(drain.await) });
-        client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.write(GET).await;
         let mut peer = endpoint.accept().await;
         peer.head().await;
         begin.send(()).unwrap();
@@ -295,7 +290,7 @@ fn a_request_that_comes_as_the_waypoint_ends_is_served() {
         let mut client = lab.draining_client(Version::H1, async { drop(drain.await) });
         begin.send(()).unwrap();
         sleep(Duration::from_millis(500)).await;
-        client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.write(GET).await;
         let mut peer = endpoint.accept().await;
         peer.head().await;
         peer.write(OK).await;
@@ -310,7 +305,7 @@ fn a_connection_that_the_endpoint_has_closed_is_not_used_again() {
         let lab = World::to(&endpoint).lab();
         let mut client = lab.h1();
         for _ in 0..3 {
-            client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            client.write(GET).await;
             let mut peer = endpoint.accept().await;
             peer.head().await;
             peer.write(OK).await;
@@ -323,15 +318,10 @@ fn a_connection_that_the_endpoint_has_closed_is_not_used_again() {
 #[test]
 fn a_request_that_may_have_been_seen_is_not_sent_again() {
     run(async {
-        let endpoint = Endpoint::listen().await;
-        let lab = World::to(&endpoint).lab();
-        let mut client = lab.h1();
-        client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        let mut peer = endpoint.accept().await;
-        peer.head().await;
+        let (lab, mut client, mut peer) = asked(GET).await;
         peer.write(OK).await;
         client.head().await;
-        client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.write(GET).await;
         peer.head().await;
         drop(peer);
         assert!(client.head().await.starts_with("HTTP/1.1 503 "));
@@ -342,12 +332,7 @@ fn a_request_that_may_have_been_seen_is_not_sent_again() {
 #[test]
 fn a_client_that_is_gone_is_told_of() {
     run(async {
-        let endpoint = Endpoint::listen().await;
-        let lab = World::to(&endpoint).lab();
-        let mut client = lab.h1();
-        client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        let mut peer = endpoint.accept().await;
-        peer.head().await;
+        let (lab, mut client, mut peer) = asked(GET).await;
         drop(client);
         peer.write("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab")
             .await;
@@ -359,12 +344,7 @@ fn a_client_that_is_gone_is_told_of() {
 #[test]
 fn an_unused_connection_closes_when_its_endpoint_is_forgotten() {
     run(async {
-        let endpoint = Endpoint::listen().await;
-        let lab = World::to(&endpoint).lab();
-        let mut client = lab.h1();
-        client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        let mut peer = endpoint.accept().await;
-        peer.head().await;
+        let (lab, mut client, mut peer) = asked(GET).await;
         peer.write(OK).await;
         client.head().await;
         let idle = sleep(lab.front.limits.upstream.idle / 2);
