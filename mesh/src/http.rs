@@ -7,6 +7,7 @@ pub mod balance;
 pub mod edit;
 pub mod head;
 pub mod host;
+pub mod messages;
 pub mod path;
 pub mod pattern;
 pub mod route;

@@ -287,7 +287,11 @@ impl Counting {
             remembered.clear();
         }
         let cells = remembered.entry(key).or_insert_with(|| self.cells(done));
-        cells.requests[self.worker].add(done.duration, done.received, done.sent);
+        let requests = &cells.requests[self.worker];
+        requests.add(done.duration, done.received, done.sent);
+        if done.grpc {
+            requests.add_messages(done.messages);
+        }
         if let Some(route) = &cells.route {
             route[self.worker].add();
         }
@@ -307,7 +311,7 @@ impl Counting {
         let families = &self.telemetry.families;
         let labels = requests::Labels {
             ends: self.ends(&ends),
-            protocol: if done.grpc { "grpc" } else { "http" },
+            protocol: if done.grpc { requests::GRPC } else { "http" },
             status: done.status,
             grpc_status: grpc_status(done),
             flags: done.flags,

@@ -3,9 +3,9 @@
 use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, request};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, request, response};
 use mesh::{
-    http::authorize::Matched,
+    http::{authorize::Matched, messages::Messages},
     model::Workload,
     plan::Plan,
     waypoint::{Answer, Backend, Denial, Forward, Judgement, Table},
@@ -34,6 +34,8 @@ pub(super) struct Exchange {
     pub(super) source: Option<Rc<Source>>,
     pub(super) received: u64,
     pub(super) sent: u64,
+    /// Of a call that is answered as one: the messages in the answer.
+    pub(super) messages: Option<Messages>,
     pub(super) upstream_time: Option<Duration>,
     pub(super) upstream: Option<SocketAddr>,
     pub(super) upstream_security: bool,
@@ -54,10 +56,7 @@ impl Exchange {
     pub(super) fn new(session: &Rc<Session>, parts: &request::Parts) -> Box<Self> {
         session.in_flight.set(session.in_flight.get() + 1);
         let header = |name| parts.headers.get(name).cloned();
-        let grpc = parts
-            .headers
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|value| is_grpc(value.as_bytes()));
+        let grpc = is_call(&parts.headers);
         Box::new(Self {
             session: Rc::clone(session),
             started: Instant::now(),
@@ -75,6 +74,7 @@ impl Exchange {
             source: None,
             received: 0,
             sent: 0,
+            messages: None,
             upstream_time: None,
             upstream: None,
             upstream_security: false,
@@ -108,6 +108,13 @@ impl Exchange {
         self.upstream = Some(forward.plan.end());
         self.upstream_security = matches!(forward.plan, Plan::Tunnel(_));
         self.workload = forward.plan.workload().cloned();
+    }
+
+    /// Remembers the head of the endpoint's answer.
+    pub(super) fn answered(&mut self, head: &response::Parts) {
+        self.status = head.status.as_u16();
+        self.trailers(&head.headers);
+        self.messages = (self.grpc && is_call(&head.headers)).then(Messages::default);
     }
 
     /// Remembers what trailers, or headers that are them, say of a call.
@@ -186,6 +193,10 @@ impl Exchange {
             broken,
             received: received.max(self.received),
             sent: self.sent,
+            messages: (
+                self.source.as_ref().map_or(0, |source| source.messages()),
+                self.messages.as_ref().map_or(0, Messages::count),
+            ),
             duration: self.started.elapsed(),
             upstream_time: self.upstream_time,
             upstream: self.upstream,
@@ -230,6 +241,7 @@ pub(super) fn unread(session: &Rc<Session>, answer: &Answer) {
         broken: None,
         received: 0,
         sent: 0,
+        messages: (0, 0),
         duration: Duration::ZERO,
         upstream_time: None,
         upstream: None,
@@ -242,6 +254,12 @@ pub(super) fn unread(session: &Rc<Session>, answer: &Answer) {
         dry_run: &[],
         audit: &[],
     });
+}
+
+/// Whether what is behind a head is a call, or the answer to one.
+fn is_call(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    kind.is_some_and(|value| is_grpc(value.as_bytes()))
 }
 
 /// `application/grpc`, with or without what follows.

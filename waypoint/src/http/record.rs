@@ -51,6 +51,8 @@ pub struct Done<'a> {
     pub received: u64,
     /// Bytes of the answer's body.
     pub sent: u64,
+    /// Messages of a call, in the request and in the answer; none where it is no call.
+    pub messages: (u64, u64),
     /// From the head of the request to the end of the answer.
     pub duration: Duration,
     /// From the last try to the head of the endpoint's answer.

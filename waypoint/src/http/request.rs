@@ -14,7 +14,9 @@ use hyper::body::{Body, Incoming};
 use mesh::{
     http::{
         head::{self, Field, Head, Raw},
-        host, path,
+        host,
+        messages::Messages,
+        path,
     },
     waypoint::{Answer, Asked, Forward, Generation, Judgement, Port, Table, judge},
 };
@@ -76,8 +78,7 @@ impl Forwarded {
         mut exchange: Box<Exchange>,
     ) -> Response<Download> {
         let (parts, body) = self.response.into_parts();
-        exchange.status = parts.status.as_u16();
-        exchange.trailers(&parts.headers);
+        exchange.answered(&parts);
         let download = if parts.status != StatusCode::SWITCHING_PROTOCOLS {
             Download::endpoint(body, exchange, self.deadline)
         } else if let Some((handover, opening)) = self.handover.zip(opening) {
@@ -176,7 +177,11 @@ fn source(body: Incoming, patience: Duration, exchange: &mut Exchange) -> Option
     if body.is_end_stream() {
         return None;
     }
-    let source = Source::new(body, (!exchange.grpc).then_some(patience));
+    let source = Source::new(
+        body,
+        (!exchange.grpc).then_some(patience),
+        exchange.grpc.then(Messages::default),
+    );
     exchange.source = Some(Rc::clone(&source));
     Some(source)
 }

@@ -22,6 +22,8 @@ use prometheus_client::{
     metrics::MetricType,
 };
 
+/// The protocol of calls.
+pub(super) const GRPC: &str = "grpc";
 /// So many label sets of one family are told apart.
 const MAX_SERIES: usize = 10_000;
 /// What a route or policy is called whose series would be one too many.
@@ -38,7 +40,7 @@ const BOUNDS: [f64; 19] = [
 pub(super) struct Labels {
     /// Those that connections have too.
     pub(super) ends: metrics::Labels,
-    /// `http` or `grpc`.
+    /// `http` or [`GRPC`].
     pub(super) protocol: &'static str,
     pub(super) status: u16,
     pub(super) grpc_status: Option<u32>,
@@ -188,6 +190,8 @@ pub(super) struct Requests {
     milliseconds: Histogram,
     received: Histogram,
     sent: Histogram,
+    /// Of calls: in requests and in answers.
+    messages: (AtomicU64, AtomicU64),
 }
 
 impl Requests {
@@ -200,6 +204,12 @@ impl Requests {
             self.received.add(received as f64);
             self.sent.add(sent as f64);
         }
+    }
+
+    /// Messages of a call, in the request and in the answer.
+    pub(super) fn add_messages(&self, (received, sent): (u64, u64)) {
+        self.messages.0.fetch_add(received, Relaxed);
+        self.messages.1.fetch_add(sent, Relaxed);
     }
 }
 
@@ -269,6 +279,7 @@ impl Collector for Collected {
                 }
             }
         }
+        messages(&mut encoder, &requests)?;
         let help = "Requests by the rule of a route";
         counts(
             &mut encoder,
@@ -284,6 +295,44 @@ impl Collector for Collected {
             &self.0.policies.all(),
         )
     }
+}
+
+/// What is counted of calls only.
+fn messages(
+    encoder: &mut DescriptorEncoder<'_>,
+    requests: &[(Labels, Arc<[Requests]>)],
+) -> Result<(), fmt::Error> {
+    type Which = fn(&Requests) -> &AtomicU64;
+    let counters: [(&str, &str, Which); 2] = [
+        (
+            "istio_request_messages",
+            "Messages in the requests of gRPC calls",
+            |cell| &cell.messages.0,
+        ),
+        (
+            "istio_response_messages",
+            "Messages in the answers to gRPC calls",
+            |cell| &cell.messages.1,
+        ),
+    ];
+    let calls = || {
+        requests
+            .iter()
+            .filter(|(labels, _)| labels.protocol == GRPC)
+    };
+    if calls().next().is_none() {
+        return Ok(());
+    }
+    for (name, help, which) in counters {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, cells) in calls() {
+            let total: u64 = cells.iter().map(|cell| which(cell).load(Relaxed)).sum();
+            family
+                .encode_family(labels)?
+                .encode_counter::<metrics::Labels, _, f64>(&total, None)?;
+        }
+    }
+    Ok(())
 }
 
 fn counts<L: EncodeLabelSet>(

@@ -77,6 +77,8 @@ fn requests_of_all_workers_are_added_up_in_series_with_known_names() {
     assert_eq!(of("istio_request_duration_milliseconds_count"), "2");
     assert_eq!(of("istio_request_bytes_sum"), "2000.0");
     assert_eq!(of("istio_response_bytes_sum"), "34.0");
+    let messages = |name| text.contains(&format!("# TYPE {name} counter"));
+    assert!(messages("istio_request_messages") && messages("istio_response_messages"));
     let bucket = |le: &str| {
         let le = format!("le=\"{le}\"");
         let mut buckets = text

@@ -847,3 +847,56 @@ fn a_client_that_gives_up_behind_bytes_that_nobody_takes_lets_its_endpoint_go() 
         }
     });
 }
+
+#[test]
+fn messages_of_calls_are_counted_and_nothing_else_is_taken_for_one() {
+    alone(async {
+        let waypoint = Waypoint::start().await;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        waypoint.orders(Protocol::Http1, listener.local_addr().unwrap(), &[]);
+        let messages = |count| "\0\0\0\0\x02hi".repeat(count);
+        let talk = async |asked: &str, answered: &str| {
+            let mut stream = waypoint.stream("cart").await;
+            let request = format!(
+                "POST /a/b HTTP/1.1\r\nHost: orders\r\nContent-Type: {asked}\r\nContent-Length: 14\r\n\r\n{}",
+                messages(2)
+            );
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let (mut app, _) = listener.accept().await.unwrap();
+            let mut read = Vec::new();
+            while !read.ends_with(messages(2).as_bytes()) {
+                assert_ne!(app.read_buf(&mut read).await.unwrap(), 0);
+            }
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: {answered}\r\nConnection: close\r\nContent-Length: 21\r\n\r\n{}",
+                messages(3)
+            );
+            app.write_all(answer.as_bytes()).await.unwrap();
+            let mut read = Vec::new();
+            while !read.ends_with(messages(3).as_bytes()) {
+                assert_ne!(stream.read_buf(&mut read).await.unwrap(), 0);
+            }
+        };
+        let counted = |protocol: &str| {
+            let text = waypoint.metrics.encode().unwrap();
+            [
+                "istio_request_messages_total",
+                "istio_response_messages_total",
+            ]
+            .map(|name| {
+                let mut lines = text.lines();
+                let protocol = format!("request_protocol=\"{protocol}\"");
+                let line = lines.find(|line| line.starts_with(name) && line.contains(&protocol))?;
+                Some(line.rsplit_once(' ').unwrap().1.to_owned())
+            })
+        };
+        let count = |count: &str| Some(count.to_owned());
+        talk("application/json", "application/grpc").await;
+        assert_eq!(counted("http"), [None, None]);
+        talk("application/grpc+proto", "application/grpc").await;
+        assert_eq!(counted("grpc"), [count("2"), count("3")]);
+        talk("application/grpc", "text/html").await;
+        assert_eq!(counted("grpc"), [count("4"), count("3")]);
+        assert_eq!(counted("http"), [None, None]);
+    });
+}

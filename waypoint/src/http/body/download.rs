@@ -111,6 +111,9 @@ impl Body for Download {
                 if let Some(exchange) = &mut this.exchange {
                     if let Some(data) = frame.data_ref() {
                         exchange.sent += data.len() as u64;
+                        if let Some(messages) = &mut exchange.messages {
+                            messages.take(data);
+                        }
                     } else if let Some(trailers) = frame.trailers_mut() {
                         trim(trailers);
                         exchange.trailers(trailers);

@@ -13,6 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use mesh::http::messages::Messages;
 use tokio::{
     sync::oneshot,
     time::{Instant, Sleep, sleep},
@@ -30,6 +31,8 @@ pub(in crate::http) struct Source {
     body: RefCell<Incoming>,
     /// Bytes that were passed on.
     pub(in crate::http) bytes: Cell<u64>,
+    /// Of a call: the messages in them.
+    messages: RefCell<Option<Messages>>,
     /// Something of it was asked for: it is not whole any more.
     pub(in crate::http) touched: Cell<bool>,
     pub(in crate::http) failed: Cell<Option<Failed>>,
@@ -77,10 +80,15 @@ impl Error for Failed {}
 const UNSAID: Duration = Duration::from_secs(1);
 
 impl Source {
-    pub(in crate::http) fn new(body: Incoming, patience: Option<Duration>) -> Rc<Self> {
+    pub(in crate::http) fn new(
+        body: Incoming,
+        patience: Option<Duration>,
+        messages: Option<Messages>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             body: RefCell::new(body),
             bytes: Cell::new(0),
+            messages: RefCell::new(messages),
             touched: Cell::new(false),
             failed: Cell::new(None),
             gate: RefCell::new(None),
@@ -113,6 +121,12 @@ impl Source {
                 waker.wake();
             }
         }
+    }
+
+    /// Messages that were passed on.
+    pub(in crate::http) fn messages(&self) -> u64 {
+        let messages = self.messages.borrow();
+        messages.as_ref().map_or(0, Messages::count)
     }
 
     fn poll_gate(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -175,6 +189,9 @@ impl Source {
                 self.waiting.set(false);
                 if let Some(data) = frame.data_ref() {
                     self.bytes.set(self.bytes.get() + data.len() as u64);
+                    if let Some(messages) = &mut *self.messages.borrow_mut() {
+                        messages.take(data);
+                    }
                 } else if let Some(trailers) = frame.trailers_mut() {
                     trim(trailers);
                 }

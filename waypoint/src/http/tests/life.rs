@@ -332,7 +332,7 @@ fn a_request_that_may_have_been_seen_is_not_sent_again() {
 #[test]
 fn a_client_that_is_gone_is_told_of() {
     run(async {
-        let (lab, mut client, mut peer) = asked(GET).await;
+        let (lab, client, mut peer) = asked(GET).await;
         drop(client);
         peer.write("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab")
             .await;
