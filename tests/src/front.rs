@@ -21,8 +21,7 @@ use proto::{
     waypoint::{Backend, Port, Protocol, Table},
     workload::{self, NetworkAddress, PortList, Service, Workload},
 };
-use tokio::io::{AsyncRead, AsyncWrite};
-use waypoint::http::{Connection, Done, Front, Limits, Own, Record, Version, serve};
+use waypoint::http::{Connection, Done, Front, Limits, Line, Own, Record, Version, serve};
 
 const KEY: &str = "shop/orders.shop.svc.cluster.local";
 
@@ -158,7 +157,7 @@ pub fn front(generation: Arc<Generation>) -> Rc<Front> {
 /// Serves a client on `io` until it ends.
 pub fn carry<IO>(front: &Rc<Front>, io: IO, version: Version) -> impl Future<Output = ()> + use<IO>
 where
-    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    IO: Line + 'static,
 {
     let connection = Connection {
         client: client(),
