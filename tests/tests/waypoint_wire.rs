@@ -93,6 +93,15 @@ spec:
     )
 }
 
+/// Asks from `web` on a connection of its own, and reads the head of the first answer: what comes then, and the line with the
+/// status.
+fn begun(to: SocketAddr, ask: &str) -> io::Result<(BufReader<TcpStream>, String)> {
+    let mut stream = BufReader::new(WORLD.connect("web", to)?);
+    stream.get_mut().write_all(ask.as_bytes())?;
+    let status = head(&mut stream)?.into_iter().next();
+    Ok((stream, status.ok_or(io::ErrorKind::UnexpectedEof)?))
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -289,18 +298,11 @@ fn an_upgraded_connection_carries_bytes_both_ways() {
         "chat",
         &(service("chat", 62, "app", &port, &GATEWAY) + &policy("chat", rules)),
     );
-    let open = |path: &str| -> io::Result<(BufReader<TcpStream>, String)> {
-        let mut stream = BufReader::new(WORLD.connect("web", to)?);
+    let open = |path: &str| {
         let ask = format!(
             "GET {path} HTTP/1.1\r\nhost: chat\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
         );
-        stream.get_mut().write_all(ask.as_bytes())?;
-        let answer = head(&mut stream)?;
-        let status = answer
-            .first()
-            .cloned()
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
-        Ok((stream, status))
+        begun(to, &ask)
     };
     WORLD.known("chat");
     WORLD.until("it is judged", || {
@@ -364,18 +366,11 @@ fn a_body_waits_until_it_is_wanted() {
         "waits",
         &(service("waits", 63, "app", &port, &GATEWAY) + &policy("waits", rules)),
     );
-    let ask = |path: &str| -> io::Result<(BufReader<TcpStream>, String)> {
-        let mut stream = BufReader::new(WORLD.connect("web", to)?);
+    let ask = |path: &str| {
         let ask = format!(
             "POST {path} HTTP/1.1\r\nhost: waits\r\ncontent-length: 5\r\nexpect: 100-continue\r\n\r\n"
         );
-        stream.get_mut().write_all(ask.as_bytes())?;
-        let answer = head(&mut stream)?;
-        let status = answer
-            .first()
-            .cloned()
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
-        Ok((stream, status))
+        begun(to, &ask)
     };
     WORLD.known("waits");
     // None of these hears of a body.
