@@ -7,7 +7,7 @@
 //! objects) and how far bindings have come; `route` is what leads to a service. The outcome depends on the objects alone, not on their order.
 //! What is not served yet is either harmless to leave out or makes a policy deny more; a status says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
     security::Authorization,
@@ -81,6 +81,8 @@ pub struct Compiled {
     /// By service: what its binding is to become. It depends on the manifests alone, not on how far bindings have come; but
     /// a service whose label names a waypoint that does not serve it is here only if it is bound already.
     pub wanted: BTreeMap<Key, Wanted>,
+    /// Services of which no binding is to become anything: a policy needs a waypoint that they cannot have.
+    pub closed: BTreeSet<Key>,
 }
 
 /// What one waypoint is told, by resource name.

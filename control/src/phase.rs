@@ -14,7 +14,8 @@
 //! The third shuts the way around. Unbinding is the same in reverse ([`Phase::Leaving`], [`Phase::Told`]): the waypoint is
 //! told, and trusted, until nobody is sent to it; to take that away shuts the way through it. Between two waypoints
 //! ([`Phase::Moving`]) both are told, and a denial lets both through, first while the service is published with the old one
-//! and then with the new one; to forget the old one shuts the way through that. Nothing but the wish itself ends a binding: neither does a waypoint that is away, nor a Gateway that is deleted.
+//! and then with the new one; to forget the old one shuts the way through that. A service that a policy closes because it can
+//! have no waypoint ([`Phase::Closed`]) is closed at once, and goes from there to a denial without being open in between. Nothing but the wish itself ends a binding: neither does a waypoint that is away, nor a Gateway that is deleted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -63,6 +64,8 @@ pub enum Who<'a> {
 pub struct Known<'a> {
     /// By service.
     pub wanted: &'a BTreeMap<Key, Wanted>,
+    /// The services that refuse everybody whatever their binding was.
+    pub closed: &'a BTreeSet<Key>,
     /// The Gateways that are there.
     pub gateways: &'a BTreeSet<Key>,
     /// How far everybody has come.
@@ -81,8 +84,12 @@ pub fn next(recorded: &Waypoints, known: &Known<'_>) -> Waypoints {
     let became_ready = known.reached.waypoints.iter().filter_map(accepted);
     let ready: BTreeSet<Key> = recorded.ready.iter().cloned().chain(became_ready).collect();
     let ready: BTreeSet<Key> = ready.intersection(known.gateways).cloned().collect();
-    let services: BTreeSet<&Key> = recorded.phases.keys().chain(known.wanted.keys()).collect();
+    let services = recorded.phases.keys().chain(known.wanted.keys());
+    let services: BTreeSet<&Key> = services.chain(known.closed).collect();
     let phases = services.into_iter().filter_map(|service| {
+        if known.closed.contains(service) {
+            return Some((service.clone(), Phase::Closed));
+        }
         let wanted = known.wanted.get(service);
         let begins = wanted.filter(|it| it.policed || ready.contains(&it.gateway));
         let recorded = recorded.phases.get(service);
@@ -124,6 +131,15 @@ fn step(
                 // Nodes may have sent there until now.
                 stays.filter(|_| !settled(Who::Requests))
             }
+        }
+        // Nobody has a way that could be shut, so a denial need not wait for anybody.
+        Some(Phase::Closed) => {
+            let wanted = wanted.filter(|wanted| wanted.policed)?;
+            let gateway = wanted.gateway.clone();
+            Some(match wanted.deny {
+                true => Phase::Enforced { gateway },
+                false => Phase::Published { gateway },
+            })
         }
         Some(Phase::Moving {
             from,

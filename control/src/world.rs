@@ -93,6 +93,9 @@ pub enum Phase {
         /// Whose waypoint.
         gateway: Key,
     },
+    /// A policy needs a waypoint that the service cannot have: its workloads refuse everybody. Recorded, so that what closes
+    /// it later takes over without a moment in which it is open.
+    Closed,
     /// From one waypoint to another. Both are told of the service, and a denial lets both through.
     Moving {
         /// The old one.
@@ -108,7 +111,14 @@ pub enum Phase {
 
 impl Phase {
     /// What [`Phase::name`] gives.
-    pub const NAMES: [&str; 5] = ["told", "published", "enforced", "leaving", "moving"];
+    pub const NAMES: [&str; 6] = [
+        "told",
+        "published",
+        "enforced",
+        "leaving",
+        "closed",
+        "moving",
+    ];
 
     /// One word, for operators.
     pub const fn name(&self) -> &'static str {
@@ -117,6 +127,7 @@ impl Phase {
             Self::Published { .. } => "published",
             Self::Enforced { .. } => "enforced",
             Self::Leaving { .. } => "leaving",
+            Self::Closed => "closed",
             Self::Moving { .. } => "moving",
         }
     }
@@ -124,7 +135,7 @@ impl Phase {
     /// The gateway whose waypoint the service is published with.
     pub fn published(&self) -> Option<&Key> {
         match self {
-            Self::Told { .. } => None,
+            Self::Told { .. } | Self::Closed => None,
             Self::Published { gateway }
             | Self::Enforced { gateway }
             | Self::Leaving { gateway } => Some(gateway),
@@ -140,17 +151,18 @@ impl Phase {
             Self::Told { gateway }
             | Self::Published { gateway }
             | Self::Enforced { gateway }
-            | Self::Leaving { gateway } => (gateway, None),
-            Self::Moving { from, to, .. } => (from, Some(to)),
+            | Self::Leaving { gateway } => (Some(gateway), None),
+            Self::Moving { from, to, .. } => (Some(from), Some(to)),
+            Self::Closed => (None, None),
         };
-        std::iter::once(one).chain(other)
+        one.into_iter().chain(other)
     }
 
-    /// Whether the service's workloads deny whoever goes around.
+    /// Whether the service's workloads deny whoever goes around, or everybody.
     pub fn is_enforced(&self) -> bool {
         matches!(
             self,
-            Self::Enforced { .. } | Self::Moving { enforced: true, .. }
+            Self::Enforced { .. } | Self::Closed | Self::Moving { enforced: true, .. }
         )
     }
 }

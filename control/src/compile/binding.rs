@@ -45,6 +45,8 @@ pub(super) struct Binding {
     /// Who is denied at its target ports.
     pub(super) denied: Denied,
     wanted: Option<Wanted>,
+    /// A policy needs a waypoint that it cannot have.
+    closed: bool,
     condition: Option<Condition>,
 }
 
@@ -125,6 +127,8 @@ impl Bindings {
         for (key, binding) in self.by_service {
             if let Some(wanted) = binding.wanted {
                 compiled.wanted.insert(key.clone(), wanted);
+            } else if binding.closed {
+                compiled.closed.insert(key.clone());
             }
             if let Some(condition) = binding.condition {
                 let reference = ObjectRef::new(Kind::Service, &key.0, &key.1);
@@ -158,7 +162,13 @@ fn bind(asked: Asked<'_>) -> Binding {
     }
     if asked.service.addresses.is_empty() {
         let reason = "it is headless, it has no address that could lead to a waypoint";
-        return closed(label.is_some(), named, reason);
+        // What a policy of its waypoint had closed does not open because its address is gone.
+        let stays = |gateway: &Key| {
+            let was = phase(asked).is_some_and(Phase::is_enforced);
+            was && policed_by(asked, gateway)
+        };
+        let policed = named || label.as_ref().is_some_and(stays);
+        return closed(label.is_some(), policed, reason);
     }
     match label {
         Some(gateway) => labelled(asked, gateway, named),
@@ -196,6 +206,7 @@ fn closed(labelled: bool, policed: bool, reason: &'static str) -> Binding {
         } else {
             Denied::Nobody
         },
+        closed: policed,
         condition: (policed || labelled)
             .then(|| Condition::fails(BOUND, "UnsupportedTrafficType", message())),
         ..Binding::default()
@@ -217,6 +228,7 @@ fn unlabelled(asked: Asked<'_>, policed: bool) -> Binding {
             involved,
             published: Some(Published::Nowhere),
             denied: around(asked),
+            closed: true,
             condition: Some(Condition::fails(BOUND, "WaypointIsNotReady", message)),
             ..Binding::default()
         };
@@ -231,24 +243,32 @@ fn unlabelled(asked: Asked<'_>, policed: bool) -> Binding {
     }
 }
 
-fn labelled(asked: Asked<'_>, gateway: Key, named: bool) -> Binding {
+/// Whether a policy of the gateway, or of its class, applies to a service that is labelled to it; or did, while nobody can
+/// tell now: a Gateway that is gone has no class.
+fn policed_by(asked: Asked<'_>, gateway: &Key) -> bool {
     let Asked {
-        scope,
-        attached,
-        service,
-        ..
+        scope, attached, ..
     } = asked;
+    let obstacle = gateway::obstacle(scope, gateway, &asked.key.0);
+    let class = gateway::find(scope, gateway).map(|found| found.class.as_str());
+    let untold = obstacle.is_some() || is_foreign(scope, gateway);
+    let kept = untold && phase(asked).is_some_and(Phase::is_enforced);
+    kept || obstacle != Some(Obstacle::Denied) && attached.polices_gateway(gateway, class)
+}
+
+/// Whether it is somebody else's: nobody tells us how far its waypoint has come.
+fn is_foreign(scope: Scope<'_>, gateway: &Key) -> bool {
+    let found = gateway::find(scope, gateway);
+    found.is_some_and(|found| !gateway::serves(scope, &found.class))
+}
+
+fn labelled(asked: Asked<'_>, gateway: Key, named: bool) -> Binding {
+    let Asked { scope, service, .. } = asked;
     let obstacle = gateway::obstacle(scope, &gateway, &service.meta.namespace);
     let refused = obstacle.is_some_and(Obstacle::refuses);
-    let class = gateway::find(scope, &gateway).map(|found| found.class.as_str());
-    // Nobody tells us how far somebody else's waypoint has come.
-    let foreign = class.is_some_and(|class| !gateway::serves(scope, class));
+    let foreign = is_foreign(scope, &gateway);
     let phase = phase(asked);
-    // What was denied stays so while nobody can tell whether a policy applies: a Gateway that is gone has no class.
-    let untold = obstacle.is_some() || foreign;
-    let kept = untold && phase.is_some_and(Phase::is_enforced);
-    let applies = obstacle != Some(Obstacle::Denied) && attached.polices_gateway(&gateway, class);
-    let policed = named || kept || applies;
+    let policed = named || policed_by(asked, &gateway);
     let recorded = scope.world.waypoints.is_some() && !foreign;
     let published = match phase.and_then(Phase::published) {
         Some(gateway) => Some(published(asked, gateway)),
@@ -271,7 +291,8 @@ fn labelled(asked: Asked<'_>, gateway: Key, named: bool) -> Binding {
     };
     // What nobody carries out does not begin; it does not end either.
     let begins = !refused && !foreign;
-    let wanted = (begins || phase.is_some()).then(|| Wanted {
+    let bound = phase.is_some_and(|phase| *phase != Phase::Closed);
+    let wanted = (begins || bound).then(|| Wanted {
         gateway: gateway.clone(),
         policed,
         deny: policed && around != Denied::Nobody,
@@ -285,6 +306,7 @@ fn labelled(asked: Asked<'_>, gateway: Key, named: bool) -> Binding {
         ),
         told: told(asked, phase, Some(&gateway)),
         accepted: obstacle.is_none().then_some(gateway),
+        closed: policed && refused,
         published,
         denied,
         wanted,

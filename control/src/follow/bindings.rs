@@ -32,6 +32,7 @@ pub struct Bindings {
     waits: Waits,
     /// As compiled last.
     wanted: BTreeMap<Key, Wanted>,
+    closed: BTreeSet<Key>,
     gateways: BTreeSet<Key>,
     /// What follows could not be recorded, and is tried again then.
     retry: Option<Instant>,
@@ -55,6 +56,7 @@ impl Bindings {
             waits: Waits::restored(&recorded, now),
             recorded,
             wanted: BTreeMap::new(),
+            closed: BTreeSet::new(),
             gateways: BTreeSet::new(),
             retry: None,
         })
@@ -68,6 +70,7 @@ impl Bindings {
     /// Takes in what is wanted, and decides and records what follows. Returns whether anything did.
     pub fn advance(&mut self, compiled: &Compiled, reached: &Reached, now: Instant) -> bool {
         self.wanted.clone_from(&compiled.wanted);
+        self.closed.clone_from(&compiled.closed);
         self.gateways = compiled.told.keys().cloned().collect();
         self.waits.reached(reached, now);
         let next = self.next(reached, now);
@@ -121,6 +124,7 @@ impl Bindings {
     fn next(&self, reached: &Reached, now: Instant) -> Waypoints {
         let known = Known {
             wanted: &self.wanted,
+            closed: &self.closed,
             gateways: &self.gateways,
             reached,
             waits: &self.waits,

@@ -69,6 +69,9 @@ pub(super) fn hold(world: &World, compiled: &mut Compiled) {
             ObjectRef::new(Kind::Namespace, "", &service.0),
         ];
         let is_hidden = own.iter().any(|it| world.hides(it));
+        if is_hidden && *phase == Phase::Closed && !compiled.wanted.contains_key(service) {
+            compiled.closed.insert(service.clone());
+        }
         if let (true, Some((gateway, deny))) = (is_hidden, bound(phase)) {
             let wanted = || Wanted {
                 gateway: gateway.clone(),
@@ -86,7 +89,7 @@ pub(super) fn hold(world: &World, compiled: &mut Compiled) {
 /// Where a service is to stay bound, and whether with a denial; `None` if it is not bound, or on its way out of that.
 fn bound(phase: &Phase) -> Option<(&Key, bool)> {
     match phase {
-        Phase::Told { .. } | Phase::Leaving { .. } => None,
+        Phase::Told { .. } | Phase::Leaving { .. } | Phase::Closed => None,
         Phase::Published { gateway } => Some((gateway, false)),
         Phase::Enforced { gateway } => Some((gateway, true)),
         Phase::Moving { to, enforced, .. } => Some((to, *enforced)),

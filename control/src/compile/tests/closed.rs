@@ -10,8 +10,9 @@ use super::{
     *,
 };
 use crate::{
+    phase::{Known, Reached, Waits, next},
     source::{Loaded, load},
-    world::Phase,
+    world::{Phase, Waypoints},
 };
 
 /// What is loaded of a mesh that runs, after `text` has come to what was there.
@@ -243,4 +244,114 @@ fn a_headless_service_without_ports_leads_to_all_of_them() {
         doors(&compile(&world(&(text + &policed)), &settings())),
         SHUT
     );
+}
+
+/// A control plane without node proxies, to which states of the files come one after the other.
+struct History {
+    waypoints: Waypoints,
+}
+
+impl History {
+    /// With shop/web enforced.
+    fn enforced() -> Self {
+        let gateway = key("shop", "wp");
+        let phase = Phase::Enforced {
+            gateway: gateway.clone(),
+        };
+        Self {
+            waypoints: Waypoints {
+                ready: [gateway].into(),
+                phases: [(key("shop", "web"), phase)].into(),
+            },
+        }
+    }
+
+    /// Whether a client is let in at 8080 at any moment from when the files are this until all has settled.
+    fn opens(&mut self, text: &str) -> bool {
+        let mut opened = false;
+        let now = std::time::Instant::now();
+        // One step at a time, as if each had to be waited for.
+        for _ in 0..4 {
+            let world = World {
+                waypoints: Some(self.waypoints.clone()),
+                ..world(text)
+            };
+            let compiled = compile(&world, &settings());
+            let node = Reached {
+                nodes: vec![None],
+                ..Reached::default()
+            };
+            let known = Known {
+                wanted: &compiled.wanted,
+                closed: &compiled.closed,
+                gateways: &compiled.told.keys().cloned().collect(),
+                reached: &node,
+                waits: &Waits::default(),
+                now,
+            };
+            self.waypoints = next(&self.waypoints, &known);
+            let world = World {
+                waypoints: Some(self.waypoints.clone()),
+                ..world
+            };
+            opened |= admits(&compile(&world, &settings()), "sa", 8080);
+        }
+        opened
+    }
+}
+
+#[test]
+fn a_service_that_is_closed_is_never_open_on_its_way_to_another_way_of_being_closed() {
+    let headless = |text: &str| text.replace("clusterIP: 10.0.1.1", "clusterIP: None");
+    let gateways = gateway("wp", "shop", "", "")
+        + &gateway(
+            "no",
+            "shop",
+            "",
+            "allowedRoutes: {namespaces: {from: None}}",
+        )
+        + &gateway("shared", "shop", FOR_PODS, "");
+    let labelled = |name: &str| web(&format!("labels: {{istio.io/use-waypoint: {name}}}"));
+    let named = attached("p", WEB, GET);
+    let of_gateway = attached("p", WP, GET);
+    let states = [
+        (labelled("wp"), true),
+        (headless(&labelled("wp")), true),
+        (web(""), false),
+        (headless(&web("")), false),
+        (labelled("no"), false),
+        (labelled("gone"), false),
+        (labelled("shared"), false),
+    ];
+    for (first, _) in &states {
+        for (second, _) in &states {
+            for (third, _) in &states {
+                let mut history = History::enforced();
+                for state in [first, second, third] {
+                    let text = state.clone() + &gateways + &named;
+                    assert!(!history.opens(&text), "{first}{second}{third}");
+                }
+            }
+        }
+    }
+    let bound: Vec<_> = states.iter().filter(|(_, bound)| *bound).collect();
+    let mut history = History::enforced();
+    for (state, _) in bound.iter().chain(&bound) {
+        assert!(
+            !history.opens(&(state.clone() + &gateways + &of_gateway)),
+            "{state}"
+        );
+    }
+    // Who takes the policy away, or the label that leads to it, opens it.
+    for (state, _) in bound {
+        let unlabelled = state.replace("use-waypoint: wp", "use-waypoint: none");
+        for open in [
+            state.clone() + &gateways,
+            unlabelled + &gateways + &of_gateway,
+        ] {
+            let mut history = History::enforced();
+            history.opens(&(state.clone() + &gateways + &of_gateway));
+            assert!(history.opens(&open), "{open}");
+        }
+    }
 }

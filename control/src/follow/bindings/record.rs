@@ -14,6 +14,7 @@ pub(super) fn write(waypoints: &Waypoints) -> Vec<u8> {
             | Phase::Published { gateway }
             | Phase::Enforced { gateway }
             | Phase::Leaving { gateway } => entry["gateway"] = key(gateway),
+            Phase::Closed => {}
             Phase::Moving {
                 from,
                 to,
@@ -68,6 +69,7 @@ fn phase(entry: &Map<String, Value>) -> Result<Phase, String> {
         Some("leaving") => Ok(Phase::Leaving {
             gateway: gateway()?,
         }),
+        Some("closed") => Ok(Phase::Closed),
         Some("moving") => Ok(Phase::Moving {
             from: named(entry, "from")?,
             to: named(entry, "to")?,
@@ -118,6 +120,7 @@ mod tests {
             (k("b"), Phase::Published { gateway: k("w") }),
             (k("c"), Phase::Enforced { gateway: k("w") }),
             (k("d"), Phase::Leaving { gateway: k("w") }),
+            (k("f"), Phase::Closed),
             (
                 k("e"),
                 Phase::Moving {

@@ -295,7 +295,16 @@ fn what_is_published_is_on_disk() {
     fs::remove_dir(&obstacle).unwrap();
     run.publish();
     assert_eq!(recorded(&state), run.mesh.bindings);
-    assert_eq!((run.bindings.problems(), run.mesh.bindings.len()), (0, 0));
+    assert_eq!(run.bindings.problems(), 0);
+    // The policy is still there.
+    let phases: Vec<_> = run.mesh.bindings.values().collect();
+    assert_eq!(phases, [&Phase::Closed]);
+    fs::remove_file(files.0.path().join("policy.yaml")).unwrap();
+    run.reread();
+    assert_eq!(
+        (recorded(&state).len(), run.is_bound()),
+        (0, (false, false))
+    );
 }
 
 #[test]
@@ -348,6 +357,9 @@ impl Peer {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_subscribers_accept_is_followed() {
     let (files, scratch) = (files(LABEL), Scratch::new());
+    let of_gateway = "{group: gateway.networking.k8s.io, kind: Gateway, name: waypoint}";
+    let named = "{group: \"\", kind: Service, name: orders}";
+    files.write("policy.yaml", &POLICY.replace(named, of_gateway));
     let state = state(&scratch);
     let now = SystemTime::now();
     let hub = Arc::new(Hub {
