@@ -250,7 +250,14 @@ impl<C: Counters> Discovery<C> {
     ) -> ControlFlow<Violation> {
         self.counters
             .received(&response.type_url, response.encoded_len());
-        let answer = match session.on_response(response, apply) {
+        let told = |delta| {
+            let rejected = apply(delta);
+            for Rejected { name, reason } in &rejected {
+                tracing::warn!(resource = name, reason, "a resource is refused");
+            }
+            rejected
+        };
+        let answer = match session.on_response(response, told) {
             Ok(answer) => answer,
             Err(violation) => return ControlFlow::Break(violation),
         };

@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-pub use traffic::{Flag, Labels, Party, Reporter, Security, Service, Table, Traffic};
+pub use traffic::{Flag, Known, Labels, Party, Reporter, Security, Service, Table, Traffic};
 
 use crate::discovery::{Counters, Ended};
 

@@ -210,13 +210,6 @@ impl State {
         let rejected = store.apply(delta);
         let generation = Arc::clone(store.current());
         drop(store);
-        for reason in &rejected {
-            tracing::warn!(
-                resource = reason.name,
-                reason = reason.reason,
-                "a resource is refused"
-            );
-        }
         if delta.type_url == proto::BACKEND_TYPE {
             self.1.telemetry.retain(&generation);
         }

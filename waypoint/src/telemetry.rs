@@ -94,23 +94,9 @@ impl Telemetry {
 
     /// Drops the series of workloads that are gone.
     pub(crate) fn retain(&self, generation: &waypoint::Generation) {
-        let named = |w: &Arc<Workload>| {
-            let Party {
-                workload,
-                namespace,
-                ..
-            } = Party::of(w, String::new());
-            (workload, namespace)
-        };
-        let known: std::collections::HashSet<_> = generation.mesh.workloads().map(named).collect();
-        let keep = |labels: &metrics::Labels| {
-            let Party {
-                workload,
-                namespace,
-                ..
-            } = &*labels.destination;
-            workload.is_empty() || known.contains(&(workload.clone(), namespace.clone()))
-        };
+        let known = metrics::Known::of(generation.mesh.workloads());
+        // Clients are no part of what is known here.
+        let keep = |labels: &metrics::Labels| known.has(&labels.destination);
         self.families.requests.retain(|labels| keep(&labels.ends));
         self.connections.retain(keep);
     }

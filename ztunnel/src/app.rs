@@ -10,7 +10,6 @@ use std::{
 
 use mesh::{
     delta::{Delta, Resource},
-    model::Workload,
     parse::Rejected,
     store::{Effect, Generation, Store},
 };
@@ -21,7 +20,7 @@ use net::{
     clock,
     discovery::{self, Discovery},
     drain, executable,
-    metrics::{Metrics, Proxies},
+    metrics::{self, Metrics, Proxies},
 };
 use prost::Message;
 use tokio::{
@@ -137,13 +136,6 @@ impl State {
         let (rejected, effects) = store.apply(delta);
         let generation = store.current();
         drop(store);
-        for reason in &rejected {
-            tracing::warn!(
-                resource = reason.name,
-                reason = reason.reason,
-                "a resource is refused"
-            );
-        }
         self.carry_out(&effects, &generation);
         let effects: Arc<[Effect]> = effects.into();
         for worker in &self.1.workers {
@@ -165,22 +157,9 @@ impl State {
                 Effect::Forget(_) | Effect::Recheck => {}
                 Effect::Prefetch(identity) => certificates.want(*identity),
                 Effect::Gone(_) => {
-                    let names = |w: &Arc<Workload>| {
-                        let name = if w.workload_name.is_empty() {
-                            &w.name
-                        } else {
-                            w.workload_name.as_str()
-                        };
-                        (name.to_owned(), w.namespace().to_string())
-                    };
-                    let known: std::collections::HashSet<_> =
-                        generation.workloads().map(names).collect();
-                    let keep = |party: &net::metrics::Party| {
-                        party.workload.is_empty()
-                            || known.contains(&(party.workload.clone(), party.namespace.clone()))
-                    };
-                    let keep = |labels: &net::metrics::Labels| {
-                        keep(&labels.source) && keep(&labels.destination)
+                    let known = metrics::Known::of(generation.workloads());
+                    let keep = |labels: &metrics::Labels| {
+                        known.has(&labels.source) && known.has(&labels.destination)
                     };
                     self.1.telemetry.0.retain(keep);
                 }

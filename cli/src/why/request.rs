@@ -10,19 +10,6 @@ use mesh::{
 };
 use waypoint::http::{Limits, counts};
 
-/// Headers that say how a message ends or what one connection does: what becomes of them depends on bytes that are not here.
-const FRAMING: [&str; 9] = [
-    "connection",
-    "content-length",
-    "expect",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
 /// RFC 9110 §5.6.2.
 fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(head::is_token)
@@ -49,7 +36,8 @@ impl Request {
         if !is_token(&name) {
             return Err(format!("{name:?} cannot be the name of a header"));
         }
-        if FRAMING.contains(&name.as_str()) {
+        // What becomes of those depends on bytes that are not here; `expect` is about the body.
+        if head::FRAMING.contains(&&*name) || name == "expect" {
             return Err(format!(
                 "{name} frames a message, or is for one connection, and is the client's own business: leave it out"
             ));
@@ -161,6 +149,7 @@ mod tests {
             "Content-Length: 5",
             "transfer-encoding: chunked",
             "Connection: close",
+            "Expect: 100-continue",
         ] {
             assert_eq!(header(wrong), None, "{wrong}");
         }

@@ -129,8 +129,13 @@ where
         dry_run: Vec::new(),
         audit: Vec::new(),
     };
-    for (at, path) in request.head.path.readings().enumerate() {
-        let asks = Some((request.head, path));
+    let head = request.head;
+    let readings = head.methods().flat_map(|method| {
+        let paths = head.path.readings();
+        paths.map(move |path| Asks { head, method, path })
+    });
+    for (at, asks) in readings.enumerate() {
+        let asks = Some(asks);
         let seen = Seen::new(&request.connection, principal.as_deref(), asks);
         let one = decide_reading(policies.clone(), &seen);
         append_new(&mut verdict.dry_run, one.dry_run);
@@ -161,13 +166,21 @@ fn append_new<T: PartialEq>(list: &mut Vec<T>, more: Vec<T>) {
     }
 }
 
-/// A request with one reading of its path, or a connection of which no request is known.
+/// A request in one reading of its method and of its path.
+#[derive(Clone, Copy)]
+struct Asks<'a> {
+    head: &'a Head<'a>,
+    method: &'a [u8],
+    path: &'a str,
+}
+
+/// What is decided about: such a request, or a connection of which no request is known.
 struct Seen<'a> {
     /// As layer 4 asks. Its destination counts only if it is known.
     connection: decide::Request,
     destination_known: bool,
     principal: Option<&'a str>,
-    asks: Option<(&'a Head<'a>, &'a str)>,
+    asks: Option<Asks<'a>>,
 }
 
 fn decide_reading<'p>(policies: impl IntoIterator<Item = &'p Policy>, seen: &Seen<'_>) -> Verdict {
@@ -240,11 +253,7 @@ impl Doubt {
 }
 
 impl<'a> Seen<'a> {
-    fn new(
-        connection: &Connection,
-        principal: Option<&'a str>,
-        asks: Option<(&'a Head<'a>, &'a str)>,
-    ) -> Self {
+    fn new(connection: &Connection, principal: Option<&'a str>, asks: Option<Asks<'a>>) -> Self {
         let Connection {
             peer,
             source,
@@ -311,12 +320,13 @@ impl<'a> Seen<'a> {
         let port = self.connection.port;
         let understood = *operation != Operation::default();
         let connection = (ports.is_empty() || ports.contains(&port)) && !not_ports.contains(&port);
-        let request = self.asks.is_none_or(|(head, seen)| {
+        let request = self.asks.is_none_or(|asks| {
+            let head = asks.head;
             let method = |list: &[StringMatch]| {
                 let mut list = list.iter();
-                list.any(|pattern| pattern.matches_bytes(head.method))
+                list.any(|pattern| pattern.matches_bytes(asks.method))
             };
-            let path = |list: &[PathPattern]| list.iter().any(|pattern| pattern.matches(seen));
+            let path = |list: &[PathPattern]| list.iter().any(|pattern| pattern.matches(asks.path));
             (hosts.is_empty() || self.host(head, hosts, doubt))
                 && (not_hosts.is_empty() || !self.host(head, not_hosts, doubt.opposite()))
                 && (methods.is_empty() || method(methods))
@@ -357,7 +367,7 @@ impl<'a> Seen<'a> {
                 not_values,
             } => {
                 let understood = !values.is_empty() || !not_values.is_empty();
-                let header = self.asks.is_none_or(|(head, _)| {
+                let header = self.asks.is_none_or(|Asks { head, .. }| {
                     (values.is_empty() || has_header(head, name, values, doubt))
                         && (not_values.is_empty()
                             || !has_header(head, name, not_values, doubt.opposite()))

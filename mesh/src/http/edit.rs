@@ -1,6 +1,7 @@
 //! What a rule makes of a request and its answer: headers, host and path, or a redirect instead of all that.
 
 use crate::http::{
+    claim::{Claim, claim, dashed},
     head::{self, Head},
     host::Scheme,
     path,
@@ -42,6 +43,23 @@ pub enum Edit<'a> {
 }
 
 impl HeaderEdits {
+    /// Without the edits of headers that are not a rule's to edit in requests: those have no effect.
+    #[must_use]
+    pub fn for_requests(self) -> Self {
+        let of_pairs = |list: Box<[(Box<str>, Box<str>)]>| {
+            let mut list = list.into_vec();
+            list.retain(|(name, _)| is_editable_in_requests(name));
+            list.into_boxed_slice()
+        };
+        let mut remove = self.remove.into_vec();
+        remove.retain(|name| is_editable_in_requests(name));
+        Self {
+            set: of_pairs(self.set),
+            add: of_pairs(self.add),
+            remove: remove.into_boxed_slice(),
+        }
+    }
+
     /// The edits in the order in which they happen, without those of headers that are not a rule's to edit.
     pub fn edits(&self) -> impl Iterator<Item = Edit<'_>> {
         let remove = self.remove.iter().map(|name| Edit::Remove(name));
@@ -55,23 +73,25 @@ impl HeaderEdits {
     }
 }
 
+/// Whether a rule may edit a header of requests: of all that it may edit, not those that say who the client is, what proxies
+/// of the mesh tell each other, or what a waypoint says itself. They would be believed, or overwritten. Nor what an
+/// application may take for a header that frames the message.
+pub fn is_editable_in_requests(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let name = dashed(&name);
+    let is_own = || matches!(&*name, "x-forwarded-proto" | "expect");
+    let claims = || matches!(claim(&name), Some(Claim::Client | Claim::Mesh));
+    is_editable(&name) && !is_own() && !claims()
+}
+
 /// Whether a rule may edit a header: not those that frame the message or name its host (RFC 9110 §7.2, §7.6.1).
 pub fn is_editable(name: &str) -> bool {
-    const FRAMING: [&str; 10] = [
-        "connection",
-        "content-length",
-        "host",
-        "http2-settings",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ];
     !name.is_empty()
         && name.bytes().all(head::is_token)
-        && !FRAMING.iter().any(|other| name.eq_ignore_ascii_case(other))
+        && !head::FRAMING
+            .iter()
+            .chain(&["host"])
+            .any(|other| name.eq_ignore_ascii_case(other))
 }
 
 /// RFC 9110 §5.5.
@@ -96,7 +116,7 @@ impl PathEdit {
     pub fn apply(&self, path: &str, prefix: Option<&str>) -> Result<String, path::Malformed> {
         let edited = match (self, prefix.and_then(|prefix| path.strip_prefix(prefix))) {
             (Self::Full(full), _) => full.to_string(),
-            (Self::Prefix(_), None) => path.to_owned(),
+            (Self::Prefix(_), None) => return Ok(path.to_owned()),
             (Self::Prefix(new), Some(rest)) => format!("{}{rest}", new.trim_end_matches('/')),
         };
         let edited = if edited.is_empty() { "/" } else { &edited };
@@ -160,7 +180,9 @@ impl Redirect {
         if port != scheme.port() {
             location.push_str(&format!(":{port}"));
         }
-        location.push_str(&edited(self.path.as_ref(), head, prefix)?);
+        // The whole server has no path (RFC 9112 §3.2.4).
+        let path = edited(self.path.as_ref(), head, prefix)?;
+        location.push_str(path.trim_start_matches('*'));
         Ok(head::with_query(&location, head.query))
     }
 }

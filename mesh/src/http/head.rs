@@ -47,7 +47,7 @@ pub struct Head<'a> {
 /// What is not a request that we take: the answer is 400.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Malformed {
-    /// The method is empty, or a known one in another case: some servers would take it for that.
+    /// The method is empty, or CONNECT in another case: some servers would take it for that.
     Method,
     /// There is no host.
     NoHost,
@@ -66,7 +66,7 @@ pub enum Malformed {
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Method => f.write_str("the method is empty or a known one in another case"),
+            Self::Method => f.write_str("the method is empty or CONNECT in another case"),
             Self::NoHost => f.write_str("the request names no host"),
             Self::Hosts => f.write_str("the request has more than one host header"),
             Self::OtherHost => f.write_str("authority and host header differ"),
@@ -76,6 +76,20 @@ impl fmt::Display for Malformed {
         }
     }
 }
+
+/// Headers that say how a message ends or what one connection does, in lower case (RFC 9110 §7.6.1, RFC 9113 §8.2.2): whoever
+/// writes a message sets them himself.
+pub const FRAMING: [&str; 9] = [
+    "connection",
+    "content-length",
+    "http2-settings",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// Whether a byte may stand in a token: a method, or the name of a header field (RFC 9110 §5.6.2).
 pub fn is_token(byte: u8) -> bool {
@@ -115,8 +129,8 @@ impl TooLarge {
 }
 
 /// Methods that servers know, which somebody might compare without case.
-const METHODS: [&[u8]; 9] = [
-    b"CONNECT", b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PATCH", b"POST", b"PUT", b"TRACE",
+const METHODS: [&[u8]; 8] = [
+    b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PATCH", b"POST", b"PUT", b"TRACE",
 ];
 
 impl Raw<'_> {
@@ -137,11 +151,10 @@ impl Raw<'_> {
 }
 
 impl<'a> Head<'a> {
-    /// Reads a head. The target `*` has no path to be decided by and is refused.
+    /// Reads a head. The target `*` of OPTIONS is its own path (RFC 9112 §3.2.4).
     pub fn read(raw: &Raw<'a>) -> Result<Self, Malformed> {
-        let in_other_case =
-            |known: &&[u8]| raw.method != *known && raw.method.eq_ignore_ascii_case(known);
-        if raw.method.is_empty() || METHODS.iter().any(in_other_case) {
+        let is_connect = raw.method.eq_ignore_ascii_case(b"CONNECT");
+        if raw.method.is_empty() || is_connect && raw.method != b"CONNECT" {
             return Err(Malformed::Method);
         }
         let mark = raw.target.iter().position(|byte| *byte == b'?');
@@ -156,14 +169,27 @@ impl<'a> Head<'a> {
         if let Some(byte) = query.and_then(|query| query.iter().copied().find(forbidden)) {
             return Err(Malformed::Query(byte));
         }
+        let path = if path == b"*" && raw.method == b"OPTIONS" && query.is_none() {
+            Judged::whole_server()
+        } else {
+            path::judge(path).map_err(Malformed::Path)?
+        };
         Ok(Self {
             method: raw.method,
             scheme: raw.scheme,
             host: host_of(raw)?,
-            path: path::judge(path).map_err(Malformed::Path)?,
+            path,
             query,
             headers: raw.headers,
         })
+    }
+
+    /// The method; and the known one that a server may take it for which compares them without case.
+    pub fn methods(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let method = self.method;
+        let other = |known: &&&[u8]| method != **known && method.eq_ignore_ascii_case(known);
+        let other = METHODS.iter().find(other).copied();
+        std::iter::once(method).chain(other)
     }
 
     /// All values of a header, whose name is compared without case.

@@ -19,6 +19,14 @@ pub struct Judged<'a> {
 }
 
 impl Judged<'_> {
+    /// `*`: what OPTIONS asks about is the server and no path of it. No prefix is in front of it.
+    pub fn whole_server() -> Self {
+        Self {
+            normal: "*".into(),
+            others: Vec::new(),
+        }
+    }
+
     /// The normal form, then the others.
     pub fn readings(&self) -> impl Iterator<Item = &str> {
         let others = self.others.iter().map(String::as_str);

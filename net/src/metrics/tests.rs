@@ -1,5 +1,7 @@
 //! What a scrape says.
 
+use prost::Message;
+
 use super::*;
 
 fn labels(source: &str) -> Labels {
@@ -126,6 +128,45 @@ fn series_go_with_their_workload() {
         (1, 1)
     );
     assert!(!text.contains("\"cart\""));
+}
+
+#[test]
+fn a_workload_is_known_by_who_made_it_or_by_its_own_name() {
+    let workload = |name: &str, made_by: &str| {
+        let told = proto::workload::Workload {
+            uid: format!("Kubernetes//Pod/shop/{name}"),
+            name: name.into(),
+            namespace: "shop".into(),
+            workload_name: made_by.into(),
+            ..proto::workload::Workload::default()
+        };
+        let uid = told.uid.clone();
+        let told = proto::workload::Address {
+            r#type: Some(proto::workload::address::Type::Workload(told)),
+        };
+        match mesh::parse::address(&uid, &told.encode_to_vec()).unwrap() {
+            mesh::parse::Address::Workload(workload) => Arc::new(workload),
+            mesh::parse::Address::Service(_) => unreachable!("it is a workload"),
+        }
+    };
+    let all = [workload("cart-1", "cart"), workload("bank-1", "")];
+    let known = Known::of(all.iter());
+    for (workload, namespace, want) in [
+        ("cart", "shop", true),
+        ("cart-1", "shop", false),
+        ("bank-1", "shop", true),
+        ("cart", "bank", false),
+        ("", "shop", true),
+    ] {
+        let party = Party {
+            workload: workload.into(),
+            namespace: namespace.into(),
+            ..Party::default()
+        };
+        assert_eq!(known.has(&party), want, "{namespace}/{workload}");
+    }
+    // What many are counted as together goes with none of them.
+    assert!(known.has(&labels("cart").overflow().destination));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Connections and bytes by who talks to whom: `istio_tcp_*` with its 27 labels.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -59,13 +59,8 @@ pub struct Party {
 impl Party {
     /// A workload, and who it proved to be, if it did.
     pub fn of(workload: &Workload, principal: String) -> Self {
-        let name = if workload.workload_name.is_empty() {
-            &workload.name
-        } else {
-            workload.workload_name.as_str()
-        };
         Self {
-            workload: name.to_owned(),
+            workload: name(workload).to_owned(),
             canonical_service: workload.canonical_name.to_string(),
             canonical_revision: workload.canonical_revision.to_string(),
             namespace: workload.namespace().to_string(),
@@ -76,6 +71,39 @@ impl Party {
             region: workload.locality.region.to_string(),
             zone: workload.locality.zone.to_string(),
         }
+    }
+}
+
+/// What labels call a workload: who made it, or itself.
+fn name(workload: &Workload) -> &str {
+    if workload.workload_name.is_empty() {
+        &workload.name
+    } else {
+        workload.workload_name.as_str()
+    }
+}
+
+/// The workloads that there are, as labels name them: series of others are to go.
+#[derive(Clone, Debug, Default)]
+pub struct Known(HashSet<(String, String)>);
+
+impl Known {
+    /// These.
+    pub fn of<'a>(workloads: impl Iterator<Item = &'a Arc<Workload>>) -> Self {
+        let names = |it: &'a Arc<Workload>| (name(it).to_owned(), it.namespace().to_string());
+        Self(workloads.map(names).collect())
+    }
+
+    /// Whether it is one of them. Who has no name or no namespace is unknown, or many together: nobody who could be gone.
+    pub fn has(&self, party: &Party) -> bool {
+        let Party {
+            workload,
+            namespace,
+            ..
+        } = party;
+        workload.is_empty()
+            || namespace.is_empty()
+            || self.0.contains(&(workload.clone(), namespace.clone()))
     }
 }
 

@@ -42,6 +42,35 @@ fn owned(headers: &[(&str, &str)]) -> Headers {
 }
 
 #[test]
+fn who_the_client_is_no_rule_says_in_a_request() {
+    for (name, requests, answers) in [
+        ("x-role", true, true),
+        ("X-Forwarded-Prefix", true, true),
+        ("X-Forwarded-For", false, true),
+        ("x_forwarded_client_cert", false, true),
+        ("x-envoy-upstream-service-time", false, true),
+        ("Ambit-Via", false, true),
+        ("true_client_ip", false, true),
+        ("x-forwarded-proto", false, true),
+        ("Expect", false, true),
+        ("content_length", false, true),
+        ("Host", false, false),
+        (":authority", false, false),
+        ("Connection", false, false),
+    ] {
+        assert_eq!(is_editable_in_requests(name), requests, "{name}");
+        assert_eq!(is_editable(name), answers, "{name}");
+        let edits = HeaderEdits {
+            set: pairs(&[(name, "a")]),
+            add: pairs(&[(name, "b")]),
+            remove: [name.into()].into(),
+        };
+        let left = edits.for_requests().edits().count();
+        assert_eq!(left, if requests { 3 } else { 0 }, "{name}");
+    }
+}
+
+#[test]
 fn set_replaces_add_accompanies_remove_removes() {
     let edits = HeaderEdits {
         set: pairs(&[("x-set", "new")]),

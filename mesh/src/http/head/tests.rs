@@ -58,21 +58,43 @@ fn authority_and_host_name_one_host() {
 }
 
 #[test]
-fn a_known_method_in_another_case_is_refused() {
-    for (method, known) in [
-        ("GET", true),
-        ("get", false),
-        ("Get", false),
-        ("pOST", false),
-        ("", false),
-        ("PURGE", true),
-        ("purge", true),
+fn any_method_is_one_and_a_known_one_in_another_case_is_two() {
+    for (method, readings) in [
+        ("GET", Some(&["GET"][..])),
+        ("get", Some(&["get", "GET"])),
+        ("pOST", Some(&["pOST", "POST"])),
+        ("purge", Some(&["purge"])),
+        ("", None),
+        ("Connect", None),
     ] {
         let raw = Raw {
             method: method.as_bytes(),
             ..raw("/", &[(b"host", b"a")])
         };
-        assert_eq!(Head::read(&raw).is_ok(), known, "{method}");
+        let head = Head::read(&raw).ok();
+        let text = |method: &[u8]| String::from_utf8_lossy(method).into_owned();
+        let read = head.map(|head| head.methods().map(text).collect::<Vec<_>>());
+        let expected = readings.map(|it| it.iter().map(ToString::to_string).collect());
+        assert_eq!(read, expected, "{method}");
+    }
+}
+
+#[test]
+fn options_may_be_about_the_whole_server() {
+    for (method, target, read) in [
+        ("OPTIONS", "*", true),
+        ("OPTIONS", "*?a", false),
+        ("OPTIONS", "*a", false),
+        ("GET", "*", false),
+        ("options", "*", false),
+    ] {
+        let raw = Raw {
+            method: method.as_bytes(),
+            ..raw(target, &[(b"host", b"a")])
+        };
+        let path = Head::read(&raw).map(|head| head.target());
+        let expected = read.then(|| b"*".to_vec());
+        assert_eq!(path.ok(), expected, "{method} {target}");
     }
 }
 
