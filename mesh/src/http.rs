@@ -4,6 +4,7 @@
 
 pub mod authorize;
 pub mod balance;
+pub mod claim;
 pub mod edit;
 pub mod head;
 pub mod host;

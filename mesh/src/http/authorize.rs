@@ -158,7 +158,8 @@ pub fn decide_connection<'p>(
     decide_reading(policies, &Seen::new(connection, principal.as_deref(), None))
 }
 
-fn append_new<T: PartialEq>(list: &mut Vec<T>, more: Vec<T>) {
+/// Adds what is not there yet.
+pub(crate) fn append_new<T: PartialEq>(list: &mut Vec<T>, more: Vec<T>) {
     for one in more {
         if !list.contains(&one) {
             list.push(one);

@@ -156,7 +156,9 @@ fn filters(list: &[wire::Filter]) -> Result<Box<[Filter]>, String> {
 fn filter(message: &wire::Filter) -> Result<Filter, String> {
     use wire::filter::Filter as Wire;
     match &message.filter {
-        Some(Wire::RequestHeaders(edits)) => Ok(Filter::RequestHeaders(header_edits(edits))),
+        Some(Wire::RequestHeaders(edits)) => {
+            Ok(Filter::RequestHeaders(header_edits(edits).for_requests()))
+        }
         Some(Wire::ResponseHeaders(edits)) => Ok(Filter::ResponseHeaders(header_edits(edits))),
         Some(Wire::Redirect(message)) => redirect(message).map(Filter::Redirect),
         Some(Wire::Rewrite(message)) => Ok(Filter::Rewrite(Rewrite {
@@ -169,8 +171,7 @@ fn filter(message: &wire::Filter) -> Result<Filter, String> {
 
 fn header_edits(message: &wire::HeaderEdits) -> HeaderEdits {
     let pairs = |list: &[wire::Header]| {
-        let one =
-            |header: &wire::Header| (header.name.as_str().into(), header.value.as_str().into());
+        let one = |header: &wire::Header| (header.name.as_str().into(), bare(&header.value).into());
         list.iter().map(one).collect()
     };
     HeaderEdits {
@@ -182,6 +183,11 @@ fn header_edits(message: &wire::HeaderEdits) -> HeaderEdits {
             .map(|name| name.as_str().into())
             .collect(),
     }
+}
+
+/// Blanks around a value are none of it (RFC 9110 §5.5): what is judged is what everybody reads.
+fn bare(value: &str) -> &str {
+    value.trim_matches([' ', '\t'])
 }
 
 fn redirect(message: &wire::Redirect) -> Result<Redirect, String> {
