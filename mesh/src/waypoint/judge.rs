@@ -12,7 +12,7 @@ use changes::{Changes, as_forwarded};
 use crate::{
     decide::{self, Which},
     http::{
-        authorize::{self, Connection, Decision, Matched, Policy, Verdict},
+        authorize::{self, Connection, Decision, Matched, Policy, Verdict, append_new},
         balance::{self, Load},
         edit::HeaderEdits,
         head::Head,
@@ -73,6 +73,8 @@ pub struct Judgement<'g> {
     pub route: Option<Selected<'g>>,
     /// The backend that its share fell on.
     pub backend: Option<&'g Arc<Backend>>,
+    /// Its port, once the backend is known to have it.
+    pub backend_port: Option<u16>,
     /// What to do.
     pub outcome: Result<Forward<'g>, Answer>,
     /// The ALLOW rule of the service's own policies that matched, if any had to.
@@ -112,6 +114,9 @@ pub struct Forward<'g> {
 ///
 /// Policy of the service first, so that who may not ask learns nothing of its routes; then the rule, its redirect, the
 /// backend, that one's policy if it is another service, the endpoint, and the endpoint's layer 4 policy.
+///
+/// The service's policies judge what the client asks for, whatever a route of its own namespace makes of that. A route of
+/// the client's namespace is not the service's own word: then they judge what is forwarded, too.
 pub fn judge<'g>(generation: &'g Generation, asked: &Asked<'g>, head: &Head<'_>) -> Judgement<'g> {
     let mut judgement = Judgement::undecided();
     judgement.outcome = judgement.of_request(generation, asked, head);
@@ -130,6 +135,7 @@ impl<'g> Judgement<'g> {
         Self {
             route: None,
             backend: None,
+            backend_port: None,
             outcome: Err(Answer::NotReady),
             allowed_by: None,
             backend_allowed_by: None,
@@ -162,6 +168,12 @@ impl<'g> Judgement<'g> {
         let changes = Changes::new(self.route, head, port.number)?;
         let lead = self.lead(generation, asked)?;
         let request_edits = changes.request_edits(lead.chosen);
+        if self.is_consumers() {
+            let connection = asked.connection(&table.service, lead.port_of(asked));
+            let forwarded = |head: &Head<'_>| of_policies(&table.policies, connection, head);
+            let verdict = as_forwarded(head, &changes, &request_edits, forwarded)?;
+            self.take(verdict)?;
+        }
         if lead.is_other {
             let service = lead.service;
             let connection = asked.connection(service, lead.port.service);
@@ -170,7 +182,7 @@ impl<'g> Judgement<'g> {
             self.backend_allowed_by = self.take(verdict)?;
         }
         let plan = self.plan(generation, asked, &lead)?;
-        let said = if lead.is_other {
+        let said = if lead.is_other || lead.port.service != port.number {
             lead.backend.protocol(lead.port.service)
         } else {
             port.protocol
@@ -203,6 +215,10 @@ impl<'g> Judgement<'g> {
         // Rules for requests match none.
         self.route = asked.route(|_| None)?;
         let lead = self.lead(generation, asked)?;
+        if self.is_consumers() {
+            let port = lead.port_of(asked);
+            self.take(decided(&table.policies, &table.service, port))?;
+        }
         if lead.is_other {
             let verdict = decided(&lead.backend.policies, lead.service, lead.port.service);
             self.backend_allowed_by = self.take(verdict)?;
@@ -220,12 +236,18 @@ impl<'g> Judgement<'g> {
 
     /// Keeps what is told of a verdict; the ALLOW rule that matched, or the denial.
     fn take(&mut self, verdict: Verdict) -> Result<Option<Matched>, Answer> {
-        self.dry_run.extend(verdict.dry_run);
-        self.audit.extend(verdict.audit);
+        append_new(&mut self.dry_run, verdict.dry_run);
+        append_new(&mut self.audit, verdict.audit);
         match verdict.decision {
             Decision::Allow(matched) => Ok(matched),
             Decision::Deny(denial) => Err(Answer::Denied(Denial::Request(denial))),
         }
+    }
+
+    /// Whether the rule is of the client's namespace, and not of the service's.
+    pub fn is_consumers(&self) -> bool {
+        self.route
+            .is_some_and(|selected| selected.route.client.is_some())
     }
 
     /// The backend by the weights of the rule, or the service itself where there is none.
@@ -257,6 +279,7 @@ impl<'g> Judgement<'g> {
         let Some(port) = service.ports.iter().find(|port| port.service == number) else {
             return invalid(format!("{key} has no port {number}"));
         };
+        self.backend_port = Some(number);
         Ok(Lead {
             backend,
             service,
@@ -344,6 +367,17 @@ struct Lead<'g> {
     /// None: no rule leads there.
     chosen: Option<&'g weight::Backend>,
     is_other: bool,
+}
+
+impl Lead<'_> {
+    /// The port of the service that was asked for, which a rule may change.
+    fn port_of(&self, asked: &Asked<'_>) -> u16 {
+        if self.is_other {
+            asked.port.number
+        } else {
+            self.port.service
+        }
+    }
 }
 
 const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);

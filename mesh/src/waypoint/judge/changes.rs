@@ -90,7 +90,8 @@ fn some<'g>(edits: impl Iterator<Item = &'g HeaderEdits>) -> Vec<&'g HeaderEdits
     edits.filter(|edits| **edits != nothing).collect()
 }
 
-/// Another service's policies are asked about the request that it would see: a rule that rewrites leads nobody around them.
+/// Policies are asked about the request that the backend would see: a rule that rewrites leads nobody around those of another
+/// service, nor a consumer's rule around those of the service that was asked for.
 pub(super) fn as_forwarded(
     head: &Head<'_>,
     changes: &Changes<'_>,

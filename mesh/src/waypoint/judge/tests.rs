@@ -5,7 +5,7 @@ use proto::{
     waypoint::{
         Action, Authorization, AuthorizationCondition, AuthorizationOperation, AuthorizationRule,
         AuthorizationSource, Header, HeaderEdits as WireEdits, PathEdit, Redirect, Rewrite,
-        Route as WireRoute, filter::Filter as Wire, path_edit, weighted_backend,
+        Route as WireRoute, Rule, filter::Filter as Wire, path_edit, weighted_backend,
     },
     workload::{GatewayAddress, NamespacedHostname, gateway_address},
 };
@@ -50,6 +50,7 @@ struct Said {
     outcome: Result<Sent, Answer>,
     route: Option<String>,
     backend: Option<String>,
+    backend_port: Option<u16>,
     allowed_by: Option<String>,
     backend_allowed_by: Option<String>,
     dry_run: usize,
@@ -146,6 +147,7 @@ fn asked(told: &Told, question: &Question<'_>, is_http: bool) -> Said {
             .route
             .map(|it| format!("{} {}", it.route.name, it.at)),
         backend: judgement.backend.map(|it| it.key.to_string()),
+        backend_port: judgement.backend_port,
         allowed_by: policy(judgement.allowed_by),
         backend_allowed_by: policy(judgement.backend_allowed_by),
         dry_run: judgement.dry_run.len() + judgement.connection_dry_run.len(),
@@ -948,4 +950,260 @@ fn of_a_connection_nothing_of_a_request_is_known() {
         let told = shop().policy(authorization("p", action, rule.clone()));
         assert_eq!(connect(&told, GET).status(), status, "{action:?} {rule:?}");
     }
+}
+
+/// A route of the clients' own namespace, `abroad`, for a service of `shop`.
+fn consumers(told: Told, rule: Rule) -> Told {
+    consumers_of("HTTPRoute", told, rule)
+}
+
+fn consumers_of(kind: &str, mut told: Told, rule: Rule) -> Told {
+    let route = WireRoute {
+        kind: kind.to_owned(),
+        namespace: "abroad".to_owned(),
+        name: "mine".to_owned(),
+        consumer: "abroad".to_owned(),
+        rules: vec![rule],
+        ..WireRoute::default()
+    };
+    told.put_route("mine", route);
+    told
+}
+
+/// `orders` with a second port, 82 to 8082, that speaks HTTP/2.
+fn two_ports() -> Told {
+    let mut told = shop();
+    let backend = told.backends.get_mut(&key("orders")).unwrap();
+    let second = proto::workload::Port {
+        app_protocol: proto::workload::AppProtocol::Http2.into(),
+        ..crate::fixture::port(82, 8082)
+    };
+    backend.service.as_mut().unwrap().ports.push(second);
+    told
+}
+
+fn to_port_82() -> Rule {
+    let mut rule = rule("/", &[("orders", 1)]);
+    let Some(weighted_backend::Target::Destination(to)) = &mut rule.backends[0].target else {
+        panic!("{rule:?}");
+    };
+    to.port = 82;
+    rule
+}
+
+#[test]
+fn a_consumers_route_leads_nobody_around_the_services_own_policies() {
+    let edits = |name: &str, value: &str| WireEdits {
+        set: vec![Header {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        }],
+        ..WireEdits::default()
+    };
+    let prefix = PathEdit {
+        edit: Some(path_edit::Edit::Prefix("/x/../%61dmin".to_owned())),
+    };
+    let path = Rewrite {
+        path: Some(prefix),
+        ..Rewrite::default()
+    };
+    let host = Rewrite {
+        hostname: "inner".to_owned(),
+        ..Rewrite::default()
+    };
+    let header = |value: &str| AuthorizationRule {
+        when: vec![AuthorizationCondition {
+            key: "request.headers[x-role]".to_owned(),
+            values: vec![value.to_owned()],
+            not_values: vec![],
+        }],
+        ..AuthorizationRule::default()
+    };
+    let hosts = |hosts: &str| AuthorizationRule {
+        to: vec![AuthorizationOperation {
+            hosts: vec![hosts.to_owned()],
+            ..AuthorizationOperation::default()
+        }],
+        ..AuthorizationRule::default()
+    };
+    let abroad = Question {
+        namespace: "abroad",
+        target: "/open/x",
+        headers: &[("x-role", "guest")],
+        ..GET
+    };
+    for (filter, forwarded, asked) in [
+        (
+            Wire::Rewrite(path),
+            paths(&["/admin/*"]),
+            paths(&["/open/*"]),
+        ),
+        (Wire::Rewrite(host), hosts("inner"), hosts("orders")),
+        (
+            Wire::RequestHeaders(edits("x-role", " admin\t")),
+            header("admin"),
+            header("guest"),
+        ),
+    ] {
+        for backend in ["orders", "orders-v1"] {
+            let rule = with(rule("/open", &[(backend, 1)]), vec![filter.clone()]);
+            let told = consumers(shop(), rule.clone());
+            assert_eq!(ask(&told, abroad).status(), 200);
+            for (action, matched) in [
+                (Action::Deny, &forwarded),
+                (Action::Deny, &asked),
+                (Action::Allow, &asked),
+                (Action::Allow, &forwarded),
+            ] {
+                let policy = authorization("p", action, matched.clone());
+                let said = ask(&told.clone().policy(policy.clone()), abroad);
+                assert_eq!(said.status(), 403, "{backend} {action:?} {matched:?}");
+                // The producer's own route does as its own namespace says.
+                let own = shop().route("own", vec![rule.clone()]).policy(policy);
+                let denies = (action == Action::Deny) == (*matched == asked);
+                let status = if denies { 403 } else { 200 };
+                assert_eq!(ask(&own, abroad).status(), status, "{action:?} {matched:?}");
+            }
+            let both = authorization("one", Action::Allow, asked.clone());
+            let other = authorization("other", Action::Allow, forwarded.clone());
+            let said = ask(&told.policy(both).policy(other), abroad);
+            assert_eq!(said.status(), 200);
+            assert_eq!(said.allowed_by, Some("shop/one 0".to_owned()));
+        }
+    }
+}
+
+#[test]
+fn what_is_judged_twice_is_told_once() {
+    let mut dry = authorization("dry", Action::Deny, namespaces(&["abroad"]));
+    dry.dry_run = true;
+    let audit = authorization("audit", Action::Audit, namespaces(&["abroad"]));
+    let told = consumers(
+        shop().policy(dry).policy(audit),
+        rule("/", &[("orders", 1)]),
+    );
+    let abroad = Question {
+        namespace: "abroad",
+        ..GET
+    };
+    let said = ask(&told, abroad);
+    assert_eq!((said.status(), said.dry_run, said.audit), (200, 1, 1));
+}
+
+#[test]
+fn a_consumers_route_leads_to_no_port_that_its_client_may_not_ask_for() {
+    let abroad = Question {
+        namespace: "abroad",
+        ..GET
+    };
+    for (kind, question) in [
+        ("HTTPRoute", ask as fn(&Told, _) -> _),
+        ("TCPRoute", connect),
+    ] {
+        let mut rule = to_port_82();
+        if kind == "TCPRoute" {
+            rule.matches.clear();
+        }
+        let told = consumers_of(kind, two_ports(), rule);
+        assert_eq!(question(&told, abroad).status(), 200, "{kind}");
+        let mut closed = paths(&[]);
+        closed.to[0].ports = vec!["82".to_owned()];
+        let deny = authorization("no-82", Action::Deny, closed);
+        assert_eq!(question(&told.policy(deny), abroad).status(), 403, "{kind}");
+    }
+}
+
+#[test]
+fn another_port_of_the_service_is_spoken_to_as_it_says_itself() {
+    let said = ask(&two_ports().route("82", vec![to_port_82()]), GET);
+    let sent = said.outcome.unwrap();
+    assert_eq!(sent.upstream, Protocol::Http2);
+    assert_eq!(said.backend_port, Some(82));
+    assert_eq!(ask(&two_ports(), GET).backend_port, Some(80));
+}
+
+#[test]
+fn who_the_client_is_no_rule_says() {
+    let edits = |name: &str| {
+        let header = Header {
+            name: name.to_owned(),
+            value: "9.9.9.9".to_owned(),
+        };
+        Wire::RequestHeaders(WireEdits {
+            set: vec![header.clone()],
+            add: vec![header],
+            remove: vec![name.to_owned()],
+        })
+    };
+    for (name, count) in [
+        ("x-role", 1),
+        ("X-Forwarded-For", 0),
+        ("x_forwarded_client_cert", 0),
+    ] {
+        let mut rule = with(rule("/", &[("orders", 1)]), vec![edits(name)]);
+        rule.backends[0].filters = rule.filters.clone();
+        let said = ask(&shop().route("edit", vec![rule]), GET);
+        let edits = said.outcome.unwrap().request_edits;
+        assert_eq!(edits.len(), 2 * count, "{name}");
+    }
+}
+
+#[test]
+fn a_method_is_judged_as_a_server_may_compare_it() {
+    let method = |method: &str| AuthorizationRule {
+        to: vec![AuthorizationOperation {
+            methods: vec![method.to_owned()],
+            ..AuthorizationOperation::default()
+        }],
+        ..AuthorizationRule::default()
+    };
+    for (action, pattern, asked, status) in [
+        (Action::Deny, "POST", "post", 403),
+        (Action::Deny, "post", "post", 403),
+        (Action::Deny, "GET", "post", 200),
+        (Action::Allow, "POST", "post", 403),
+        (Action::Allow, "post", "post", 403),
+        (Action::Allow, "purge", "purge", 200),
+    ] {
+        let told = shop().policy(authorization("p", action, method(pattern)));
+        let question = Question {
+            method: asked,
+            ..GET
+        };
+        assert_eq!(
+            ask(&told, question).status(),
+            status,
+            "{action:?} {pattern}"
+        );
+    }
+}
+
+#[test]
+fn the_whole_server_is_below_no_prefix() {
+    let whole = Question {
+        method: "OPTIONS",
+        target: "*",
+        ..GET
+    };
+    assert_eq!(ask(&shop(), whole).target(), "*");
+    assert_eq!(ask(&canary(), whole).outcome.unwrap_err(), Answer::NoRoute);
+    for (pattern, status) in [("*", 403), ("/*", 200), ("/", 200)] {
+        let deny = authorization("p", Action::Deny, paths(&[pattern]));
+        assert_eq!(
+            ask(&shop().policy(deny), whole).status(),
+            status,
+            "{pattern}"
+        );
+    }
+    let mut rule = rule("/", &[("orders", 1)]);
+    rule.matches[0].path = Some(proto::waypoint::r#match::Path::Regex(".*".to_owned()));
+    let path = PathEdit {
+        edit: Some(path_edit::Edit::Prefix("/v2".to_owned())),
+    };
+    let rewrite = Rewrite {
+        path: Some(path),
+        ..Rewrite::default()
+    };
+    let told = shop().route("all", vec![with(rule, vec![Wire::Rewrite(rewrite)])]);
+    assert_eq!(ask(&told, whole).target(), "*");
 }
