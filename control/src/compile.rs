@@ -27,6 +27,7 @@ mod authorization;
 mod binding;
 mod closed;
 mod endpoints;
+mod feature;
 mod gateway;
 pub mod json;
 mod peer;

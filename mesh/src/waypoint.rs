@@ -19,6 +19,20 @@ pub use store::Store;
 
 pub use crate::{http::balance::Load, parse::Rejected};
 
-/// What `requires` may name: features that came after the first version of the resources. None so far, so whatever a
-/// resource requires is not here.
-pub const FEATURES: &[&str] = &[];
+/// What `requires` may name: what a resource may ask of whoever serves it beyond finding endpoints. Whatever else is named
+/// is not here, and its resource is not used.
+pub const FEATURES: &[&str] = &[
+    "audit",
+    "client-identity",
+    "consumer-routes",
+    "declared-gateways",
+    "dry-run",
+    "grpc",
+    "header-edits",
+    "redirect",
+    "regex",
+    "rewrite",
+    "second-waypoint",
+    "tcp-routes",
+    "timeouts",
+];

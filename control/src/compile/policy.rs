@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, rc::Rc};
 use prost::Message as _;
 use proto::waypoint::{self, Authorization, Reference, policy};
 
-use super::{Compiled, Scope, authorization::WAYPOINT_ACCEPTED};
+use super::{Compiled, Scope, authorization::WAYPOINT_ACCEPTED, feature};
 use crate::{
     manifest::{
         AuthorizationPolicy, Kind, ObjectRef,
@@ -181,10 +181,11 @@ impl Policy {
                 reference.name
             ),
         };
-        let message = waypoint::Policy {
+        let mut message = waypoint::Policy {
             policy: Some(policy::Policy::Http(http)),
             requires: Vec::new(),
         };
+        message.requires = feature::of_policy(&message);
         Self {
             reference: Reference {
                 name: format!("http/{}/{name}", reference.namespace),

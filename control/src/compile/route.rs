@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::waypoint;
 
-use super::{Compiled, Scope, binding::Bindings};
+use super::{Compiled, Scope, binding::Bindings, feature};
 use crate::{
     manifest::{Kind, Object, ObjectRef, Route, RouteKind},
     status::{Condition, ParentStatus, Status},
@@ -118,7 +118,7 @@ fn resource(route: &Route, converted: &Converted, service: &Key) -> (String, way
     let meta = &route.meta;
     let (namespace, name) = service;
     let consumer = (meta.namespace != *namespace).then(|| meta.namespace.clone());
-    let resource = waypoint::Route {
+    let mut resource = waypoint::Route {
         kind: route.kind.as_str().to_owned(),
         namespace: meta.namespace.clone(),
         name: meta.name.clone(),
@@ -128,6 +128,7 @@ fn resource(route: &Route, converted: &Converted, service: &Key) -> (String, way
         rules: converted.rules.clone(),
         requires: Vec::new(),
     };
+    resource.requires = feature::of_route(&resource);
     let kind = route.kind.as_str();
     let key = format!("{kind}/{}/{}/{namespace}/{name}", meta.namespace, meta.name);
     (key, resource)

@@ -12,7 +12,7 @@ use proto::{
 use super::{
     Compiled, Scope, Told,
     binding::Bindings,
-    gateway,
+    feature, gateway,
     policy::{Attached, Policy},
     protocol::declared,
     route::Routes,
@@ -154,7 +154,7 @@ impl Telling<'_> {
             .iter()
             .filter_map(|service| self.backend(service))
             .collect();
-        let table = Table {
+        let mut table = Table {
             backend: name.clone(),
             ports,
             policies,
@@ -163,6 +163,7 @@ impl Telling<'_> {
             tells_identity: self.tells_identity,
             gateways: self.scope.gateways(),
         };
+        table.requires = feature::of_table(&table);
         self.told.tables.insert(name, table);
     }
 
@@ -241,13 +242,14 @@ impl Telling<'_> {
         let attached = self.attached;
         let policies = attached.of_service(key).iter();
         let policies = policies.map(|policy| self.policy(policy)).collect();
-        let backend = Backend {
+        let mut backend = Backend {
             service: Some(service),
             workloads,
             policies,
             waypoint_service,
             requires: Vec::new(),
         };
+        backend.requires = feature::of_backend(&backend);
         self.told.backends.insert(name.clone(), backend);
         Some(name)
     }

@@ -7,7 +7,7 @@ use proto::waypoint::{
 };
 
 use super::{
-    super::Scope,
+    super::{Scope, feature},
     backend::{self, Unresolved},
     tls::Tls,
 };
@@ -82,7 +82,7 @@ pub(super) fn convert(scope: Scope<'_>, route: &Route, tls: &Tls<'_>) -> Convert
                 }
             }
         }
-        converted.rules.push(wire::Rule {
+        let mut told = wire::Rule {
             name: rule.name.clone(),
             matches: rule.matches.iter().map(of_match).collect(),
             filters: rule.filters.iter().filter_map(filter).collect(),
@@ -91,7 +91,9 @@ pub(super) fn convert(scope: Scope<'_>, route: &Route, tls: &Tls<'_>) -> Convert
             backend_timeout: millis(rule.backend_timeout),
             requires: Vec::new(),
             invalid,
-        });
+        };
+        told.requires = feature::of_rule(&told);
+        converted.rules.push(told);
     }
     if let Some(first) = failures.first() {
         let words: Vec<_> = failures.iter().map(|it| it.message.as_str()).collect();

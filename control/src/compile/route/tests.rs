@@ -168,10 +168,12 @@ fn a_rule_is_told_with_all_its_parts() {
             ],
             "request_timeout": 2000,
             "backend_timeout": 500,
+            "requires": ["header-edits", "regex", "rewrite", "timeouts"],
         },
         {
             "matches": [{"prefix": "/"}],
             "filters": [{"redirect": {"scheme": "https", "hostname": "i", "port": 1, "status": 301, "path": {"prefix": ""}}}],
+            "requires": ["redirect"],
         },
     ]);
     assert_eq!(rules(&route), expected);
