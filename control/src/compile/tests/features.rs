@@ -39,57 +39,15 @@ fn required(text: &str) -> BTreeSet<String> {
     all.into_iter().cloned().collect()
 }
 
-/// One of each.
-fn everything() -> Vec<(&'static str, String)> {
+/// What a route of shop/web asks for.
+fn routes() -> Vec<(&'static str, String)> {
     let http = |rule: &str| route("HTTPRoute", "shop", "web", rule);
     let to = |more: &str| {
         http(&format!(
             "{{{more}, backendRefs: [{{name: web, port: 80}}]}}"
         ))
     };
-    let dry = attached("p", WEB, GET).replace(
-        "namespace: shop}",
-        "namespace: shop, annotations: {istio.io/dry-run: 'true'}}",
-    );
-    let grpc = named("calls", "appProtocol: grpc", "wp");
-    let call = |call: &str| {
-        let rule =
-            format!("{{matches: [{{method: {call}}}], backendRefs: [{{name: calls, port: 80}}]}}");
-        grpc.clone() + &route("GRPCRoute", "shop", "calls", &rule)
-    };
-    let exact = call("{service: s, method: m}");
-    let other = named("back", "name: http", "wp2")
-        + &ready("wp2", "shop", "", "")
-        + &service(
-            "wp2",
-            "",
-            "clusterIP: 10.0.2.2, selector: {gateway.networking.k8s.io/gateway-name: wp2}, ports: [{port: 15008}]",
-        );
-    let said = "{gatewayClassName: ambit-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}";
-    let telling = format!(
-        "---\n{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: wp2, namespace: shop, \
-         annotations: {{ambient.istio.io/xfcc-include-client-identity: 'true'}}}}, spec: {said}}}\n"
-    );
-    let consumer = namespace("bank", "")
-        + &route(
-            "HTTPRoute",
-            "bank",
-            "web",
-            "{backendRefs: [{name: web, namespace: shop, port: 80}]}",
-        );
     vec![
-        ("audit", attached("p", WEB, "action: AUDIT, rules: [{}]")),
-        (
-            "client-identity",
-            telling + &named("back", "name: http", "wp2"),
-        ),
-        ("consumer-routes", consumer),
-        (
-            "declared-gateways",
-            mesh("root", "gateways: [edge/gateway]"),
-        ),
-        ("dry-run", dry),
-        ("grpc", exact),
         (
             "header-edits",
             to("filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [x]}}]"),
@@ -110,21 +68,51 @@ fn everything() -> Vec<(&'static str, String)> {
             "rewrite",
             to("filters: [{type: URLRewrite, urlRewrite: {hostname: a.example}}]"),
         ),
+        ("timeouts", to("timeouts: {request: 1s}")),
+    ]
+}
+
+/// What other routes, and what is no route, asks for.
+fn others() -> Vec<(&'static str, String)> {
+    let dry = attached("p", WEB, GET).replace(
+        "namespace: shop}",
+        "namespace: shop, annotations: {istio.io/dry-run: 'true'}}",
+    );
+    let call =
+        "{matches: [{method: {service: s, method: m}}], backendRefs: [{name: calls, port: 80}]}";
+    let bytes = "{backendRefs: [{name: bytes, port: 80}]}";
+    let here = "{backendRefs: [{name: web, namespace: shop, port: 80}]}";
+    let back = named("back", "name: http", "wp2");
+    let own = "clusterIP: 10.0.2.2, selector: {gateway.networking.k8s.io/gateway-name: wp2}, ports: [{port: 15008}]";
+    let second = ready("wp2", "shop", "", "") + &service("wp2", "", own);
+    let led = route(
+        "HTTPRoute",
+        "shop",
+        "web",
+        "{backendRefs: [{name: back, port: 80}]}",
+    );
+    let telling = "annotations: {ambient.istio.io/xfcc-include-client-identity: 'true'}";
+    vec![
+        ("audit", attached("p", WEB, "action: AUDIT, rules: [{}]")),
+        ("client-identity", ready("wp2", "shop", telling, "") + &back),
         (
-            "second-waypoint",
-            other + &http("{backendRefs: [{name: back, port: 80}]}"),
+            "consumer-routes",
+            namespace("bank", "") + &route("HTTPRoute", "bank", "web", here),
         ),
+        (
+            "declared-gateways",
+            mesh("root", "gateways: [edge/gateway]"),
+        ),
+        ("dry-run", dry),
+        (
+            "grpc",
+            named("calls", "appProtocol: grpc", "wp") + &route("GRPCRoute", "shop", "calls", call),
+        ),
+        ("second-waypoint", back + &second + &led),
         (
             "tcp-routes",
-            named("bytes", "name: tcp", "wp")
-                + &route(
-                    "TCPRoute",
-                    "shop",
-                    "bytes",
-                    "{backendRefs: [{name: bytes, port: 80}]}",
-                ),
+            named("bytes", "name: tcp", "wp") + &route("TCPRoute", "shop", "bytes", bytes),
         ),
-        ("timeouts", to("timeouts: {request: 1s}")),
     ]
 }
 
@@ -136,7 +124,7 @@ fn every_feature_that_is_asked_for_is_known_to_the_waypoint_and_only_that_is_ask
         BTreeSet::new()
     );
     let mut named = BTreeSet::new();
-    for (feature, text) in everything() {
+    for (feature, text) in routes().into_iter().chain(others()) {
         assert_eq!(
             required(&(base.clone() + &text)),
             [feature.to_owned()].into(),
