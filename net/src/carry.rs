@@ -30,6 +30,9 @@ const SMALL: usize = 4 << 10;
 /// How long one end may stay silent after the other has finished.
 pub const HALF_CLOSED: Duration = Duration::from_secs(300);
 
+/// How often an end whose bytes nobody takes is looked at, whether it is still there.
+const LOOK: Duration = Duration::from_secs(1);
+
 thread_local! {
     static BUFFER: RefCell<BytesMut> = RefCell::default();
 }
@@ -83,6 +86,8 @@ pub trait End {
     fn poll_give(&mut self, cx: &mut Context<'_>, data: &mut Bytes) -> Poll<Result<(), Broken>>;
     /// Tells it that there is no more.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>>;
+    /// Whether it is gone for good, even behind bytes that nobody takes. Wakes nobody.
+    fn gone(&mut self, cx: &mut Context<'_>) -> Option<Broken>;
     /// Gives it up, so that its peer learns that something failed.
     fn abort(&mut self);
 }
@@ -93,6 +98,8 @@ pub struct Socket<S> {
     io: S,
     /// Makes the close a reset.
     reset: fn(&S),
+    /// What broke it, if anything has.
+    error: fn(&S) -> Option<io::Error>,
 }
 
 impl Socket<tokio::net::TcpStream> {
@@ -104,6 +111,7 @@ impl Socket<tokio::net::TcpStream> {
                 // Nothing is lost if it fails: the close is a plain one then.
                 sys::socket::reset(io).ok();
             },
+            error: |io| io.take_error().unwrap_or_else(Some),
         }
     }
 }
@@ -111,7 +119,11 @@ impl Socket<tokio::net::TcpStream> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// Any stream; its abort is a plain close.
     pub fn new(io: S) -> Self {
-        Self { io, reset: |_| {} }
+        Self {
+            io,
+            reset: |_| {},
+            error: |_| None,
+        }
     }
 }
 
@@ -161,6 +173,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> End for Socket<S> {
         }
     }
 
+    fn gone(&mut self, _: &mut Context<'_>) -> Option<Broken> {
+        (self.error)(&self.io).map(|error| socket(&error))
+    }
+
     fn abort(&mut self) {
         (self.reset)(&self.io);
     }
@@ -176,6 +192,11 @@ enum Direction {
 }
 
 impl Direction {
+    /// Bytes of its first end wait for the second one: the first is not read, and so not heard.
+    fn waits(&self) -> bool {
+        matches!(self, Self::Open(data) if !data.is_empty())
+    }
+
     /// Goes on as far as it can. `Ready` when the direction is done.
     fn poll(
         &mut self,
@@ -218,14 +239,28 @@ pub async fn carry(
 ) -> Result<(), Broken> {
     let mut forth = Direction::Open(Bytes::new());
     let mut back = Direction::Open(Bytes::new());
+    let mut look: Option<std::pin::Pin<Box<Sleep>>> = None;
     let mut patience: Option<(u64, std::pin::Pin<Box<Sleep>>)> = None;
     let result = poll_fn(|cx| {
         if let Poll::Ready(reason) = pin!(&mut stop).poll(cx) {
             return Poll::Ready(Err(reason.unwrap_or(Broken::Ended)));
         }
-        let forth = forth.poll(cx, &mut one, &mut other, &counts.forth)?;
-        let back = back.poll(cx, &mut other, &mut one, &counts.back)?;
-        match (forth, back) {
+        let (forth_done, back_done) = (
+            forth.poll(cx, &mut one, &mut other, &counts.forth)?,
+            back.poll(cx, &mut other, &mut one, &counts.back)?,
+        );
+        if forth.waits() || back.waits() {
+            let look = look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));
+            while look.as_mut().poll(cx).is_ready() {
+                let lost = forth.waits().then(|| one.gone(cx)).flatten();
+                let lost = lost.or_else(|| back.waits().then(|| other.gone(cx)).flatten());
+                if let Some(lost) = lost {
+                    return Poll::Ready(Err(lost));
+                }
+                look.as_mut().reset(tokio::time::Instant::now() + LOOK);
+            }
+        }
+        match (forth_done, back_done) {
             (Poll::Ready(()), Poll::Ready(())) => return Poll::Ready(Ok(())),
             (Poll::Pending, Poll::Pending) => return Poll::Pending,
             _ => {}

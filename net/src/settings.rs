@@ -143,7 +143,7 @@ pub fn upstream(env: &Environment, prefix: &str, cluster: Name) -> Option<Upstre
     })
 }
 
-/// `HTTP2_STREAM_WINDOW_SIZE` (4Mi), `HTTP2_CONNECTION_WINDOW_SIZE` (16Mi), `HTTP2_FRAME_SIZE` (256Ki).
+/// `HTTP2_STREAM_WINDOW_SIZE` (512Ki), `HTTP2_CONNECTION_WINDOW_SIZE` (50Mi), `HTTP2_FRAME_SIZE` (256Ki).
 pub fn tunnel(env: &Environment) -> Result<hbone::Settings, BadSetting> {
     let default = hbone::Settings::default();
     let size = |name, default| {

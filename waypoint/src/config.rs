@@ -53,7 +53,7 @@ pub struct Config {
     pub workers: usize,
     /// `TUNNEL_ADDRESS` (`[::]:15008`, or `0.0.0.0:15008` without IPv6): where clients' tunnels come in.
     pub listen: SocketAddr,
-    /// `HTTP2_STREAM_WINDOW_SIZE` (4Mi), `HTTP2_CONNECTION_WINDOW_SIZE` (16Mi), `HTTP2_FRAME_SIZE` (256Ki): of tunnels; and
+    /// `HTTP2_STREAM_WINDOW_SIZE` (512Ki), `HTTP2_CONNECTION_WINDOW_SIZE` (50Mi), `HTTP2_FRAME_SIZE` (256Ki): of tunnels; and
     /// `TUNNEL_MAX_STREAMS` (16), which a client may have open in one.
     pub tunnel: hbone::Settings,
     /// `POOL_MAX_STREAMS_PER_CONNECTION` (100): streams in one tunnel of ours.

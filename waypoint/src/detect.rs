@@ -167,6 +167,10 @@ impl<S: End> End for Ahead<S> {
         self.io.poll_finish(cx)
     }
 
+    fn gone(&mut self, cx: &mut Context<'_>) -> Option<Broken> {
+        self.io.gone(cx)
+    }
+
     fn abort(&mut self) {
         self.io.abort();
     }

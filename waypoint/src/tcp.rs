@@ -352,6 +352,10 @@ impl<E: End, F: FnMut()> End for Listened<E, F> {
         self.end.poll_finish(cx)
     }
 
+    fn gone(&mut self, cx: &mut Context<'_>) -> Option<Broken> {
+        self.end.gone(cx)
+    }
+
     fn abort(&mut self) {
         self.end.abort();
     }

@@ -52,7 +52,7 @@ impl Default for Limits {
             streams: 100,
             idle: Duration::from_secs(60),
             connect: Duration::from_secs(10),
-            tunnel_streams: 200,
+            tunnel_streams: 100,
             tunnel_idle: Duration::from_secs(300),
             tunnel: net::hbone::Settings::default(),
         }

@@ -58,7 +58,7 @@ pub struct Config {
     pub ttl: Duration,
     /// `ZTUNNEL_WORKER_THREADS` (a number, `N%` of the cores, or 0 for all; default the larger of 2 and 25 %).
     pub workers: usize,
-    /// `HTTP2_STREAM_WINDOW_SIZE` (4Mi), `HTTP2_CONNECTION_WINDOW_SIZE` (16Mi), `HTTP2_FRAME_SIZE` (256Ki).
+    /// `HTTP2_STREAM_WINDOW_SIZE` (512Ki), `HTTP2_CONNECTION_WINDOW_SIZE` (50Mi), `HTTP2_FRAME_SIZE` (256Ki).
     pub tunnel: hbone::Settings,
     /// `POOL_MAX_STREAMS_PER_CONNECTION` (100).
     pub max_streams: usize,

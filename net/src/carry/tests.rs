@@ -92,3 +92,25 @@ async fn a_reader_that_stops_holds_back_the_writer() {
     }
     drop(server);
 }
+
+#[tokio::test]
+async fn a_client_that_resets_behind_bytes_that_nobody_takes_ends_its_flow() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap());
+    let (mut client, accepted) = (client.await.unwrap(), listener.accept().await.unwrap());
+    let (far, _server) = duplex(64);
+    client.write_all(&[1; 100_000]).await.unwrap();
+    sys::socket::reset(&client).unwrap();
+    let (_stop, stop) = oneshot::channel();
+    let counts = Counts::default();
+    let flow = carry(Socket::tcp(accepted.0), Socket::new(far), &counts, stop);
+    let (ended, ()) = tokio::join!(flow, async {
+        let client = client;
+        while counts.forth.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(client);
+    });
+    let reset = Broken::Socket(io::ErrorKind::ConnectionReset);
+    assert_eq!(ended, Err(reset));
+}

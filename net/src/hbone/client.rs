@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Settings, Stream, watch};
+use super::{Credit, Settings, Stream, watch};
 use crate::task;
 
 /// An open tunnel to a peer. Clones are the same tunnel; it closes when the last clone and stream are gone.
@@ -26,8 +26,12 @@ pub struct Tunnel {
 struct State {
     /// Who is at the other end, as TLS proved.
     peer: Option<Identity>,
+    /// Streams that may be open at once for our windows' sake.
+    most: usize,
     /// Streams that are open or being opened.
     streams: Cell<usize>,
+    /// Whether the peer takes bytes at all.
+    credit: Rc<Credit>,
     /// It takes no new streams.
     closed: Cell<bool>,
     begun: Cell<Begun>,
@@ -78,6 +82,9 @@ pub struct Place(Rc<State>);
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get() - 1);
+        if self.0.streams.get() == 0 {
+            self.0.credit.give();
+        }
         self.0.changed.notify_waiters();
     }
 }
@@ -95,7 +102,7 @@ where
     builder
         .enable_push(false)
         .initial_window_size(settings.stream_window)
-        .initial_connection_window_size(settings.connection_window)
+        .initial_connection_window_size(settings.window())
         .max_frame_size(settings.frame_size)
         .max_header_list_size(16 << 10)
         .max_send_buffer_size(settings.send_buffer)
@@ -107,6 +114,7 @@ where
         .map_err(|error| ConnectError::Tunnel(error.to_string()))?;
     let state = Rc::new(State {
         peer,
+        most: usize::try_from(settings.streams()).unwrap_or(usize::MAX),
         ..State::default()
     });
     let tunnel = Tunnel {
@@ -177,13 +185,21 @@ impl Tunnel {
         self.state.begun.get()
     }
 
-    /// Streams that we may open at once, at least one: what the peer grants, and before it has said so one only, which
-    /// need not wait for that.
+    /// Streams that we may open at once, at least one: what the peer grants and our windows allow, and before the peer has
+    /// said so one only, which need not wait for that.
     pub fn limit(&self) -> usize {
         match self.begun() {
-            Begun::Yes => self.send.current_max_send_streams().max(1),
+            Begun::Yes => {
+                let granted = self.send.current_max_send_streams();
+                granted.min(self.state.most).max(1)
+            }
             Begun::NotYet | Begun::Never => 1,
         }
+    }
+
+    /// Whether a new stream would be stuck behind others, because the peer takes no bytes on any.
+    pub fn is_halted(&self) -> bool {
+        self.state.credit.is_halted()
     }
 
     /// Until a stream ends, the tunnel closes or the peer has begun.
@@ -231,7 +247,8 @@ impl Tunnel {
             return Err(ConnectError::Status(head.status.as_u16()));
         }
         let body = guard.0.take().expect("taken only here");
-        Ok((Stream::new(body, recv), head.headers))
+        let credit = Rc::clone(&self.state.credit);
+        Ok((Stream::new(body, recv, credit), head.headers))
     }
 }
 

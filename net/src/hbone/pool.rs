@@ -7,6 +7,8 @@
 //! How many streams a tunnel takes is the peer's word, which comes a moment after the tunnel is open. Until then it takes
 //! one, and whoever else wants in waits for the word: a peer that grants few gets as many tunnels as it needs, one that
 //! grants many gets one.
+//!
+//! A tunnel whose peer takes no bytes on any stream is left alone: who wants in gets another one, up to a bound.
 
 use std::{
     cell::RefCell, collections::HashMap, future::Future, net::SocketAddr, rc::Rc, sync::Arc,
@@ -20,7 +22,7 @@ use mesh::{
 use tokio::sync::watch;
 
 use super::{
-    Tunnel,
+    HALTED, Tunnel,
     client::{Begun, Place},
 };
 use crate::task;
@@ -128,16 +130,19 @@ impl Pool {
         self.len() == 0
     }
 
-    /// The fullest tunnel that still has room, so that the others may fall idle.
+    /// The fullest tunnel that still has room, so that the others may fall idle. One at a halt only where that is the fate of
+    /// many.
     fn open(&self, key: &Key) -> Option<(Tunnel, Place)> {
         let mut entries = self.entries.borrow_mut();
         let entry = entries.get_mut(key)?;
         entry.tunnels.retain(|tunnel| !tunnel.is_closed());
         let room = |tunnel: &&Tunnel| tunnel.streams() < tunnel.limit().min(self.max_streams);
+        let halted = |tunnel: &&Tunnel| tunnel.is_halted();
+        let all = entry.tunnels.iter().filter(halted).count() >= HALTED;
         let tunnel = entry
             .tunnels
             .iter()
-            .filter(room)
+            .filter(|tunnel| room(tunnel) && (all || !tunnel.is_halted()))
             .max_by_key(|tunnel| tunnel.streams())?;
         Some((tunnel.clone(), tunnel.place()))
     }

@@ -61,7 +61,7 @@ impl Connect {
         let mut response = Response::new(());
         *response.headers_mut() = headers;
         let send = self.respond.send_response(response, false)?;
-        Ok(Stream::new(send, self.request.into_body()))
+        Ok(Stream::new(send, self.request.into_body(), Rc::default()))
     }
 
     /// Answers with an error status; the stream is over.
@@ -88,10 +88,10 @@ where
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(settings.stream_window)
-        .initial_connection_window_size(settings.connection_window)
+        .initial_connection_window_size(settings.window())
         .max_frame_size(settings.frame_size)
         .max_header_list_size(64 << 10)
-        .max_concurrent_streams(settings.max_streams)
+        .max_concurrent_streams(settings.streams())
         .max_send_buffer_size(settings.send_buffer);
     let handshake = tokio::time::timeout(settings.handshake, builder.handshake::<S, Bytes>(io));
     let mut connection = handshake

@@ -3,6 +3,7 @@
 use std::{
     io,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
 };
 
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::{Credit, FIRST};
 use crate::carry::{Broken, End};
 
 /// A stream in a tunnel. Dropping it without [`finish`](Self::poll_shutdown) resets it.
@@ -19,15 +21,21 @@ pub struct Stream {
     recv: RecvStream,
     /// Received and not yet read, for the face that reads bytes.
     rest: Bytes,
+    /// Sent so far.
+    sent: usize,
+    /// Of the tunnel.
+    credit: Rc<Credit>,
     finished: bool,
 }
 
 impl Stream {
-    pub(super) fn new(send: SendStream<Bytes>, recv: RecvStream) -> Self {
+    pub(super) fn new(send: SendStream<Bytes>, recv: RecvStream, credit: Rc<Credit>) -> Self {
         Self {
             send,
             recv,
             rest: Bytes::new(),
+            sent: 0,
+            credit,
             finished: false,
         }
     }
@@ -40,9 +48,18 @@ impl Stream {
                 0 => self.send.reserve_capacity(wanted),
                 room => return Poll::Ready(Ok(room.min(wanted))),
             }
-            match ready!(self.send.poll_capacity(cx)) {
+            let Poll::Ready(given) = self.send.poll_capacity(cx) else {
+                if self.sent < FIRST {
+                    self.credit.wait();
+                }
+                return Poll::Pending;
+            };
+            match given {
                 Some(Ok(0)) => {}
-                Some(Ok(room)) => return Poll::Ready(Ok(room.min(wanted))),
+                Some(Ok(room)) => {
+                    self.credit.give();
+                    return Poll::Ready(Ok(room.min(wanted)));
+                }
                 Some(Err(error)) => return Poll::Ready(Err(error)),
                 None => return Poll::Ready(Err(Reason::STREAM_CLOSED.into())),
             }
@@ -53,6 +70,11 @@ impl Stream {
     /// read, which hides that from a reader.
     pub fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.send.poll_reset(cx).map(drop)
+    }
+
+    fn send(&mut self, data: Bytes) -> Result<(), h2::Error> {
+        self.sent = self.sent.saturating_add(data.len());
+        self.send.send_data(data, false)
     }
 
     fn give_back(&mut self, bytes: usize) {
@@ -89,9 +111,7 @@ impl End for Stream {
         while !data.is_empty() {
             let room = ready!(self.room(cx, data.len())).map_err(|error| broken(&error))?;
             let now = data.split_to(room);
-            self.send
-                .send_data(now, false)
-                .map_err(|error| broken(&error))?;
+            self.send(now).map_err(|error| broken(&error))?;
         }
         Poll::Ready(Ok(()))
     }
@@ -100,6 +120,15 @@ impl End for Stream {
         self.finished = true;
         let end = self.send.send_data(Bytes::new(), true);
         Poll::Ready(end.map_err(|error| broken(&error)))
+    }
+
+    fn gone(&mut self, cx: &mut Context<'_>) -> Option<Broken> {
+        match self.send.poll_reset(cx) {
+            // All that it had to say is said.
+            Poll::Pending | Poll::Ready(Ok(Reason::NO_ERROR)) => None,
+            Poll::Ready(Ok(reason)) => Some(Broken::TunnelReset(reason.to_string())),
+            Poll::Ready(Err(error)) => Some(broken(&error)),
+        }
     }
 
     fn abort(&mut self) {
@@ -140,8 +169,7 @@ impl AsyncWrite for Stream {
         let this = self.get_mut();
         let room = ready!(this.room(cx, data.len())).map_err(io::Error::other)?;
         let now = &data[..room];
-        this.send
-            .send_data(Bytes::copy_from_slice(now), false)
+        this.send(Bytes::copy_from_slice(now))
             .map_err(io::Error::other)?;
         Poll::Ready(Ok(now.len()))
     }

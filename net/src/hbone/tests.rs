@@ -545,3 +545,5 @@ async fn what_is_not_http2_ends_the_tunnel() {
         })
         .await;
 }
+
+mod stalled;
