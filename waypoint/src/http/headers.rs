@@ -1,8 +1,13 @@
-//! Headers on their way through: what is meant for one hop goes, what others may not say of a client goes, edits happen.
+//! Headers on their way through: what is judged is what goes on, what is meant for one hop goes, what others may not say of a
+//! client goes, edits happen.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts};
 use mesh::{
-    http::edit::{Edit, HeaderEdits},
+    http::{
+        claim::{Claim, claim},
+        edit::{Edit, HeaderEdits},
+        head::is_token,
+    },
     identity::Identity,
     waypoint::{Answer, Table},
 };
@@ -17,48 +22,9 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What a header of a client says that is not the client's to say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Claim {
-    /// Who sends the request.
-    Client,
-    /// How it was before somebody forwarded it: its host, its scheme.
-    Origin,
-    /// What proxies of the mesh tell each other.
-    Mesh,
-}
-
-/// Many an application takes an underscore for a dash.
-fn claim(name: &HeaderName) -> Option<Claim> {
-    let text = name.as_str();
-    if text.contains('_') {
-        claimed(&text.replace('_', "-"))
-    } else {
-        claimed(text)
-    }
-}
-
-fn claimed(name: &str) -> Option<Claim> {
-    match name.as_bytes()[0] {
-        b'f' if name == "forwarded" => Some(Claim::Client),
-        b't' if name == "true-client-ip" => Some(Claim::Client),
-        b'a' if name.starts_with("ambit-") => Some(Claim::Mesh),
-        b'x' if matches!(
-            name,
-            "x-forwarded-for" | "x-forwarded-client-cert" | "x-real-ip"
-        ) =>
-        {
-            Some(Claim::Client)
-        }
-        b'x' if name.starts_with("x-forwarded-") => Some(Claim::Origin),
-        b'x' if name.starts_with("x-envoy-") => Some(Claim::Mesh),
-        _ => None,
-    }
-}
-
 /// Whether a header counts when a request is decided. What says who the client is never does, whoever says it.
 pub(super) fn counts(name: &HeaderName, gateway: bool) -> bool {
-    match claim(name) {
+    match claim(name.as_str()) {
         None => true,
         Some(Claim::Origin) => gateway,
         Some(Claim::Client | Claim::Mesh) => false,
@@ -67,24 +33,96 @@ pub(super) fn counts(name: &HeaderName, gateway: bool) -> bool {
 
 /// Whether it goes on to the endpoint.
 fn goes_on(name: &HeaderName, gateway: bool) -> bool {
-    match claim(name) {
+    match claim(name.as_str()) {
         None => true,
         Some(Claim::Client | Claim::Origin) => gateway,
         Some(Claim::Mesh) => false,
     }
 }
 
-/// Refuses a length over HTTP/2 that could be read in another way behind us. Over HTTP/1 `guard` does.
-pub(super) fn one_length(parts: &Parts) -> Result<(), Answer> {
-    let mut all = parts.headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(length) = all.next().filter(|_| parts.version == Version::HTTP_2) else {
-        return Ok(());
-    };
-    let is_plain = |text: &[u8]| text == b"0" || text.first() != Some(&b'0');
-    if all.next().is_some() || !is_plain(length.as_bytes()) {
-        return Err(Answer::Unframed("a length that is not one".to_owned()));
+/// Before anything is decided: refuses what has another reading behind us, and takes away what does not go on.
+///
+/// What `connection` lists is for us alone. Of protocols to speak instead only those are asked for inside of which there are
+/// no requests that nobody would judge. The pieces into which a cookie is cut are one (RFC 9113 §8.2.3).
+pub(super) fn settle(parts: &mut Parts) -> Result<(), Answer> {
+    one_reading(parts)?;
+    let all = &mut parts.headers;
+    if all.contains_key(header::CONNECTION) {
+        drop_listed(all);
     }
+    if all.contains_key(header::UPGRADE) {
+        let wanted: Vec<_> = protocols(all).filter(|it| !is_http_or_tls(it)).collect();
+        // A list of what was read can be written.
+        match HeaderValue::from_bytes(&wanted.join(&b", "[..])) {
+            Ok(wanted) if !wanted.is_empty() => drop(all.insert(header::UPGRADE, wanted)),
+            _ => drop(all.remove(header::UPGRADE)),
+        }
+    }
+    join_cookies(all);
     Ok(())
+}
+
+/// Refuses over HTTP/2 what could be read in another way behind us. Over HTTP/1 `guard` does.
+fn one_reading(parts: &Parts) -> Result<(), Answer> {
+    let unframed = |what: &str| Err(Answer::Unframed(what.to_owned()));
+    if parts.version != Version::HTTP_2 {
+        return Ok(());
+    }
+    // RFC 9113 §8.2.1: who reads HTTP/1.1 takes the blanks away.
+    if parts.headers.values().any(has_blank_end) {
+        return unframed("a header's value with a blank at its end");
+    }
+    let scheme = parts.uri.scheme_str().unwrap_or("http");
+    if !["http", "https"].contains(&scheme) {
+        return unframed("a scheme other than http and https");
+    }
+    let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
+    let is_plain = |text: &[u8]| text == b"0" || text.first() != Some(&b'0');
+    match (lengths.next(), lengths.next()) {
+        (Some(length), None) if is_plain(length.as_bytes()) => Ok(()),
+        (None, None) => Ok(()),
+        _ => unframed("a length that is not one"),
+    }
+}
+
+/// Whether a value begins or ends with what is none of it (RFC 9110 §5.5).
+pub(super) fn has_blank_end(value: &HeaderValue) -> bool {
+    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let bytes = value.as_bytes();
+    is_blank(bytes.first()) || is_blank(bytes.last())
+}
+
+/// What `upgrade` lists, in all its lines. What is no protocol is left out (RFC 9110 §7.8).
+fn protocols(all: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let values = all.get_all(header::UPGRADE).into_iter();
+    let items = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let is_protocol = |item: &&[u8]| {
+        let mut parts = item.split(|byte| *byte == b'/');
+        let is_token = |part: &[u8]| !part.is_empty() && part.iter().copied().all(is_token);
+        parts.clone().count() <= 2 && parts.all(is_token)
+    };
+    items.map(<[u8]>::trim_ascii).filter(is_protocol)
+}
+
+/// Whether there would be requests, or TLS, inside of it: nobody would judge those.
+fn is_http_or_tls(protocol: &[u8]) -> bool {
+    let has_name = |name: &&[u8]| {
+        let start = protocol.get(..name.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(name))
+    };
+    [&b"h2"[..], b"h3", b"http", b"spdy", b"ssl", b"tls"]
+        .iter()
+        .any(has_name)
+}
+
+/// Whether an endpoint speaks what it was asked for, and nothing else, from now on.
+pub(super) fn agrees(answer: &HeaderMap, asked: &HeaderValue) -> bool {
+    let was_asked = |protocol: &[u8]| {
+        let mut asked = asked.as_bytes().split(|byte| *byte == b',');
+        asked.any(|item| item.trim_ascii().eq_ignore_ascii_case(protocol))
+    };
+    let mut spoken = protocols(answer).peekable();
+    spoken.peek().is_some() && spoken.all(was_asked)
 }
 
 /// What a request wants of its connections, which both sides are told anew.
@@ -98,19 +136,19 @@ pub(super) struct Hop {
     pub(super) waits: bool,
 }
 
-/// Takes from a request what is for one hop (RFC 9110 §7.6.1) and what is not its client's to say.
+/// Takes from a settled request what is for one hop (RFC 9110 §7.6.1) and what is not its client's to say.
 pub(super) fn trim(all: &mut HeaderMap, peer: Option<Identity>, table: &Table) -> Hop {
     let gateway = is_gateway(table, peer);
     let mut hop = Hop::default();
-    let (mut connection, mut outside) = (false, Vec::new());
-    let mut found: [bool; 7] = [false; 7];
+    let mut outside = Vec::new();
+    let mut found: [bool; 8] = [false; 8];
     for (name, value) in all.iter() {
         if !goes_on(name, gateway) {
             outside.push(name.clone());
             continue;
         }
         match *name {
-            header::CONNECTION => connection = true,
+            header::CONNECTION => found[7] = true,
             header::UPGRADE => {
                 found[0] = true;
                 hop.upgrade = Some(value.clone());
@@ -140,18 +178,15 @@ pub(super) fn trim(all: &mut HeaderMap, peer: Option<Identity>, table: &Table) -
         KEEP_ALIVE,
         PROXY_CONNECTION,
         HTTP2_SETTINGS,
+        header::CONNECTION,
     ];
-    if connection {
-        // A protocol that is only named, not asked for, is not asked for.
-        let asks = all
+    // A protocol that is only named, not asked for, is not asked for.
+    let asks = hop.upgrade.is_some()
+        && all
             .get_all(header::CONNECTION)
             .iter()
             .any(|value| has_token(value.as_bytes(), b"upgrade"));
-        if !asks {
-            hop.upgrade = None;
-        }
-        drop_listed(all);
-    } else {
+    if !asks {
         hop.upgrade = None;
     }
     for (name, found) in named.into_iter().zip(found) {
@@ -171,6 +206,7 @@ pub(super) fn trim_answer(all: &mut HeaderMap) {
         drop_listed(all);
     }
     for name in [
+        header::CONNECTION,
         header::TRANSFER_ENCODING,
         KEEP_ALIVE,
         header::UPGRADE,
@@ -180,24 +216,29 @@ pub(super) fn trim_answer(all: &mut HeaderMap) {
     }
 }
 
-/// Takes away `connection` and what it lists.
+/// Takes away what `connection` lists.
 fn drop_listed(all: &mut HeaderMap) {
     let mut listed = Vec::new();
     for value in all.get_all(header::CONNECTION) {
         let tokens = value.as_bytes().split(|byte| *byte == b',');
         let names = tokens.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok());
-        // `close` and `keep-alive` are no headers, and what frames or routes a message is not one hop's to name.
+        // What frames or routes a message is not one hop's to name; what is for one hop is still asked for.
         listed.extend(names.filter(|name| {
             !matches!(
                 *name,
-                header::HOST | header::CONTENT_LENGTH | header::CONTENT_TYPE
+                header::HOST
+                    | header::CONTENT_LENGTH
+                    | header::CONTENT_TYPE
+                    | header::CONNECTION
+                    | header::UPGRADE
+                    | header::TE
+                    | header::EXPECT
             )
         }));
     }
     for name in listed {
         all.remove(name);
     }
-    all.remove(header::CONNECTION);
 }
 
 fn has_token(list: &[u8], token: &[u8]) -> bool {
@@ -281,7 +322,7 @@ fn request_id(high: u64, low: u64) -> HeaderValue {
     HeaderValue::from_bytes(&text).expect("hexadecimal digits")
 }
 
-/// Joins the pieces into which HTTP/2 may cut a cookie (RFC 9113 §8.2.3).
+/// Joins the pieces of a cookie.
 pub(super) fn join_cookies(all: &mut HeaderMap) {
     let mut pieces = all.get_all(header::COOKIE).iter();
     if pieces.nth(1).is_none() {

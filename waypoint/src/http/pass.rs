@@ -32,9 +32,10 @@ pub(super) fn speaks(forward: &Forward<'_>, parts: &Parts) -> Speaks {
 }
 
 /// What the endpoint is asked beside the request.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Wants {
-    pub(super) upgrade: bool,
+    /// What to speak instead.
+    pub(super) upgrade: Option<HeaderValue>,
     pub(super) waits: bool,
     /// Its client, over HTTP/1.1, takes a call's trailers.
     pub(super) trailers: bool,
@@ -84,8 +85,8 @@ pub(super) fn outgoing(
             headers::join_cookies(all);
             if let Some(upgrade) = hop.upgrade.filter(|_| is_h1) {
                 all.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-                all.insert(header::UPGRADE, upgrade);
-                wants.upgrade = true;
+                all.insert(header::UPGRADE, upgrade.clone());
+                wants.upgrade = Some(upgrade);
             } else if hop.trailers {
                 all.insert(header::CONNECTION, HeaderValue::from_static("te"));
                 all.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -125,13 +126,20 @@ fn target(came: Option<&PathAndQuery>, wanted: Option<&[u8]>) -> Result<PathAndQ
 }
 
 /// Makes an answer's head what the client sees.
-pub(super) fn incoming(response: &mut Response<Incoming>, forward: &Forward<'_>, wants: Wants) {
-    let switched = wants.upgrade && response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let to = response
-        .headers()
-        .get(header::UPGRADE)
-        .filter(|_| switched)
-        .cloned();
+pub(super) fn incoming(
+    response: &mut Response<Incoming>,
+    forward: &Forward<'_>,
+    wants: &Wants,
+) -> Result<(), Answer> {
+    let mut to = None;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let asked = wants.upgrade.as_ref();
+        if !asked.is_some_and(|asked| headers::agrees(response.headers(), asked)) {
+            let why = "it switches to a protocol that nobody asked for";
+            return Err(Answer::UpstreamProtocol(why.to_owned()));
+        }
+        to = response.headers().get(header::UPGRADE).cloned();
+    }
     *response.version_mut() = Version::HTTP_11;
     let all = response.headers_mut();
     headers::trim_answer(all);
@@ -145,6 +153,7 @@ pub(super) fn incoming(response: &mut Response<Incoming>, forward: &Forward<'_>,
     if wants.trailers {
         announce_trailers(response);
     }
+    Ok(())
 }
 
 /// Names what follows a call: HTTP/1.1 trailers are written only if they are announced.

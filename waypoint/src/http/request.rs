@@ -45,20 +45,32 @@ pub(super) async fn respond(
     request: Request<Incoming>,
 ) -> Result<Response<Download>, Infallible> {
     let (mut parts, body) = request.into_parts();
-    let is_h2 = parts.version == Version::HTTP_2;
+    let version = parts.version;
     // What follows such a request is not looked at: see `guard`.
     let last = parts.method == Method::CONNECT || parts.headers.contains_key(header::UPGRADE);
     let seed = session.front.random();
-    let opening = last.then(|| Box::new(Opening::new(&parts, seed)));
     let mut exchange = Exchange::new(&session, &parts);
-    let mut response = match forward(&session, &mut parts, body, seed, &mut exchange).await {
+    let settled = headers::settle(&mut parts);
+    let opening = last.then(|| Box::new(Opening::new(&parts, seed)));
+    let forwarded = match settled {
+        Ok(()) => forward(&session, &mut parts, body, seed, &mut exchange).await,
+        Err(why) => Err(why),
+    };
+    let mut response = match forwarded {
         Ok(forwarded) => forwarded.into_response(&session, opening, exchange),
         Err(why) => answer(why, exchange),
     };
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if !is_h2 && !switched && (last || session.draining.get()) {
+    let is_old = version == Version::HTTP_10;
+    // Without chunks the end of the connection is the end of what has no length.
+    let endless = is_old && response.size_hint().exact().is_none();
+    if version != Version::HTTP_2 && !switched && (last || endless || session.draining.get()) {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
+        if is_old {
+            // An answer of HTTP/1.1 would promise the client what it asked for.
+            *response.version_mut() = Version::HTTP_10;
+        }
     }
     Ok(response)
 }
@@ -146,11 +158,7 @@ async fn forward(
     if let Some(source) = gate {
         hold(source, &mut request);
     }
-    let handover = if wants.upgrade {
-        lease.handover()
-    } else {
-        None
-    };
+    let handover = wants.upgrade.as_ref().and_then(|_| lease.handover());
     let deadline = deadline(exchange, &forward);
     let sent = pin!(send(
         session,
@@ -164,7 +172,7 @@ async fn forward(
     if let Some(source) = &source {
         source.answered();
     }
-    incoming(&mut response, &forward, wants);
+    incoming(&mut response, &forward, &wants)?;
     Ok(Forwarded {
         response,
         deadline,
@@ -195,7 +203,6 @@ pub(super) fn decide<'g>(
     seed: u64,
     tried: &'g [Arc<str>],
 ) -> Result<Judgement<'g>, Answer> {
-    headers::one_length(parts)?;
     let front = &session.front;
     let method = &parts.method;
     if *method == Method::CONNECT {

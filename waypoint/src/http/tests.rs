@@ -6,4 +6,5 @@ mod framing;
 mod headers;
 mod life;
 mod policy;
+mod settled;
 mod two;

@@ -81,7 +81,7 @@ fn what_names_two_hosts_or_none_is_answered_with_400() {
             "GET / HTTP/1.1\r\n\r\n",
             "GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET a HTTP/1.1\r\nHost: a\r\n\r\n",
-            "get / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "Connect / HTTP/1.1\r\nHost: a\r\n\r\n",
         ] {
             let request = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
             let (answer, seen) = exchanged(&request).await;

@@ -20,21 +20,21 @@ use super::{
 use crate::http::Version;
 
 /// An HTTP/2 client on a connection, driven beside the test.
-async fn client(peer: Peer<DuplexStream>) -> client::SendRequest<Bytes> {
+pub(super) async fn client(peer: Peer<DuplexStream>) -> client::SendRequest<Bytes> {
     let (send, connection) = client::handshake(peer.0).await.unwrap();
     net::task::spawn(async { drop(connection.await) });
     send
 }
 
-async fn server(endpoint: &Endpoint) -> server::Connection<TcpStream, Bytes> {
+pub(super) async fn server(endpoint: &Endpoint) -> server::Connection<TcpStream, Bytes> {
     server::handshake(endpoint.accept().await.0).await.unwrap()
 }
 
-fn get(path: &str) -> Request<()> {
+pub(super) fn get(path: &str) -> Request<()> {
     Request::get(format!("http://shop{path}")).body(()).unwrap()
 }
 
-fn call() -> Request<()> {
+pub(super) fn call() -> Request<()> {
     let call = Request::post("http://shop/x.Y/Z")
         .header("content-type", "application/grpc")
         .header("te", "trailers");
@@ -49,6 +49,7 @@ macro_rules! next {
         accepted
     }};
 }
+pub(super) use next;
 
 #[test]
 fn a_call_keeps_its_trailers() {
