@@ -234,6 +234,15 @@ impl Answer {
             }
         }
     }
+
+    /// What a gRPC client reads.
+    pub fn grpc_message(&self) -> &'static str {
+        match self {
+            Self::NoRoute | Self::NotServed(_) => "no route",
+            Self::Redirect { .. } => "redirected, which a call cannot follow",
+            _ => self.body(),
+        }
+    }
 }
 
 impl fmt::Display for Answer {

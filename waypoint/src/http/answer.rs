@@ -3,10 +3,13 @@
 use std::fmt::Write;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use mesh::waypoint::Answer;
 
 use super::{body::Download, exchange::Exchange, headers};
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Answers a request. To gRPC in trailers alone, with status 200 (gRPC over HTTP/2, "Trailers-Only").
 pub(super) fn answer(answer: Answer, mut exchange: Box<Exchange>) -> Response<Download> {
@@ -19,10 +22,9 @@ pub(super) fn answer(answer: Answer, mut exchange: Box<Exchange>) -> Response<Do
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/grpc"),
         );
-        all.insert("grpc-status", HeaderValue::from(status));
-        let message = HeaderValue::try_from(escaped(answer.body()));
-        if let Some(message) = message.ok().filter(|message| !message.is_empty()) {
-            all.insert("grpc-message", message);
+        all.insert(GRPC_STATUS, HeaderValue::from(status));
+        if let Ok(message) = HeaderValue::try_from(escaped(answer.grpc_message())) {
+            all.insert(GRPC_MESSAGE, message);
         }
         exchange.grpc_status = Some(status);
     } else {
@@ -49,6 +51,15 @@ pub(super) fn answer(answer: Answer, mut exchange: Box<Exchange>) -> Response<Do
     exchange.status = response.status().as_u16();
     exchange.answer = Some(answer);
     response.map(|()| exchange.into_body(body))
+}
+
+/// What ends a call that has begun and whose time is over.
+pub(super) fn late_trailers() -> HeaderMap {
+    let late = Answer::Timeout;
+    HeaderMap::from_iter([
+        (GRPC_STATUS, HeaderValue::from(late.grpc_status())),
+        (GRPC_MESSAGE, HeaderValue::from_static(late.grpc_message())),
+    ])
 }
 
 /// RFC 3986 percent-encoding of what a `grpc-message` may not hold.

@@ -1,6 +1,6 @@
 //! One request and its answer, as far as they are remembered: told when they are over, however they end.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{net::SocketAddr, rc::Rc, str::Utf8Error, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, request, response};
@@ -125,6 +125,11 @@ impl Exchange {
         }
     }
 
+    /// Whether its client can be told in trailers how its call ended.
+    pub(super) fn takes_status(&self) -> bool {
+        self.grpc && self.version == Version::HTTP_2
+    }
+
     /// The answer did not come to its end.
     pub(super) fn broke(&mut self, why: super::body::Broken) {
         self.broken = Some(match why {
@@ -153,9 +158,10 @@ impl Exchange {
 
     fn tell(&self) {
         fn text(value: Option<&HeaderValue>) -> &str {
-            value
-                .and_then(|value| value.to_str().ok())
-                .unwrap_or_default()
+            let bytes = value.map_or(&[][..], HeaderValue::as_bytes);
+            // As far as it is text.
+            let readable = |error: Utf8Error| str::from_utf8(&bytes[..error.valid_up_to()]);
+            str::from_utf8(bytes).or_else(readable).unwrap_or_default()
         }
         let (flags, broken) = match (&self.answer, self.broken) {
             (Some(answer), _) => (answer.flags(), None),

@@ -13,7 +13,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::trim;
-use crate::http::exchange::Exchange;
+use crate::http::{answer::late_trailers, exchange::Exchange};
 
 /// An answer's body, ours or an endpoint's. With it ends what is remembered of the request.
 pub(in crate::http) struct Download {
@@ -78,6 +78,23 @@ impl Download {
         }
     }
 
+    /// Breaks it off. A call over HTTP/2 is told in trailers, after which there is nothing that would look whole.
+    fn end_late(&mut self) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let tells = self.size_hint().exact().is_none();
+        let Some(exchange) = self
+            .exchange
+            .as_mut()
+            .filter(|it| tells && it.takes_status())
+        else {
+            return self.broke(Broken::Late);
+        };
+        let trailers = late_trailers();
+        exchange.trailers(&trailers);
+        exchange.broke(Broken::Late);
+        *self = Self::none();
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+
     fn broke(&mut self, why: Broken) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         if let Some(exchange) = &mut self.exchange {
             exchange.broke(why);
@@ -98,7 +115,7 @@ impl Body for Download {
         let this = &mut *self;
         let late = this.late.as_mut().map(|late| late.as_mut().poll(cx));
         if let Some(Poll::Ready(())) = late {
-            return this.broke(Broken::Late);
+            return this.end_late();
         }
         let frame = match &mut this.inner {
             Inner::Own(piece) => Poll::Ready(piece.take().map(|data| Ok(Frame::data(data)))),
