@@ -123,7 +123,7 @@ struct Key {
     said: Option<Same<Party>>,
     table: Option<Name>,
     port: u16,
-    backend: Option<Name>,
+    backend: Option<(Name, Option<u16>)>,
     workload: Option<Same<Workload>>,
     rule: Option<(Same<Route>, usize)>,
     grpc: bool,
@@ -257,7 +257,7 @@ impl Counting {
                 .map(Same),
             table: done.table.map(|table| table.key),
             port: done.connection.port,
-            backend: done.backend.map(|backend| backend.key),
+            backend: done.backend.map(|it| (it.key, done.backend_port)),
             workload: done.workload.cloned().map(Same),
             rule: done
                 .rule
@@ -326,7 +326,11 @@ impl Counting {
             requests: families.requests.cells(&labels),
             route,
             texts: Rc::new(Texts {
-                cluster: cluster(done.backend.map_or(*table, |b| b.key), *port, "http"),
+                cluster: cluster(
+                    done.backend.map_or(*table, |b| b.key),
+                    done.backend_port.unwrap_or(*port),
+                    "http",
+                ),
                 route: done
                     .rule
                     .map(|told| self::route(&told.route, told.at))
@@ -451,7 +455,7 @@ impl Counting {
             upstream: carried.upstream,
             cluster: &cluster(
                 carried.backend.as_ref().map_or(*table, |b| b.key),
-                *port,
+                carried.backend_port.unwrap_or(*port),
                 "tcp",
             ),
             local: local(carried.table.as_ref(), *port),
@@ -538,6 +542,7 @@ pub(crate) struct Carried {
     since: Instant,
     table: Option<Arc<Table>>,
     backend: Option<Arc<Backend>>,
+    backend_port: Option<u16>,
     workload: Option<Arc<Workload>>,
     upstream: Option<SocketAddr>,
     tunnelled: bool,
@@ -554,6 +559,7 @@ impl Carried {
             since: Instant::now(),
             table: None,
             backend: None,
+            backend_port: None,
             workload: None,
             upstream: None,
             tunnelled: false,
@@ -567,6 +573,7 @@ impl Carried {
     pub(crate) fn judged(&mut self, table: &Arc<Table>, judgement: &Judgement<'_>) {
         self.table = Some(Arc::clone(table));
         self.backend = judgement.backend.cloned();
+        self.backend_port = judgement.backend_port;
         self.route = judgement.route.map(|it| route(it.route, it.at));
         self.dry_run = judgement.would_deny().collect();
         self.audit.clone_from(&judgement.audit);

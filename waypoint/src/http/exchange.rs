@@ -1,6 +1,6 @@
 //! One request and its answer, as far as they are remembered: told when they are over, however they end.
 
-use std::{net::SocketAddr, rc::Rc, str::Utf8Error, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt::Write, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, request, response};
@@ -41,6 +41,7 @@ pub(super) struct Exchange {
     pub(super) upstream_security: bool,
     pub(super) table: Option<Arc<Table>>,
     pub(super) backend: Option<Arc<Backend>>,
+    backend_port: Option<u16>,
     pub(super) workload: Option<Arc<Workload>>,
     pub(super) rule: Option<RuleTold>,
     pub(super) allowed_by: Option<Matched>,
@@ -80,6 +81,7 @@ impl Exchange {
             upstream_security: false,
             table: None,
             backend: None,
+            backend_port: None,
             workload: None,
             rule: None,
             allowed_by: None,
@@ -94,6 +96,7 @@ impl Exchange {
     /// Remembers why it goes where it goes.
     pub(super) fn judged(&mut self, judgement: &mut Judgement<'_>) {
         self.backend = judgement.backend.cloned();
+        self.backend_port = judgement.backend_port;
         self.rule = judgement.route.map(|selected| RuleTold {
             route: Arc::clone(selected.route),
             at: selected.at,
@@ -157,12 +160,6 @@ impl Exchange {
     }
 
     fn tell(&self) {
-        fn text(value: Option<&HeaderValue>) -> &str {
-            let bytes = value.map_or(&[][..], HeaderValue::as_bytes);
-            // As far as it is text.
-            let readable = |error: Utf8Error| str::from_utf8(&bytes[..error.valid_up_to()]);
-            str::from_utf8(bytes).or_else(readable).unwrap_or_default()
-        }
         let (flags, broken) = match (&self.answer, self.broken) {
             (Some(answer), _) => (answer.flags(), None),
             (None, Some((flags, broken))) => (flags, Some(broken)),
@@ -171,6 +168,10 @@ impl Exchange {
         };
         let received = self.source.as_ref().map_or(0, |source| source.bytes.get());
         let session = &self.session;
+        let (host, user_agent) = (text(self.host.as_ref()), text(self.user_agent.as_ref()));
+        let request_id = text(self.request_id.as_ref());
+        let forwarded_for = self.forwarded_for.as_ref();
+        let forwarded_for = text(forwarded_for.or(Some(&session.forwarded_for)));
         session.front.record.request(&Done {
             connection: &session.connection,
             protocol: match self.version {
@@ -182,15 +183,11 @@ impl Exchange {
             path: self.uri.path_and_query().map_or("", |path| path.as_str()),
             authority: match self.uri.authority() {
                 Some(authority) => authority.as_str(),
-                None => text(self.host.as_ref()),
+                None => &host,
             },
-            user_agent: text(self.user_agent.as_ref()),
-            request_id: text(self.request_id.as_ref()),
-            forwarded_for: text(Some(
-                self.forwarded_for
-                    .as_ref()
-                    .unwrap_or(&session.forwarded_for),
-            )),
+            user_agent: &user_agent,
+            request_id: &request_id,
+            forwarded_for: &forwarded_for,
             grpc: self.grpc,
             status: self.status,
             grpc_status: self.grpc_status,
@@ -209,6 +206,7 @@ impl Exchange {
             upstream_security: self.upstream_security,
             table: self.table.as_ref(),
             backend: self.backend.as_ref(),
+            backend_port: self.backend_port,
             workload: self.workload.as_ref(),
             rule: self.rule.as_ref(),
             allowed_by: self.allowed_by.as_ref(),
@@ -254,12 +252,31 @@ pub(super) fn unread(session: &Rc<Session>, answer: &Answer) {
         upstream_security: false,
         table: generation.table(connection.table),
         backend: None,
+        backend_port: None,
         workload: None,
         rule: None,
         allowed_by: None,
         dry_run: &[],
         audit: &[],
     });
+}
+
+/// A value as it is told: what is not plain text is escaped, so that nobody hides behind it.
+fn text(value: Option<&HeaderValue>) -> Cow<'_, str> {
+    let Some(value) = value else {
+        return Cow::Borrowed("");
+    };
+    if let Ok(plain) = value.to_str() {
+        return Cow::Borrowed(plain);
+    }
+    let mut text = String::with_capacity(2 * value.len());
+    for byte in value.as_bytes() {
+        match byte {
+            b' '..=b'~' => text.push(char::from(*byte)),
+            byte => write!(text, "\\x{byte:02x}").expect("writing to a String does not fail"),
+        }
+    }
+    Cow::Owned(text)
 }
 
 /// Whether what is behind a head is a call, or the answer to one.

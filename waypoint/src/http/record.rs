@@ -16,7 +16,7 @@ pub trait Record {
     fn request(&self, done: &Done<'_>);
 }
 
-/// One request and its answer. Texts are as they came; empty where there is none.
+/// One request and its answer. Texts are as they came, with `\xNN` for each byte that is not plain; empty where there is none.
 #[derive(Debug)]
 pub struct Done<'a> {
     /// Where it came from.
@@ -65,6 +65,8 @@ pub struct Done<'a> {
     pub table: Option<&'a Arc<Table>>,
     /// The service of the endpoint.
     pub backend: Option<&'a Arc<Backend>>,
+    /// Its port, which need not be the one that was asked for.
+    pub backend_port: Option<u16>,
     /// The endpoint.
     pub workload: Option<&'a Arc<Workload>>,
     /// The deciding rule.

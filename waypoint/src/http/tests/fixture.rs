@@ -64,6 +64,10 @@ pub(super) struct Told {
     pub(super) sent: u64,
     pub(super) rule: Option<(String, usize)>,
     pub(super) workload: Option<String>,
+    pub(super) host: String,
+    pub(super) user_agent: String,
+    pub(super) request_id: String,
+    pub(super) backend_port: Option<u16>,
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +87,10 @@ impl Record for Notes {
             sent: done.sent,
             rule: done.rule.map(|it| (it.route.name.to_string(), it.at)),
             workload: done.workload.map(|it| it.name.to_string()),
+            host: done.authority.to_owned(),
+            user_agent: done.user_agent.to_owned(),
+            request_id: done.request_id.to_owned(),
+            backend_port: done.backend_port,
         });
     }
 }

@@ -357,3 +357,30 @@ fn a_call_hears_why_it_has_no_answer() {
         }
     });
 }
+
+#[test]
+fn nobody_hides_behind_what_is_not_text() {
+    run(async {
+        let endpoint = Endpoint::listen().await;
+        let lab = World::to(&endpoint).lab();
+        let mut client = lab.h1();
+        client
+            .write("GET / HTTP/1.1\r\nHost: é\r\nUser-Agent: a\u{202e}b\r\nX-Request-Id: 7\r\n\r\n")
+            .await;
+        client.head().await;
+        client
+            .write("GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: b\r\nX-Request-Id: ÿ\r\n\r\n")
+            .await;
+        let mut peer = endpoint.accept().await;
+        peer.head().await;
+        peer.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            .await;
+        client.head().await;
+        let told = lab.told();
+        assert_eq!((told[0].status, &*told[0].host), (400, "\\xc3\\xa9"));
+        assert_eq!(told[0].user_agent, "a\\xe2\\x80\\xaeb");
+        assert_eq!((told[1].status, &*told[1].user_agent), (200, "b"));
+        assert_eq!(told[1].request_id, "\\xc3\\xbf");
+        assert_eq!(told[1].backend_port, Some(80));
+    });
+}
