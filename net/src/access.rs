@@ -168,6 +168,7 @@ mod tests {
                 .map(|(_, rest)| rest.trim_end().to_owned())
         };
         capture("debug", Format::Text, body)
+            .unwrap()
             .into_iter()
             .filter_map(cut)
             .collect()

@@ -228,12 +228,27 @@ impl Queue {
         !(text.is_empty() && flushes.is_empty())
     }
 
+    /// What waits, line by line.
+    fn lines(&self) -> Vec<String> {
+        let text = std::mem::take(&mut self.lock().text);
+        let text = String::from_utf8_lossy(&text);
+        text.split_inclusive('\n').map(str::to_owned).collect()
+    }
+
     /// Lets lines gather, unless somebody waits for them.
     fn pause(&self) {
         let gathers = |waiting: &mut Waiting| waiting.flushes.is_empty() && !waiting.closed;
         let waited = self.news.wait_timeout_while(self.lock(), PAUSE, gathers);
         drop(waited);
     }
+}
+
+/// The lines that `body` logs in this thread, each with its newline: for tests of what is logged.
+pub fn capture(filter: &str, format: Format, body: impl FnOnce()) -> Result<Vec<String>, LogError> {
+    let queue = Queue::new(ROOM);
+    let (_, subscriber) = build(filter, format, Arc::clone(&queue))?;
+    subscriber::with_default(subscriber, body);
+    Ok(queue.lines())
 }
 
 /// Formats events and queues their lines.
@@ -275,22 +290,6 @@ impl Queue {
         self.lock().closed = true;
         self.news.notify_one();
     }
-
-    fn lines(&self) -> Vec<String> {
-        let text = std::mem::take(&mut self.lock().text);
-        let text = String::from_utf8(text).expect("lines are text");
-        text.split_inclusive('\n').map(str::to_owned).collect()
-    }
-}
-
-/// The lines that `body` logs in this thread.
-#[cfg(test)]
-pub(crate) fn capture(filter: &str, format: Format, body: impl FnOnce()) -> Vec<String> {
-    let queue = Queue::new(ROOM);
-    let built = build(filter, format, Arc::clone(&queue));
-    let (_, subscriber) = built.expect("tests give filters");
-    subscriber::with_default(subscriber, body);
-    queue.lines()
 }
 
 impl fmt::Display for LogError {

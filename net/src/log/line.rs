@@ -65,7 +65,23 @@ fn object(event: &Event<'_>, line: &mut String) {
     all.insert("time".into(), json!(now()));
     all.insert("scope".into(), json!(target));
     all.extend(object.0);
-    writeln!(line, "{}", Value::Object(all)).ok();
+    add_json(line, &Value::Object(all).to_string());
+    line.push('\n');
+}
+
+/// Escapes the control characters that JSON itself lets stand: DEL, and U+0080 to U+009F, which end lines and move cursors.
+fn add_json(line: &mut String, text: &str) {
+    let mut rest = text;
+    while let Some(at) = rest.find(char::is_control) {
+        let (plain, more) = rest.split_at(at);
+        line.push_str(plain);
+        let mut more = more.chars();
+        if let Some(c) = more.next() {
+            write!(line, "\\u{:04x}", u32::from(c)).ok();
+        }
+        rest = more.as_str();
+    }
+    line.push_str(rest);
 }
 
 /// The line that says how many lines there are not.

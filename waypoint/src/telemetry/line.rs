@@ -3,7 +3,8 @@
 //! In the order of that form: when it began; method, path and protocol; status, flags, details; what ended the connection,
 //! why the endpoint's TLS failed (both are always `-`); bytes received and sent; how long it took, and the endpoint's part
 //! of that; `x-forwarded-for`, user agent, request id, authority; the endpoint's address and service; our own addresses;
-//! the client's; the server name (there is none); the route.
+//! the client's; the server name (there is none); the route. The object has them under the names that the ecosystem's
+//! dashboards know, without those of which nothing is known.
 
 mod text;
 
@@ -11,6 +12,9 @@ use std::{net::SocketAddr, time::Duration};
 
 use net::log::Format;
 use tracing::info;
+
+/// Longest text within a line, in bytes.
+const TEXT: usize = 4 << 10;
 
 /// What a line says. Empty texts are not known.
 #[derive(Clone, Debug)]
@@ -89,16 +93,17 @@ impl Line<'_> {
     }
 
     fn object(&self) {
-        let known = |text| Some(text).filter(|text: &&str| !text.is_empty());
+        let known = |text| Some(cut(text)).filter(|text: &&str| !text.is_empty());
         info!(
             target: net::log::WHOLE,
+            start_time = text::time(self.began),
             method = known(self.method),
             path = known(self.path),
-            protocol = self.protocol,
+            protocol = known(self.protocol),
             response_code = self.status,
             grpc_status = self.grpc_status,
-            response_flags = self.flags,
-            response_code_details = self.details,
+            response_flags = known(self.flags),
+            response_code_details = known(self.details),
             bytes_received = self.received,
             bytes_sent = self.sent,
             duration = milliseconds(self.duration),
@@ -120,6 +125,14 @@ impl Line<'_> {
     }
 }
 
+/// As much of a text as a line has room for: most come from clients.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT)]
+}
+
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

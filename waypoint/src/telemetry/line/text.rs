@@ -9,7 +9,7 @@ use std::{
 
 use time::OffsetDateTime;
 
-use super::{Line, milliseconds};
+use super::{Line, cut, milliseconds};
 
 thread_local! {
     /// Memory for the next line.
@@ -26,6 +26,13 @@ pub(super) fn with<T>(line: &Line<'_>, hand: impl FnOnce(&str) -> T) -> T {
     let handed = hand(&text);
     ROOM.set(text);
     handed
+}
+
+/// When something began, as a line has it.
+pub(super) fn time(since: Duration) -> String {
+    let mut text = String::new();
+    add_time(&mut text, since);
+    text
 }
 
 fn add(out: &mut String, line: &Line<'_>) {
@@ -86,7 +93,7 @@ fn or_dash(text: &str) -> &str {
 
 /// Within quotes: what a client sends does not end them.
 fn add_quoted(out: &mut String, text: &str) {
-    let mut rest = or_dash(text);
+    let mut rest = or_dash(cut(text));
     // All bytes are looked at, so that many are at once.
     let ends = |any: bool, byte: u8| any | matches!(byte, b'"' | b'\\');
     if !rest.bytes().fold(false, ends) {
@@ -104,7 +111,7 @@ fn add_quoted(out: &mut String, text: &str) {
 
 /// One word.
 fn add_spaceless(out: &mut String, text: &str) {
-    let mut rest = or_dash(text);
+    let mut rest = or_dash(cut(text));
     while let Some((word, more)) = rest.split_once(' ') {
         out.push_str(word);
         out.push('_');
