@@ -126,7 +126,7 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
     peer::compile(scope, &mut compiled);
     services::compile(scope, &bindings, &mut compiled);
     workloads::compile(scope, &mut compiled);
-    endpoints::compile(scope, &bindings, &mut compiled);
+    endpoints::compile(scope, &mut compiled);
     // Objects speak louder than what was stored ready-made.
     for (name, address) in &world.stored.addresses {
         compiled

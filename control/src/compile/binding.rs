@@ -71,16 +71,6 @@ pub(super) enum Denied {
     Everybody,
 }
 
-impl Binding {
-    /// Whether a waypoint is asked for, or its workloads deny somebody.
-    pub(super) fn is_bound(&self) -> bool {
-        self.accepted.is_some()
-            || self.published.is_some()
-            || !self.told.is_empty()
-            || self.denied != Denied::Nobody
-    }
-}
-
 impl Bindings {
     pub(super) fn new(scope: Scope<'_>, attached: &Attached) -> Self {
         let mut bindings = Self {

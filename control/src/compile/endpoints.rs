@@ -1,8 +1,8 @@
 //! Endpoints that are listed by hand, in EndpointSlices of services without a selector.
 //!
-//! One that names a pod of its own namespace makes that pod a member, and one that names a pod of another makes nothing;
-//! one that is only addresses is the pod of the mesh that has one of them, or else a workload of its own, of which nothing is
-//! known but that.
+//! One that names a pod, or has the address of one, makes that pod a member if it is of the same namespace, and makes nothing
+//! if it is of another: who may write there has no say over how a pod is reached. One that is only addresses of no pod is a
+//! workload of its own, of which nothing is known but that.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -12,9 +12,7 @@ use std::{
 use proto::workload::{NetworkMode, Port, PortList, Workload, WorkloadStatus};
 
 use super::{
-    Compiled, Scope,
-    binding::{Binding, Bindings},
-    octets,
+    Compiled, Scope, octets,
     services::is_served,
     workloads::{self, Memberships},
 };
@@ -24,26 +22,17 @@ use crate::{
     world::Key,
 };
 
-pub(super) fn compile(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Compiled) {
-    let enrolled = workloads::enrolled(scope);
+pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
+    let pods = workloads::by_address(scope);
     for (slice, service) in slices(scope) {
         let key = scope.service_key(&service.meta.namespace, &service.meta.name);
         let ports = ports(slice, service);
-        for endpoint in slice
-            .endpoints
-            .iter()
-            .filter(|endpoint| endpoint.pod.is_none())
-        {
-            let home = of_pod(&enrolled, endpoint).map(|pod| pod.meta.namespace.as_str());
-            let bound =
-                bindings.binding(&(service.meta.namespace.clone(), service.meta.name.clone()));
-            // A pod of the mesh is never reached as if it were none: one of its own namespace is a member by itself.
-            let is_pod = home.is_some_and(|home| {
-                home == slice.meta.namespace || bound.is_some_and(Binding::is_bound)
-            });
-            if is_pod {
-                continue;
-            }
+        // A pod is never reached as if it were none.
+        let alone = slice.endpoints.iter().filter(|endpoint| {
+            let is_pod = endpoint.pod.is_some() || of_pod(&pods, endpoint).is_some();
+            !is_pod
+        });
+        for endpoint in alone {
             if let Some(mut workload) = resource(scope, slice, endpoint) {
                 workload.services = [(
                     key.clone(),
@@ -61,21 +50,25 @@ pub(super) fn compile(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Comp
 /// Says of services which of their endpoints are none, because they belong to another namespace.
 pub(super) fn statuses(scope: Scope<'_>, compiled: &mut Compiled) {
     let mut foreign: BTreeMap<Key, BTreeSet<String>> = BTreeMap::new();
+    let by_address = workloads::by_address(scope);
     for (slice, service) in slices(scope) {
-        let pods = slice
-            .endpoints
-            .iter()
-            .filter_map(|endpoint| endpoint.pod.as_ref());
-        for pod in pods.filter(|pod| pod.namespace != slice.meta.namespace) {
+        let pods = slice.endpoints.iter().filter_map(|endpoint| {
+            let named = endpoint.pod.as_ref();
+            named.map(|pod| (&pod.namespace, &pod.name)).or_else(|| {
+                let meta = &of_pod(&by_address, endpoint)?.meta;
+                Some((&meta.namespace, &meta.name))
+            })
+        });
+        for (namespace, name) in pods.filter(|(home, _)| **home != slice.meta.namespace) {
             let key = (service.meta.namespace.clone(), service.meta.name.clone());
             let names = foreign.entry(key).or_default();
-            names.insert(format!("{}/{}", pod.namespace, pod.name));
+            names.insert(format!("{namespace}/{name}"));
         }
     }
     for ((namespace, name), pods) in foreign {
         let pods: Vec<_> = pods.into_iter().collect();
         let message = format!(
-            "its EndpointSlices name pods of other namespaces, which are no endpoints of it: {}",
+            "its EndpointSlices list pods of other namespaces, by name or address, which are no endpoints of it: {}",
             pods.join(", ")
         );
         let reference = ObjectRef::new(Kind::Service, &namespace, &name);
@@ -94,7 +87,7 @@ pub(super) struct Listed<'a> {
 
 impl<'a> Listed<'a> {
     pub(super) fn new(scope: Scope<'a>) -> Self {
-        let enrolled = workloads::enrolled(scope);
+        let known = workloads::by_address(scope);
         let mut by_pod: HashMap<_, Memberships> = HashMap::new();
         for (slice, service) in slices(scope) {
             let key = scope.service_key(&service.meta.namespace, &service.meta.name);
@@ -109,7 +102,7 @@ impl<'a> Listed<'a> {
                 .iter()
                 .filter(|endpoint| endpoint.pod.is_none());
             let by_address = alone.filter_map(|endpoint| {
-                let meta = &of_pod(&enrolled, endpoint)?.meta;
+                let meta = &of_pod(&known, endpoint)?.meta;
                 Some((
                     meta.namespace.as_str(),
                     meta.name.as_str(),
@@ -148,9 +141,9 @@ impl<'a> Listed<'a> {
     }
 }
 
-/// The pod of the mesh that an endpoint is by one of its addresses.
-fn of_pod<'a>(enrolled: &HashMap<IpAddr, &'a Pod>, endpoint: &Endpoint) -> Option<&'a Pod> {
-    let mut pods = endpoint.addresses.iter().filter_map(|it| enrolled.get(it));
+/// The pod that an endpoint is by one of its addresses.
+fn of_pod<'a>(pods: &HashMap<IpAddr, &'a Pod>, endpoint: &Endpoint) -> Option<&'a Pod> {
+    let mut pods = endpoint.addresses.iter().filter_map(|it| pods.get(it));
     pods.next().copied()
 }
 

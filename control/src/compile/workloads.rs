@@ -86,18 +86,15 @@ pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
     }
 }
 
-/// The pods that go by tunnel, by the addresses that are theirs alone.
-pub(super) fn enrolled(scope: Scope<'_>) -> HashMap<IpAddr, &Pod> {
-    let mut enrolled = HashMap::new();
+/// The pods by the addresses that are theirs alone, whether they are in the mesh already or not.
+pub(super) fn by_address(scope: Scope<'_>) -> HashMap<IpAddr, &Pod> {
     let pods = scope.world.pods.values();
-    for pod in pods.filter(|pod| !pod.over && !pod.host_network && scope.sees(&pod.meta.namespace))
-    {
-        let facts = Facts::of(scope, pod);
-        if facts.captured || is_native(pod) {
-            enrolled.extend(facts.addresses.into_iter().map(|address| (address, pod)));
-        }
-    }
-    enrolled
+    let own = pods.filter(|pod| !pod.over && !pod.host_network && scope.sees(&pod.meta.namespace));
+    own.flat_map(|pod| {
+        let addresses = Facts::of(scope, pod).addresses;
+        addresses.into_iter().map(move |address| (address, pod))
+    })
+    .collect()
 }
 
 fn is_native(pod: &Pod) -> bool {

@@ -532,7 +532,7 @@ fn a_member_of_a_foreign_service_is_neither_opened_nor_closed_by_it() {
 }
 
 #[test]
-fn an_address_of_a_pod_of_the_mesh_is_that_pod_or_nothing() {
+fn an_address_of_a_pod_is_that_pod_or_nothing() {
     let captured = "annotations: {ambient.istio.io/redirection: enabled}";
     let policy = |namespace: &str| {
         let target = "{kind: Service, name: steal}";
@@ -542,24 +542,32 @@ fn an_address_of_a_pod_of_the_mesh_is_that_pod_or_nothing() {
             &format!("{{targetRefs: [{target}], {GET}}}"),
         )
     };
-    let text = |namespace: &str, label: &str| {
-        pod("web", "shop", captured, "")
+    let text = |metadata: &str, namespace: &str, label: &str| {
+        pod("web", "shop", metadata, "")
             + &steal(namespace, label)
-            + &slice(namespace, "addresses: [10.0.0.1]")
+            + &slice(namespace, "addresses: [192.0.2.1, 10.0.0.1]")
             + &ready("wp", namespace, "", "")
     };
     let listed = |out: &Value| out["addresses"].to_string().contains("/EndpointSlice/");
-    let own = resources(&world(&(text("shop", LABEL) + &policy("shop"))));
+    let own = resources(&world(&(text(captured, "shop", LABEL) + &policy("shop"))));
     assert_eq!(
         denied(&own, "web"),
         [(json!([8080]), vec![json!(WAYPOINT)])]
     );
     assert!(!listed(&own));
-    let foreign = resources(&world(&(text("evil", LABEL) + &policy("evil"))));
+    let foreign = resources(&world(&(text(captured, "evil", LABEL) + &policy("evil"))));
     assert_eq!(denied(&foreign, "web"), []);
     assert!(!listed(&foreign), "bound: never in the clear");
-    assert!(
-        listed(&resources(&world(&text("evil", "")))),
-        "unbound: as ever"
-    );
+    for metadata in [captured, ""] {
+        let foreign = resources(&world(&text(metadata, "evil", "")));
+        assert!(!listed(&foreign), "unbound: nor then ({metadata})");
+        let pod = &foreign["addresses"]["Kubernetes//Pod/shop/web"]["workload"];
+        assert_eq!(pod["services"], Value::Null);
+        let said = foreign["status"]["Service/evil/steal"]["conditions"].to_string();
+        assert!(said.contains("RefNotPermitted"), "{said}");
+        let own = resources(&world(&text(metadata, "shop", "")));
+        assert!(!listed(&own));
+        let pod = &own["addresses"]["Kubernetes//Pod/shop/web"]["workload"];
+        assert!(pod["services"]["shop/steal.shop.svc.cluster.local"].is_object());
+    }
 }
