@@ -104,6 +104,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<(), Failure> {
             ));
         }
     }
+    Request::join_cookies(&mut headers);
     let request = Request {
         method: arguments.method.clone(),
         target: arguments.path.clone(),

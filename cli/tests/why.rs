@@ -343,6 +343,54 @@ spec:
 }
 
 #[test]
+fn a_consumers_route_is_judged_by_what_it_makes_of_a_request() {
+    let scratch = Scratch::new("consumer");
+    let clients = "cluster.local/ns/shop/sa/cart]";
+    let more = "cluster.local/ns/shop/sa/cart, cluster.local/ns/bank/sa/audit]";
+    scratch.edit("orders.yaml", clients, more);
+    scratch.edit(
+        "orders.yaml",
+        "namespaces: [shop]",
+        "namespaces: [shop, bank]",
+    );
+    scratch.add(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: mine, namespace: bank}
+spec:
+  parentRefs: [{group: '', kind: Service, name: orders, namespace: shop}]
+  rules:
+  - matches: [{path: {type: PathPrefix, value: /open}}]
+    filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /admin}}}]
+    backendRefs: [{name: orders, namespace: shop, port: 80}]
+  - backendRefs: [{name: orders, namespace: shop, port: 80}]
+---
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: {name: bank, namespace: shop}
+spec:
+  from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: bank}]
+  to: [{group: '', kind: Service}]
+",
+    );
+    let ask = |path| scratch.why(&["bank/audit", "shop/orders", "--path", path]);
+    let answer = ask("/x");
+    let end = &answer["ways"][0]["end"];
+    assert_eq!(end["outcome"], "reaches the application", "{answer:#}");
+    let answer = ask("/open/x");
+    let way = &answer["ways"][0];
+    let text = way["end"]["text"].as_str().unwrap();
+    assert_eq!(way["end"]["status"], 403, "{answer:#}");
+    assert!(text.contains("shop/orders-no-admin"), "{text}");
+    let steps = serde_json::to_string(&way["steps"]).unwrap();
+    assert!(
+        steps.contains("judge what it makes of the request, too"),
+        "{steps}"
+    );
+}
+
+#[test]
 fn problems_are_told_beside_the_answer() {
     let scratch = Scratch::new("problem");
     scratch.add(

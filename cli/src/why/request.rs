@@ -32,7 +32,9 @@ impl Request {
         let (name, value) = text
             .split_once(':')
             .ok_or_else(|| format!("header {text:?} is not NAME: VALUE"))?;
-        let (name, value) = (name.trim().to_ascii_lowercase(), value.trim().to_owned());
+        // RFC 9110 §5.5: blanks around a value are none of it; other white space is.
+        let value = value.trim_matches([' ', '\t']).to_owned();
+        let name = name.trim().to_ascii_lowercase();
         if !is_token(&name) {
             return Err(format!("{name:?} cannot be the name of a header"));
         }
@@ -46,6 +48,20 @@ impl Request {
             return Err(format!("the value of {name} has a control character"));
         }
         Ok((name, value))
+    }
+
+    /// Joins the pieces of a cookie, as a waypoint does before it judges.
+    pub(super) fn join_cookies(headers: &mut Vec<(String, String)>) {
+        let mut whole: Option<String> = None;
+        headers.retain(|(name, value)| {
+            let is_cookie = name == "cookie";
+            if is_cookie {
+                let before = whole.take().map(|it| it + "; ").unwrap_or_default();
+                whole = Some(before + value);
+            }
+            !is_cookie
+        });
+        headers.extend(whole.map(|whole| ("cookie".to_owned(), whole)));
     }
 
     /// Reads a method, as the option gives it.
@@ -141,6 +157,8 @@ mod tests {
         let pair = |name: &str, value: &str| Some((name.to_owned(), value.to_owned()));
         assert_eq!(header("User-Agent: a:b"), pair("user-agent", "a:b"));
         assert_eq!(header("x:y"), pair("x", "y"));
+        assert_eq!(header("x-role: \t evil "), pair("x-role", "evil"));
+        assert_eq!(header("x-role: evil\u{a0}"), pair("x-role", "evil\u{a0}"));
         for wrong in [
             "x",
             "a b: c",
@@ -153,6 +171,17 @@ mod tests {
         ] {
             assert_eq!(header(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_cookie_is_whole() {
+        let headers = |list: &[(&str, &str)]| -> Vec<(String, String)> {
+            let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            list.iter().map(owned).collect()
+        };
+        let mut all = headers(&[("cookie", "a=1"), ("x", "y"), ("cookie", "b=2")]);
+        Request::join_cookies(&mut all);
+        assert_eq!(all, headers(&[("x", "y"), ("cookie", "a=1; b=2")]));
     }
 
     #[test]

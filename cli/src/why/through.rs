@@ -222,20 +222,7 @@ impl Judge<'_> {
             return none();
         }
         let backend = first.backend.and_then(|it| it.service.as_ref());
-        let number = first.route.and_then(|selected| {
-            let key = first.backend?.key;
-            selected
-                .rule
-                .backends
-                .iter()
-                .find_map(|it| match it.target {
-                    mesh::http::weight::Target::Service { service, port } if service == key => {
-                        Some(port)
-                    }
-                    _ => None,
-                })
-        });
-        let number = number.unwrap_or(self.port.number);
+        let number = first.backend_port.unwrap_or(self.port.number);
         let Some((service, port)) = backend.and_then(|service| {
             let port = service.ports.iter().find(|port| port.service == number)?;
             Some((service, *port))

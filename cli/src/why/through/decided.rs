@@ -181,6 +181,10 @@ pub(super) fn told(policy: &Policy, judgement: &Judgement<'_>) -> (String, Value
 
 /// What was decided about one backend and endpoint.
 pub(super) fn tell_judgement(step: &mut Step, judgement: &Judgement<'_>, table: &Table) {
+    if judgement.is_consumers() && !table.policies.is_empty() {
+        let line = "for these clients alone: the policies of the service judge what it makes of the request, too";
+        step.tell("route", line);
+    }
     let other = judgement.backend.filter(|it| it.key != table.key);
     if let Some(backend) = other {
         let names: Vec<_> = backend
