@@ -93,8 +93,11 @@ impl Exchange {
         })
     }
 
-    /// Remembers why it goes where it goes.
-    pub(super) fn judged(&mut self, judgement: &mut Judgement<'_>) {
+    /// Remembers why it goes where it goes, or is answered as it is.
+    pub(super) fn judged<'g>(
+        &mut self,
+        mut judgement: Judgement<'g>,
+    ) -> Result<Forward<'g>, Answer> {
         self.backend = judgement.backend.cloned();
         self.backend_port = judgement.backend_port;
         self.rule = judgement.route.map(|selected| RuleTold {
@@ -104,6 +107,7 @@ impl Exchange {
         self.allowed_by = judgement.allowed_by;
         self.dry_run = judgement.would_deny().collect();
         self.audit = std::mem::take(&mut judgement.audit);
+        judgement.outcome
     }
 
     /// Remembers which endpoint it goes to.

@@ -212,7 +212,10 @@ pub(super) fn trim_answer(all: &mut HeaderMap) {
         header::UPGRADE,
         PROXY_CONNECTION,
     ] {
-        all.remove(name);
+        // Mostly there is none, and comparing is cheaper than hashing.
+        if all.keys().any(|key| *key == name) {
+            all.remove(name);
+        }
     }
 }
 

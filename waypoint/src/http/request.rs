@@ -125,9 +125,8 @@ async fn forward(
     let mut failed = None;
     let (forward, lease) = loop {
         let decided = decide(session, &generation, (table, port), parts, seed, &tried);
-        let mut judgement = decided?;
-        exchange.judged(&mut judgement);
-        let forward = match judgement.outcome {
+        let decided = decided.map(|judgement| exchange.judged(judgement));
+        let forward = match decided? {
             Ok(forward) => forward,
             // Where no other endpoint is left, the first reason is the better one.
             Err(answer) => return Err(failed.unwrap_or(answer)),
@@ -153,18 +152,13 @@ async fn forward(
     let hop = headers::trim(&mut parts.headers, connection.client.peer, table);
     let wants = outgoing(session, exchange, parts, &forward, hop)?;
     let source = source(body, front.limits.body_time, exchange);
-    let mut request = Request::from_parts(taken(parts), Upload::new(source.as_ref()));
-    let gate = source.as_ref().filter(|_| wants.waits);
-    if let Some(source) = gate {
-        hold(source, &mut request);
-    }
     let handover = wants.upgrade.as_ref().and_then(|_| lease.handover());
     let deadline = deadline(exchange, &forward);
     let sent = pin!(send(
         session,
         &forward,
         lease,
-        request,
+        request(parts, source.as_ref(), wants.waits),
         source.as_deref(),
         exchange,
     ));
@@ -283,6 +277,16 @@ async fn within<T>(
     }
 }
 
+/// A request as it is sent, made of a head that is not needed any more where it is.
+fn request(parts: &mut Parts, source: Option<&Rc<Source>>, waits: bool) -> Request<Upload> {
+    let parts = std::mem::replace(parts, Request::new(()).into_parts().0);
+    let mut request = Request::from_parts(parts, Upload::new(source));
+    if let Some(source) = source.filter(|_| waits) {
+        hold(source, &mut request);
+    }
+    request
+}
+
 /// Lets a body wait until the endpoint says that it wants it.
 fn hold(source: &Source, request: &mut Request<Upload>) {
     let (tell, told) = oneshot::channel();
@@ -318,12 +322,11 @@ fn send(
     };
     let mut spare = (speaks == Speaks::Http2).then(|| Box::new(copy(&request)));
     let mut begun = Instant::now();
-    let answer = lease.send(request);
+    let mut answer = lease.send(request);
     async move {
-        let mut answer = pin!(answer);
         let mut again = true;
         loop {
-            let failed = match answer.as_mut().await {
+            let failed = match answer.await {
                 Ok(response) => {
                     let now = Instant::now();
                     lease.answered(begun, now);
@@ -341,7 +344,7 @@ fn send(
                 .await
                 .map_err(Answer::Upstream)?;
             begun = Instant::now();
-            answer.set(lease.send(request));
+            answer = lease.send(*request);
         }
     }
 }
@@ -352,7 +355,7 @@ fn resent(
     source: Option<&Source>,
     again: bool,
     spare: Option<Box<Request<()>>>,
-) -> Result<Request<Upload>, Answer> {
+) -> Result<Box<Request<Upload>>, Answer> {
     match source.and_then(|source| source.failed.get()) {
         Some(Failed::Slow) => return Err(Answer::Slow),
         Some(Failed::Broken) => return Err(Answer::Unframed("its body broke off".to_owned())),
@@ -360,22 +363,17 @@ fn resent(
     }
     let whole = source.is_none_or(|source| !source.touched.get());
     match failed {
-        Unanswered::Unsent(Some(back)) if whole && again => Ok(*back),
+        Unanswered::Unsent(Some(back)) if whole && again => Ok(back),
         Unanswered::Unsent(None)
             if let Some(spare) = spare
                 && source.is_none() =>
         {
-            Ok(spare.map(|()| Upload::default()))
+            Ok(Box::new(spare.map(|()| Upload::default())))
         }
         Unanswered::Unsent(_) => Err(Answer::Lost("it was closed before the request".to_owned())),
         Unanswered::Lost(how) => Err(Answer::Lost(how)),
         Unanswered::Protocol(what) => Err(Answer::UpstreamProtocol(what)),
     }
-}
-
-/// A head that is not needed any more where it is.
-fn taken(parts: &mut Parts) -> Parts {
-    std::mem::replace(parts, Request::new(()).into_parts().0)
 }
 
 fn copy(request: &Request<Upload>) -> Request<()> {

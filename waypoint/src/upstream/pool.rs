@@ -2,8 +2,9 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::Future,
+    future::{Future, ready},
     net::SocketAddr,
+    pin::Pin,
     rc::Rc,
     sync::Arc,
 };
@@ -220,6 +221,9 @@ enum Held {
     H2(h2::Share),
 }
 
+/// The answer's head, or why there is none. In a box: whoever awaits it would hold it several times.
+pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Response<Incoming>, Unanswered>>>>;
+
 /// Why a request has no answer.
 #[derive(Debug)]
 pub(crate) enum Unanswered {
@@ -268,25 +272,15 @@ impl Lease {
         Ok(Self { busy, shelf, held })
     }
 
-    /// Sends a request. The answer's head, or why there is none. Not an `async fn`, which would hold the request twice.
-    pub(crate) fn send(
-        &mut self,
-        request: Request<Upload>,
-    ) -> impl Future<Output = Result<Response<Incoming>, Unanswered>> + use<> {
-        let (mut h1, mut h2, mut back) = (None, None, None);
+    /// Sends a request at once.
+    pub(crate) fn send(&mut self, request: Request<Upload>) -> Answering {
         match &mut self.held {
-            Held::H1(Some(connection)) => h1 = Some(connection.send(request)),
-            Held::H1(None) => back = Some(Box::new(request)),
-            Held::H2(share) => h2 = Some(share.send(request)),
-        }
-        async move {
-            if let Some(sent) = h1 {
-                return sent.await;
+            Held::H1(Some(connection)) => Box::pin(connection.send(request)),
+            Held::H1(None) => {
+                let back = Unanswered::Unsent(Some(Box::new(request)));
+                Box::pin(ready(Err(back)))
             }
-            match h2 {
-                Some(sent) => sent.await,
-                None => Err(Unanswered::Unsent(back)),
-            }
+            Held::H2(share) => Box::pin(share.send(request)),
         }
     }
 
