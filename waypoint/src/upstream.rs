@@ -9,6 +9,7 @@ mod h1;
 mod h2;
 mod io;
 mod open;
+mod outgoing;
 mod pool;
 mod watch;
 
@@ -17,7 +18,7 @@ use std::time::Duration;
 pub(crate) use self::{
     endpoint::Busy,
     h1::Handover,
-    h2::Local,
+    h2::{Local, STREAM_WINDOW},
     pool::{Lease, Speaks, Unanswered},
 };
 pub use self::{
@@ -32,7 +33,7 @@ pub struct Limits {
     /// HTTP/1.1 connections to one endpoint, used or not.
     pub connections: usize,
     /// Requests at once on one HTTP/2 connection, if the endpoint grants as many.
-    pub streams: usize,
+    pub streams: u32,
     /// How long a connection is kept unused.
     pub idle: Duration,
     /// How long TCP may take.

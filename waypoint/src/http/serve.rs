@@ -15,6 +15,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh::{http::head::TooLarge, waypoint::Answer};
+use net::hbone::window;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     time::{Instant, Sleep, sleep, timeout},
@@ -26,14 +27,12 @@ use super::{
     request,
     session::Session,
 };
-use crate::upstream::Local;
+use crate::upstream::{Local, STREAM_WINDOW};
 
 /// How an HTTP/2 client begins (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What may wait in one stream for a client that does not read.
 const SEND_BUFFER: usize = 256 << 10;
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
 /// How often a client is asked whether it is still there, and how long it may take.
 const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(20));
 /// Streams that a client has reset and that are not forgotten yet, before it is taken for an attack.
@@ -267,7 +266,7 @@ where
         .max_header_list_size(list)
         .max_send_buf_size(SEND_BUFFER)
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(window(STREAM_WINDOW, limits.streams))
         .keep_alive_interval(PING.0)
         .keep_alive_timeout(PING.1)
         .serve_connection(TokioIo::new(io), answers);

@@ -7,4 +7,5 @@ mod headers;
 mod life;
 mod policy;
 mod settled;
+mod stalled;
 mod two;

@@ -19,19 +19,23 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh::{plan::Plan, refusal::Refusal};
-use net::task;
+use net::{
+    hbone::{Credit, HALTED, window},
+    task,
+};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
     Purpose, open,
+    outgoing::Outgoing,
     pool::{Shelf, Unanswered},
 };
 use crate::http::{Front, Upload};
 
 /// What may wait in one stream for an endpoint that does not read.
 const SEND_BUFFER: usize = 256 << 10;
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+/// What may come of a stream that is not read. A connection takes that for all its streams together.
+pub(crate) const STREAM_WINDOW: u32 = 256 << 10;
 /// How often an endpoint with open streams is asked whether it is still there, and how long it may take.
 const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(20));
 
@@ -55,9 +59,11 @@ pub(super) struct Shared {
 }
 
 struct Connection {
-    send: RefCell<SendRequest<Upload>>,
+    send: RefCell<SendRequest<Outgoing>>,
     streams: Cell<usize>,
     limit: Cell<usize>,
+    /// Whether the endpoint takes bytes at all.
+    credit: Rc<Credit>,
     /// When its last stream ended.
     rested: Cell<Instant>,
     closed: Cell<bool>,
@@ -69,14 +75,38 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// One stream's share in a connection.
-#[derive(Debug)]
-pub(super) struct Share(Rc<Connection>);
+/// One stream's share in a connection. Clones are the same share.
+#[derive(Clone, Debug)]
+pub(super) struct Share(Rc<Taken>);
 
-impl Drop for Share {
+/// A stream's place.
+#[derive(Debug)]
+struct Taken(Rc<Connection>);
+
+impl Drop for Taken {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get() - 1);
+        if self.0.streams.get() == 0 {
+            self.0.credit.give();
+        }
         self.0.rested.set(Instant::now());
+    }
+}
+
+/// Says that an answer is not wanted any more, unless it came.
+struct Wanted(Option<Rc<Cell<bool>>>);
+
+impl Wanted {
+    fn no_more(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        if let Some(unwanted) = &self.0 {
+            unwanted.set(true);
+        }
     }
 }
 
@@ -89,14 +119,18 @@ impl Shared {
         self.open.borrow().len()
     }
 
-    /// A share in the fullest connection that has room, so that the others may fall idle.
+    /// A share in the fullest connection that has room, so that the others may fall idle. In one at a halt only where that is
+    /// the fate of many.
     pub(super) fn room(&self) -> Option<Share> {
         let mut open = self.open.borrow_mut();
         open.retain(|connection| !connection.closed.get() && !connection.send.borrow().is_closed());
-        let fits = |connection: &&Rc<Connection>| connection.streams.get() < connection.limit.get();
+        let all = open.iter().filter(|it| it.credit.is_halted()).count() >= HALTED;
+        let fits = |connection: &&Rc<Connection>| {
+            connection.streams.get() < connection.limit.get()
+                && (all || !connection.credit.is_halted())
+        };
         let fullest = open.iter().filter(fits).max_by_key(|it| it.streams.get())?;
-        fullest.streams.set(fullest.streams.get() + 1);
-        Some(Share(Rc::clone(fullest)))
+        Some(Share::of(fullest))
     }
 }
 
@@ -155,10 +189,11 @@ async fn connect(
     via: &[String],
 ) -> Result<(Rc<Connection>, impl Future<Output = ()> + use<>), Refusal> {
     let opened = open(front, plan, Purpose { client: None, via }).await?;
+    let limits = front.limits.upstream;
     let (send, driver) = http2::Builder::new(Local)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(window(STREAM_WINDOW, limits.streams))
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(64 << 10)
         .keep_alive_interval(PING.0)
@@ -169,11 +204,12 @@ async fn connect(
             to: plan.address(),
             reason: error.to_string(),
         })?;
-    let limits = front.limits.upstream;
+    let most = usize::try_from(limits.streams).unwrap_or(usize::MAX);
     let connection = Rc::new(Connection {
         send: RefCell::new(send),
         streams: Cell::new(0),
-        limit: Cell::new(limits.streams),
+        limit: Cell::new(most),
+        credit: Rc::default(),
         rested: Cell::new(Instant::now()),
         closed: Cell::new(false),
     });
@@ -183,7 +219,7 @@ async fn connect(
         let mut unused = pin!(tokio::time::sleep(limits.idle));
         poll_fn(|cx| {
             let granted = driver.current_max_send_streams().max(1);
-            state.limit.set(limits.streams.min(granted));
+            state.limit.set(most.min(granted));
             if driver.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
@@ -204,17 +240,33 @@ async fn connect(
 }
 
 impl Share {
+    fn of(connection: &Rc<Connection>) -> Self {
+        connection.streams.set(connection.streams.get() + 1);
+        Self(Rc::new(Taken(Rc::clone(connection))))
+    }
+
     /// Sends a request at once; what is to be waited for does not hold it.
     pub(super) fn send(
         &self,
         request: Request<Upload>,
     ) -> impl Future<Output = Result<Response<Incoming>, Unanswered>> + use<> {
-        let connection = Rc::clone(&self.0);
+        let connection = Rc::clone(&self.0.0);
+        let unwanted = Rc::new(Cell::new(false));
+        let mut wanted = Wanted(Some(Rc::clone(&unwanted)));
+        // It may outlive its answer.
+        let request = request.map(|body| {
+            let credit = Rc::clone(&connection.credit);
+            Outgoing::new(body, self.clone(), credit, unwanted)
+        });
         let sent = connection.send.borrow_mut().try_send_request(request);
         async move {
-            sent.await.map_err(|mut error| {
+            let answer = sent.await;
+            wanted.no_more();
+            answer.map_err(|mut error| {
                 let failed = match error.take_message() {
-                    Some(message) => Unanswered::Unsent(Some(Box::new(message))),
+                    Some(message) => {
+                        Unanswered::Unsent(Some(Box::new(message.map(Outgoing::into_upload))))
+                    }
                     None => unanswered(error.error()),
                 };
                 if matches!(failed, Unanswered::Unsent(_)) {
