@@ -218,7 +218,7 @@ fn is_plain(request: &Request) -> bool {
 /// The target and the host that a request has to be forwarded with.
 fn forwarded(request: &Request) -> Option<(Vec<u8>, Vec<u8>)> {
     let target = &request.target[..];
-    let (authority, target) = if target.starts_with(b"/") {
+    let (authority, target) = if target.starts_with(b"/") || target == b"*" {
         (None, target)
     } else {
         let colon = target.windows(3).position(|it| it == b"://")?;

@@ -143,8 +143,9 @@ pub(crate) const HOSTS: &[&str] = &[
     "GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n",
     "GET http://a@b/ HTTP/1.1\r\nHost: b\r\n\r\n",
     "GET a HTTP/1.1\r\nHost: a\r\n\r\n",
-    "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
-    "get / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "GET * HTTP/1.1\r\nHost: a\r\n\r\n",
+    "OPTIONS *? HTTP/1.1\r\nHost: a\r\n\r\n",
+    "Connect / HTTP/1.1\r\nHost: a\r\n\r\n",
 ];
 
 /// What breaks off behind its head.
