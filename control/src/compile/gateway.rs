@@ -45,6 +45,16 @@ pub(super) fn serves(scope: Scope<'_>, class: &str) -> bool {
     }
 }
 
+/// The names that mean the same class: both of ours, where we serve both.
+pub(super) fn aliases<'a>(scope: Scope<'_>, class: &'a str) -> Vec<&'a str> {
+    let own = [CLASS, OTHER_CLASS];
+    if own.contains(&class) && own.into_iter().all(|class| serves(scope, class)) {
+        own.into()
+    } else {
+        vec![class]
+    }
+}
+
 /// Whether a class is one of waypoints, ours or not; `None` if it is not there.
 pub(super) fn is_waypoint_class(scope: Scope<'_>, class: &str) -> Option<bool> {
     if [CLASS, OTHER_CLASS].contains(&class) {

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, rc::Rc};
 use prost::Message as _;
 use proto::waypoint::{self, Authorization, Reference, policy};
 
-use super::{Compiled, Scope, authorization::WAYPOINT_ACCEPTED, feature};
+use super::{Compiled, Scope, authorization::WAYPOINT_ACCEPTED, feature, gateway};
 use crate::{
     manifest::{
         AuthorizationPolicy, Kind, ObjectRef,
@@ -113,16 +113,15 @@ impl Attached {
         let policy = Rc::new(policy());
         for TargetRef { kind, name } in targets {
             let key = (namespace.to_owned(), name.clone());
-            let list = match kind {
-                TargetKind::Service => self.services.entry(key).or_default(),
-                TargetKind::Gateway => self.gateways.entry(key).or_default(),
+            match kind {
+                TargetKind::Service => add(self.services.entry(key).or_default(), &policy),
+                TargetKind::Gateway => add(self.gateways.entry(key).or_default(), &policy),
                 TargetKind::GatewayClass if scope.is_root(namespace) => {
-                    self.classes.entry(name.clone()).or_default()
+                    for class in gateway::aliases(scope, name) {
+                        add(self.classes.entry(class.to_owned()).or_default(), &policy);
+                    }
                 }
-                TargetKind::GatewayClass | TargetKind::ServiceEntry => continue,
-            };
-            if !list.iter().any(|it| Rc::ptr_eq(it, &policy)) {
-                list.push(Rc::clone(&policy));
+                TargetKind::GatewayClass | TargetKind::ServiceEntry => {}
             }
         }
     }
@@ -166,6 +165,13 @@ impl Attached {
     pub(super) fn polices_gateway(&self, gateway: &Key, class: Option<&str>) -> bool {
         self.of_gateway(gateway, class)
             .any(|policy| policy.enforced)
+    }
+}
+
+/// Each once.
+fn add(list: &mut Vec<Rc<Policy>>, policy: &Rc<Policy>) {
+    if !list.iter().any(|it| Rc::ptr_eq(it, policy)) {
+        list.push(Rc::clone(policy));
     }
 }
 

@@ -347,6 +347,37 @@ fn policies_of_the_service_the_gateway_and_its_class_are_in_force() {
     );
 }
 
+/// Where we serve both, both names mean our class.
+#[test]
+fn a_policy_of_either_name_of_our_class_is_for_all_its_gateways() {
+    let of = |class: &str| {
+        let class =
+            format!("{{group: gateway.networking.k8s.io, kind: GatewayClass, name: {class}}}");
+        policy("p", "root", &format!("{{targetRefs: [{class}], {GET}}}"))
+    };
+    let classes = ["ambit-waypoint", "istio-waypoint"];
+    for (deploys, expected) in [(true, [1, 1]), (false, [1, 0])] {
+        let settings = Settings {
+            deploys,
+            ..settings()
+        };
+        for (i, named) in classes.into_iter().enumerate() {
+            let gateway = ready("wp", "shop", "", "").replace("ambit-waypoint", named);
+            let both = classes.map(|class| {
+                let text = web(LABEL) + &gateway + &of(class);
+                let compiled = compile(&world(&text), &settings);
+                let told = compiled.told.get(&key("shop", "wp"));
+                told.map_or(0, |told| told.policies.len())
+            });
+            let expected = match (deploys, i) {
+                (false, 1) => [0, 0],
+                _ => expected,
+            };
+            assert_eq!(both, expected, "{deploys} {named}");
+        }
+    }
+}
+
 /// Every text arrives as it was written.
 #[test]
 fn a_policy_is_told_as_it_was_written() {
