@@ -174,6 +174,31 @@ impl Kind {
         }
     }
 
+    /// The policy that is meant, as far as a slip in its first two lines lets that be seen: one must not get lost by it.
+    /// What no kind of the group is called may be any.
+    pub fn policy(version: &str, name: &str) -> Option<Self> {
+        let version = version.to_ascii_lowercase();
+        let group = version.split_once('/').map_or("", |(group, _)| group);
+        let security = group == SECURITY || version == SECURITY;
+        let close = security || group.is_empty() || group.ends_with(".istio.io");
+        let mut policies = Self::all().filter(|kind| close && kind.is_policy());
+        let named = policies.find(|kind| kind.is_called(name));
+        named.or(security.then_some(Self::AuthorizationPolicy))
+    }
+
+    /// Whether this is its name, in any case, of one or of several.
+    pub fn is_called(self, name: &str) -> bool {
+        let (own, name) = (
+            self.as_str().to_ascii_lowercase(),
+            name.to_ascii_lowercase(),
+        );
+        let many = match own.strip_suffix('y') {
+            Some(stem) => format!("{stem}ies"),
+            None => format!("{own}s"),
+        };
+        name == own || name == many
+    }
+
     /// The kind of this API group and name, whatever the version.
     pub fn find(group: &str, name: &str) -> Option<Self> {
         Self::all().find(|kind| kind.group() == group && kind.as_str() == name)
@@ -328,16 +353,8 @@ pub fn manifest(tree: &Value, path: &str) -> Manifest {
         });
     };
     let (group, number) = version.split_once('/').unwrap_or(("", version));
-    // A policy must not get lost by a slip in its first two lines.
-    let slip = Kind::all().find(|it| it.is_policy() && it.as_str() == kind && group.is_empty());
-    let Some(found) = Kind::find(group, kind).or(slip) else {
-        if group == SECURITY {
-            let reason = format!("{kind:?} is not a kind of {SECURITY}");
-            return Manifest::Alien(Fault {
-                field: at.field("kind"),
-                reason,
-            });
-        }
+    let written = Kind::find(group, kind);
+    let Some(found) = written.or_else(|| Kind::policy(version, kind)) else {
         return Manifest::Unused(format!("{version}/{kind}"));
     };
     if found == Kind::ConfigMap && !mesh::is_meant(&at) {
@@ -348,8 +365,14 @@ pub fn manifest(tree: &Value, path: &str) -> Manifest {
         let reason = format!("{version:?} is not known: use {}", found.api_version());
         faults.add(&at, "apiVersion", reason);
     }
+    let is_spelt = found.as_str() == kind;
+    if !is_spelt {
+        let reason = format!("{kind:?} is not a kind of {SECURITY}");
+        faults.add(&at, "kind", reason);
+    }
     let meta = metadata(&at, found, &mut faults);
-    let (selector, targets) = match found.is_policy() {
+    // What another kind calls so nobody knows.
+    let (selector, targets) = match found.is_policy() && is_spelt {
         true => (selector::peek(&at), authorization::peek(&at)),
         false => (None, Vec::new()),
     };

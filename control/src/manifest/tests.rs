@@ -217,9 +217,13 @@ fn other_kinds_are_told_apart_from_mistakes() {
         unused("policy.example/v1", "AuthorizationPolicy"),
         Manifest::Unused(_)
     ));
+    // Whatever it was meant to be, it was meant to be a policy.
     assert!(matches!(
         unused("security.istio.io/v1", "AuthorisationPolicy"),
-        Manifest::Alien(_)
+        Manifest::Refused(Refused {
+            kind: Kind::AuthorizationPolicy,
+            ..
+        })
     ));
     assert!(matches!(read("{metadata: {name: a}}"), Manifest::Alien(_)));
     assert!(matches!(read("just text"), Manifest::Alien(_)));

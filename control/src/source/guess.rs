@@ -32,14 +32,16 @@ pub(super) const TARGETS: [Kind; 3] = [Kind::Service, Kind::Gateway, Kind::Gatew
 /// `None` if the text does not look like an object that it is unsafe to lose.
 pub(super) fn object(text: &str) -> Option<Guess> {
     let first = words(text, "kind").find(|word| *word != "List");
+    let security = || words(text, "apiVersion").find_map(|group| Kind::policy(group, ""));
     let kind = TELLING
         .into_iter()
-        .find(|kind| words(text, "kind").any(|word| word == kind.as_str()))
+        .find(|kind| words(text, "kind").any(|word| kind.is_called(word)))
         .or_else(|| {
             TARGETS
                 .into_iter()
-                .find(|kind| first == Some(kind.as_str()))
-        })?;
+                .find(|kind| first.is_some_and(|word| kind.is_called(word)))
+        })
+        .or_else(security)?;
     let namespace = words(text, "namespace").find(is_label);
     let namespace = namespace.filter(|_| kind != Kind::GatewayClass);
     let fallback = if kind == Kind::GatewayClass {
@@ -130,6 +132,19 @@ mod tests {
     }
 
     #[test]
+    fn a_broken_policy_whose_kind_is_misspelt_is_one_too() {
+        for kind in ["kind: authorizationpolicies", "kinds: A", "kind: Other", ""] {
+            let text =
+                format!("apiVersion: security.istio.io/v1\n{kind}\nmetadata: {{name: p}}\n[");
+            assert_eq!(
+                object(&text),
+                guess(Kind::AuthorizationPolicy, "default", Some("p")),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
     fn what_wants_tls_or_has_policies_is_recognised_too() {
         for (text, kind, namespace) in [
             (
@@ -169,6 +184,7 @@ mod tests {
             "kind: Pod\n[",
             "# about AuthorizationPolicy\n[",
             "mykind: AuthorizationPolicy",
+            "apiVersion: networking.istio.io/v1\nkind: Sidecar\n[",
             "kind: HTTPRoute\nspec: {parentRefs: [{kind: Service",
             "kind:",
         ] {

@@ -91,12 +91,14 @@ impl Loading<'_> {
         let is_list = tree
             .get("kind")
             .and_then(Value::as_str)
-            .is_some_and(|kind| kind == "List");
-        let manifests: Vec<_> = match tree
-            .get("items")
-            .and_then(Value::as_array)
-            .filter(|_| is_list)
-        {
+            .is_some_and(|kind| kind.eq_ignore_ascii_case("List"));
+        let items = tree.get("items");
+        if is_list && items.is_none_or(|items| !items.is_array()) {
+            let (field, reason) = ("items".to_owned(), "expected a list".to_owned());
+            nameless.push(self.broken(file, document, Fault { field, reason }));
+            return;
+        }
+        let manifests: Vec<_> = match items.and_then(Value::as_array).filter(|_| is_list) {
             Some(items) => items
                 .iter()
                 .enumerate()

@@ -100,3 +100,66 @@ fn a_file_that_cannot_be_read_refuses_a_start_and_denies_what_can_be_seen_of_it_
         );
     }
 }
+
+#[test]
+fn a_kind_that_nobody_knows_among_policies_is_one() {
+    for (kind, taken) in [
+        ("authorizationpolicy", Kind::AuthorizationPolicy),
+        ("AuthorizationPolicies", Kind::AuthorizationPolicy),
+        ("peerauthentication", Kind::PeerAuthentication),
+        ("RequestAuthentications", TOKENS),
+        ("NewPolicy", Kind::AuthorizationPolicy),
+    ] {
+        let text = policy("p", DENY_BANK).replace("AuthorizationPolicy", kind);
+        let torn = format!(
+            "{text}---\n{}",
+            text.replace("---\n", "").replace("}}\n", "\n")
+        );
+        let without_version = text.replace("security.istio.io/v1", "v1");
+        let without_number = text.replace("security.istio.io/v1", "security.istio.io");
+        let other_group = text.replace("security.istio.io", "Security.Istio.IO");
+        let expected = ObjectRef::new(taken, "shop", "p");
+        for text in [text, torn, without_version, without_number, other_group] {
+            if kind == "NewPolicy" && text.contains("apiVersion: v1") {
+                continue;
+            }
+            assert_eq!(
+                refusal(&text),
+                Some(Refusal::Policy(expected.clone())),
+                "{text}"
+            );
+            // While it runs, all of its namespace is denied.
+            let before = one(NAMESPACE, None);
+            let later = one(&(NAMESPACE.to_owned() + &text), Some(&before));
+            assert_eq!(later.world.denials[&expected], Default::default(), "{text}");
+        }
+    }
+    // What is not even YAML.
+    for text in [
+        TORN.replace("AuthorizationPolicy", "authorizationpolicy"),
+        TORN.replace("AuthorizationPolicy", "AuthorizationPolicies"),
+        TORN.replace("kind: AuthorizationPolicy", "kinds: NewPolicy"),
+    ] {
+        let expected = ObjectRef::new(Kind::AuthorizationPolicy, "shop", "torn");
+        assert_eq!(refusal(&text), Some(Refusal::Policy(expected)), "{text}");
+    }
+    // A list of them by another name.
+    let list = |kind: &str, items: &str| {
+        let policy = policy("p", DENY_BANK).replace("---\n", "");
+        format!(
+            "---\n{{apiVersion: v1, kind: {kind}, {items}: [{}]}}\n",
+            policy.trim()
+        )
+    };
+    assert_eq!(refusal(&list("List", "items")), None);
+    assert_eq!(refusal(&list("list", "items")), None);
+    assert_eq!(
+        one(&list("list", "items"), None)
+            .world
+            .authorization_policies
+            .len(),
+        1
+    );
+    let expected = Refusal::Policy(reference("p"));
+    assert_eq!(refusal(&list("List", "item")), Some(expected));
+}
