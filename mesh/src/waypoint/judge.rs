@@ -165,6 +165,7 @@ impl<'g> Judgement<'g> {
         let connection = asked.connection(&table.service, port.number);
         self.allowed_by = self.take(of_policies(&table.policies, connection, head))?;
         self.route = asked.route(|routes| select(routes, head, asked.client_namespace()))?;
+        self.carried_out()?;
         let changes = Changes::new(self.route, head, port.number)?;
         let lead = self.lead(generation, asked)?;
         let request_edits = changes.request_edits(lead.chosen);
@@ -214,6 +215,7 @@ impl<'g> Judgement<'g> {
         self.allowed_by = self.take(decided(&table.policies, &table.service, port.number))?;
         // Rules for requests match none.
         self.route = asked.route(|_| None)?;
+        self.carried_out()?;
         let lead = self.lead(generation, asked)?;
         if self.is_consumers() {
             let port = lead.port_of(asked);
@@ -241,6 +243,14 @@ impl<'g> Judgement<'g> {
         match verdict.decision {
             Decision::Allow(matched) => Ok(matched),
             Decision::Deny(denial) => Err(Answer::Denied(Denial::Request(denial))),
+        }
+    }
+
+    /// Whether the rule can be: it has matched all the same.
+    fn carried_out(&self) -> Result<(), Answer> {
+        match self.route.and_then(|it| it.rule.invalid.as_deref()) {
+            Some(why) => Err(Answer::InvalidBackend(why.to_owned())),
+            None => Ok(()),
         }
     }
 
@@ -421,11 +431,7 @@ impl<'g> Asked<'g> {
             Routes::Http(routes) => select(routes),
             Routes::Tcp(routes) => self.tcp_route(routes),
         };
-        let selected = selected.ok_or(Answer::NoRoute)?;
-        match &selected.rule.invalid {
-            Some(why) => Err(Answer::InvalidBackend(why.to_string())),
-            None => Ok(Some(selected)),
-        }
+        selected.map(Some).ok_or(Answer::NoRoute)
     }
 
     /// Whether any route is for the client: the producer's are for all.

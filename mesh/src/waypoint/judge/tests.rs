@@ -331,6 +331,7 @@ fn a_rule_that_cannot_be_carried_out_is_500() {
         said.pod(),
         "500 the backend cannot be used: mirrors, which is not served"
     );
+    assert!(said.route.is_some(), "it has matched all the same");
 }
 
 #[test]
