@@ -47,10 +47,19 @@ fn goes_on(name: &HeaderName, gateway: bool) -> bool {
 pub(super) fn settle(parts: &mut Parts) -> Result<(), Answer> {
     one_reading(parts)?;
     let all = &mut parts.headers;
-    if all.contains_key(header::CONNECTION) {
+    let (mut connection, mut upgrade, mut cookies) = (false, false, 0);
+    for (name, _) in all.iter() {
+        match *name {
+            header::CONNECTION => connection = true,
+            header::UPGRADE => upgrade = true,
+            header::COOKIE => cookies += 1,
+            _ => {}
+        }
+    }
+    if connection {
         drop_listed(all);
     }
-    if all.contains_key(header::UPGRADE) {
+    if upgrade {
         let wanted: Vec<_> = protocols(all).filter(|it| !is_http_or_tls(it)).collect();
         // A list of what was read can be written.
         match HeaderValue::from_bytes(&wanted.join(&b", "[..])) {
@@ -58,7 +67,9 @@ pub(super) fn settle(parts: &mut Parts) -> Result<(), Answer> {
             _ => drop(all.remove(header::UPGRADE)),
         }
     }
-    join_cookies(all);
+    if cookies > 1 {
+        join_cookies(all);
+    }
     Ok(())
 }
 

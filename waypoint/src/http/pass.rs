@@ -82,7 +82,10 @@ pub(super) fn outgoing(
             if let Some(host) = host {
                 all.insert(header::HOST, host);
             }
-            headers::join_cookies(all);
+            // A rule may have added to what was one.
+            if !forward.request_edits.is_empty() {
+                headers::join_cookies(all);
+            }
             if let Some(upgrade) = hop.upgrade.filter(|_| is_h1) {
                 all.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
                 all.insert(header::UPGRADE, upgrade.clone());
