@@ -29,6 +29,7 @@ mod closed;
 mod endpoints;
 mod feature;
 mod gateway;
+mod host;
 pub mod json;
 mod peer;
 mod policy;

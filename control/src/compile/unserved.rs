@@ -1,6 +1,6 @@
 //! What is said of objects of kinds that are known and not served.
 
-use super::{Compiled, Scope};
+use super::{Compiled, Scope, host};
 use crate::{
     manifest::{Unserved, UnservedKind, unserved::Target},
     status::{Condition, Status},
@@ -13,7 +13,7 @@ pub(super) fn statuses(scope: Scope<'_>, compiled: &mut Compiled) {
         let message = format!(
             "{}s are not served: {}",
             object.kind.as_str(),
-            effect(object)
+            effect(scope, object)
         );
         let condition = Condition::fails("Accepted", "UnsupportedValue", message);
         let status = Status {
@@ -26,8 +26,11 @@ pub(super) fn statuses(scope: Scope<'_>, compiled: &mut Compiled) {
 }
 
 /// What becomes of what it wants.
-fn effect(object: &Unserved) -> &'static str {
+fn effect(scope: Scope<'_>, object: &Unserved) -> &'static str {
     match (&object.target, object.kind) {
+        (Target::Host(host), _) if !is_about_any(scope, &object.meta.namespace, host) => {
+            "its host is no Service that it may speak for, which are those of its own namespace, so it changes nothing"
+        }
         (Target::Services(_) | Target::Host(_) | Target::All, _) => {
             "waypoints send nothing where it wants TLS, and answer with 500 instead"
         }
@@ -37,4 +40,13 @@ fn effect(object: &Unserved) -> &'static str {
         }
         (Target::Harmless, _) => "it is as if it were not there",
     }
+}
+
+/// Whether it is heard for any Service: those of its own namespace, or all if its namespace is the root.
+fn is_about_any(scope: Scope<'_>, namespace: &str, host: &str) -> bool {
+    let mut near = scope.world.services.values().filter(|service| {
+        let home = &service.meta.namespace;
+        scope.sees(home) && (home == namespace || scope.is_root(namespace))
+    });
+    near.any(|service| host::is_of(scope, namespace, host, service))
 }

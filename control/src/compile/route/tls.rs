@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use proto::waypoint::{self, weighted_backend::Target as Leads};
 
-use super::{super::Scope, PortRoutes, attach::natural};
+use super::{
+    super::{Scope, host},
+    PortRoutes,
+    attach::natural,
+};
 use crate::{
     manifest::{
         Object, ObjectRef, RouteKind, Service, UnservedKind, core::ServicePort, unserved::Target,
@@ -20,7 +24,7 @@ pub(super) struct Tls<'a> {
     /// BackendTLSPolicies by service: the name of the port, if only one is meant.
     services: BTreeMap<Key, Vec<(Option<&'a str>, &'a ObjectRef)>>,
     /// DestinationRules: namespace and host.
-    hosts: Vec<(&'a str, String, &'a ObjectRef)>,
+    hosts: Vec<(&'a str, &'a str, &'a ObjectRef)>,
     /// Those that do not say for which services of their namespace.
     all: BTreeMap<&'a str, &'a ObjectRef>,
     /// A DestinationRule of the root namespace that does not say for whom.
@@ -51,13 +55,7 @@ impl<'a> Tls<'a> {
                         all.push((port.as_deref(), reference));
                     }
                 }
-                Target::Host(host) if host.contains('.') || host == "*" => {
-                    tls.hosts.push((namespace, host.clone(), reference));
-                }
-                Target::Host(host) => {
-                    let host = scope.hostname(namespace, host);
-                    tls.hosts.push((namespace, host, reference));
-                }
+                Target::Host(host) => tls.hosts.push((namespace, host, reference)),
                 Target::All if scope.is_root(namespace) && object.kind == RULE => {
                     tls.everywhere = Some(reference);
                 }
@@ -79,11 +77,10 @@ impl<'a> Tls<'a> {
             .filter(|(name, _)| of_port(*name))
             .map(|(_, reference)| *reference)
             .next();
-        let hostname = self.scope.hostname(&meta.namespace, &meta.name);
         let rule = || {
             let (.., reference) = self.hosts.iter().find(|(namespace, host, _)| {
                 let near = *namespace == meta.namespace || self.scope.is_root(namespace);
-                near && is_host(host, &hostname)
+                near && host::is_of(self.scope, namespace, host, service)
             })?;
             Some(*reference)
         };
@@ -115,13 +112,6 @@ impl<'a> Tls<'a> {
                 }
             }
         }
-    }
-}
-
-fn is_host(pattern: &str, hostname: &str) -> bool {
-    match pattern.strip_prefix('*') {
-        Some(suffix) => hostname.ends_with(suffix),
-        None => pattern == hostname,
     }
 }
 

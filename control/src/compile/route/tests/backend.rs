@@ -107,6 +107,19 @@ fn nothing_is_sent_where_somebody_wants_tls() {
         (rule("shop", "api", simple), true),
         (rule("shop", "api.shop.svc.cluster.local", simple), true),
         (rule("shop", "'*.shop.svc.cluster.local'", simple), true),
+        // As a resolver would take it, and in whatever case.
+        (rule("shop", "api.shop", simple), true),
+        (rule("shop", "api.shop.svc", simple), true),
+        (rule("shop", "API", simple), true),
+        (rule("shop", "Api.Shop.SVC.cluster.local.", simple), true),
+        (rule("shop", "'*'", simple), true),
+        (rule("shop", "'*.shop'", simple), true),
+        (rule("shop", "'ap*'", simple), true),
+        (rule("ambit-system", "api.shop", simple), true),
+        (rule("ambit-system", "api", simple), false),
+        (rule("shop", "api.bank", simple), false),
+        (rule("shop", "api.shop.svc.example.com", simple), false),
+        (rule("bank", "api.shop", simple), false),
         (
             rule("ambit-system", "api.shop.svc.cluster.local", simple),
             true,
@@ -151,6 +164,19 @@ fn nothing_is_sent_where_somebody_wants_tls() {
             expected,
             "{object}"
         );
+    }
+    for (object, said) in [
+        (rule("shop", "api.shop", simple), "answer with 500"),
+        (rule("bank", "api.shop", simple), "it changes nothing"),
+        (rule("shop", "api.example", simple), "it changes nothing"),
+    ] {
+        let out = compile(&world(&object), &Settings::default());
+        let mut statuses = out.statuses.iter();
+        let (_, status) = statuses
+            .find(|(it, _)| matches!(it.kind, Kind::Unserved(_)))
+            .unwrap();
+        let message = &status.conditions[0].message;
+        assert!(message.contains(said), "{object}: {message}");
     }
 }
 
