@@ -26,6 +26,7 @@ mod around;
 mod authorization;
 mod binding;
 mod closed;
+pub(crate) mod concern;
 mod endpoints;
 mod feature;
 mod gateway;
@@ -156,7 +157,7 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
     endpoints::statuses(scope, &mut compiled);
     unserved::statuses(scope, &mut compiled);
     meshes(scope, &mut compiled);
-    faults(world, &attached, &mut compiled);
+    faults(scope, &attached, &mut compiled);
     compiled
 }
 
@@ -218,7 +219,8 @@ fn meshes(scope: Scope<'_>, compiled: &mut Compiled) {
 }
 
 /// Says of every refused object that it is, and what stands in for it.
-fn faults(world: &World, attached: &Attached, compiled: &mut Compiled) {
+fn faults(scope: Scope<'_>, attached: &Attached, compiled: &mut Compiled) {
+    let world = scope.world;
     for (reference, faulty) in &world.faults {
         let stand_in = if world.denials.contains_key(reference) {
             "everything is denied in its scope until it is corrected"
@@ -226,8 +228,15 @@ fn faults(world: &World, attached: &Attached, compiled: &mut Compiled) {
             "its last good version stays in force"
         } else if let Some(manifest::Object::Unserved(_)) = world.refused.get(reference) {
             "waypoints answer with 500 where it wants TLS, as far as that can be read, until it is corrected"
-        } else if attached.names(reference) {
-            "a policy is attached to it, so the pods that it selects, as far as that can be read, refuse every peer until it is corrected"
+        } else if closed::closes(scope, attached, reference) {
+            match reference.kind {
+                Kind::Namespace => {
+                    "a policy may be for what is in it, so all pods in it refuse every peer until it is corrected"
+                }
+                _ => {
+                    "a policy is attached to it or to what it may be behind, so the pods that it selects, as far as that can be read, refuse every peer until it is corrected"
+                }
+            }
         } else {
             "it is left out"
         };

@@ -137,7 +137,8 @@ impl Kind {
         ours || self.is_policy()
     }
 
-    fn namespaced(self) -> bool {
+    /// Whether objects of this kind are in namespaces.
+    pub fn namespaced(self) -> bool {
         !matches!(self, Self::Namespace | Self::Node | Self::GatewayClass)
     }
 

@@ -240,10 +240,9 @@ fn policed_by(asked: Asked<'_>, gateway: &Key) -> bool {
         scope, attached, ..
     } = asked;
     let obstacle = gateway::obstacle(scope, gateway, &asked.key.0);
-    let class = gateway::find(scope, gateway).map(|found| found.class.as_str());
     let untold = obstacle.is_some() || is_foreign(scope, gateway);
     let kept = untold && phase(asked).is_some_and(Phase::is_enforced);
-    kept || obstacle != Some(Obstacle::Denied) && attached.polices_gateway(gateway, class)
+    kept || obstacle != Some(Obstacle::Denied) && attached.polices_gateway(scope, gateway)
 }
 
 /// Whether it is somebody else's: nobody tells us how far its waypoint has come.

@@ -1,5 +1,8 @@
-//! Pods that refuse every peer: a policy is for them that nobody can carry out. It names their service, which cannot be
-//! understood; or a waypoint for workloads, which are not served.
+//! Pods that refuse every peer: a policy is, or may be, for them that nobody can carry out. It is for their service, which
+//! cannot be understood, or for a waypoint that such a service may be behind; their namespace cannot be understood, so that
+//! nobody knows who of them is in the mesh and behind what; or it is for a waypoint for workloads, which are not served.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
     security::{Action, Authorization, Group, Scope as Reach},
@@ -7,7 +10,7 @@ use proto::{
 };
 
 use super::{
-    Compiled, Scope, binding,
+    Compiled, Scope, binding, concern,
     gateway::{self, Obstacle},
     policy::Attached,
     workloads::has_all,
@@ -19,12 +22,11 @@ use crate::{
 
 /// No object can have a name with a `_`.
 const SERVICE: &str = "refused_service_";
+const NAMESPACE: &str = "refused_namespace_";
 
 pub(super) fn compile(scope: Scope<'_>, attached: &Attached, compiled: &mut Compiled) {
-    let hidden = hidden(scope, attached);
-    if hidden.is_empty() {
-        return;
-    }
+    let services = services(scope, attached);
+    let namespaces = namespaces(scope);
     for address in compiled.addresses.values_mut() {
         let Some(Type::Workload(workload)) = &mut address.r#type else {
             continue;
@@ -33,9 +35,13 @@ pub(super) fn compile(scope: Scope<'_>, attached: &Attached, compiled: &mut Comp
         let Some(pod) = scope.world.pods.get(&key) else {
             continue;
         };
-        let own = hidden.iter().filter(|((home, _), _)| *home == key.0);
-        for ((home, name), _) in own.filter(|(_, all)| has_all(&pod.meta.labels, all)) {
-            let denial = denial(home, format!("{SERVICE}{name}"));
+        let home = &key.0;
+        let own = services.iter().filter(|((of, _), _)| of == home);
+        let own = own.filter(|(_, all)| has_all(&pod.meta.labels, all));
+        let all = own.map(|((_, name), _)| format!("{SERVICE}{name}"));
+        let namespace = namespaces.get(home.as_str());
+        for name in all.chain(namespace.map(|_| format!("{NAMESPACE}{home}"))) {
+            let denial = denial(home, name);
             let name = format!("{home}/{}", denial.name);
             workload.authorization_policies.push(name.clone());
             compiled.authorizations.entry(name).or_insert(denial);
@@ -49,24 +55,34 @@ pub(super) fn policed(scope: Scope<'_>, attached: &Attached, workload: &Workload
     let key = (workload.namespace.clone(), workload.name.clone());
     let pod = scope.world.pods.get(&key)?;
     let gateway = binding::label(scope, &pod.meta)?;
-    let class = match gateway::find(scope, &gateway) {
-        Some(found) if !gateway::is_for_workloads(scope, found) => return None,
-        Some(found) => Some(found.class.as_str()),
-        None => {
-            let reference = ObjectRef::new(Kind::Gateway, &gateway.0, &gateway.1);
-            scope.world.hides(&reference).then_some(())?;
-            None
-        }
+    let reference = ObjectRef::new(Kind::Gateway, &gateway.0, &gateway.1);
+    let concerned = match gateway::find(scope, &gateway) {
+        Some(found) => gateway::is_for_workloads(scope, found),
+        None => scope.world.hides(&reference),
     };
     let denied = gateway::obstacle(scope, &gateway, &key.0) == Some(Obstacle::Denied);
     let own = gateway::is_own(pod, &gateway);
-    (!denied && !own && attached.polices_gateway(&gateway, class)).then_some(gateway)
+    let policed = concerned && attached.polices_gateway(scope, &gateway);
+    (policed && !denied && !own).then_some(gateway)
 }
 
-/// Services that a policy is attached to and that cannot be understood, with the labels of their pods: none if all pods of
-/// the namespace may be theirs.
-fn hidden(scope: Scope<'_>, attached: &Attached) -> Vec<(Key, Labels)> {
-    let policed = attached.policed_services();
+/// Whether pods refuse every peer because an object is not understood.
+pub(super) fn closes(scope: Scope<'_>, attached: &Attached, object: &ObjectRef) -> bool {
+    let key = || (object.namespace.clone(), object.name.clone());
+    match object.kind {
+        Kind::Service => services(scope, attached).contains_key(&key()),
+        Kind::Namespace => is_closed(scope, object),
+        _ => false,
+    }
+}
+
+/// Services that cannot be understood and that a policy is, or may be, for, with the labels of their pods: none if all pods
+/// of the namespace may be theirs.
+fn services(scope: Scope<'_>, attached: &Attached) -> BTreeMap<Key, Labels> {
+    let faults = scope.world.faults.keys();
+    let faults = faults.filter(|it| it.kind == Kind::Service && may_be_behind(scope, attached, it));
+    let behind = faults.map(|it| (it.namespace.clone(), it.name.clone()));
+    let policed = attached.policed_services().cloned().chain(behind);
     let hidden = policed.filter_map(|key| {
         let reference = ObjectRef::new(Kind::Service, &key.0, &key.1);
         let labels = match scope.world.refused.get(&reference) {
@@ -74,9 +90,42 @@ fn hidden(scope: Scope<'_>, attached: &Attached) -> Vec<(Key, Labels)> {
             _ if scope.world.hides(&reference) => Labels::new(),
             _ => return None,
         };
-        Some((key.clone(), labels))
+        Some((key, labels))
     });
     hidden.collect()
+}
+
+/// Whether a Service that cannot be understood would be behind a waypoint that has a policy, as far as its label can be read.
+fn may_be_behind(scope: Scope<'_>, attached: &Attached, service: &ObjectRef) -> bool {
+    if !attached.polices_gateways() {
+        return false;
+    }
+    let faulty = scope.world.faults.get(service);
+    let faults = faulty.into_iter().flat_map(|it| &it.faults);
+    let mut of_metadata = faults.filter(|it| it.field.starts_with("metadata"));
+    match scope.world.refused.get(service) {
+        // One of which nobody knows the name is not known by its labels either.
+        Some(Object::Service(read))
+            if !read.meta.name.is_empty() && of_metadata.next().is_none() =>
+        {
+            let gateway = binding::label(scope, &read.meta);
+            gateway.is_some_and(|gateway| attached.polices_gateway(scope, &gateway))
+        }
+        _ => true,
+    }
+}
+
+/// Namespaces of pods that are closed as a whole.
+fn namespaces(scope: Scope<'_>) -> BTreeSet<&str> {
+    let homes = scope.world.pods.keys().map(|(home, _)| home.as_str());
+    let homes: BTreeSet<_> = homes.collect();
+    let closed = |home: &&str| is_closed(scope, &ObjectRef::new(Kind::Namespace, "", home));
+    homes.into_iter().filter(closed).collect()
+}
+
+fn is_closed(scope: Scope<'_>, namespace: &ObjectRef) -> bool {
+    let root = &scope.settings.root_namespace;
+    scope.world.hides(namespace) && concern::policy(scope.world, root, namespace).is_some()
 }
 
 fn denial(namespace: &str, name: String) -> Authorization {

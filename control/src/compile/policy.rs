@@ -148,12 +148,6 @@ impl Attached {
         services.filter(|service| self.polices_service(service))
     }
 
-    /// Whether an enforced policy names an object, which is a Service.
-    pub(super) fn names(&self, reference: &ObjectRef) -> bool {
-        let key = (reference.namespace.clone(), reference.name.clone());
-        reference.kind == Kind::Service && self.polices_service(&key)
-    }
-
     /// Whether a policy that names the service is enforced.
     pub(super) fn polices_service(&self, service: &Key) -> bool {
         self.of_service(service)
@@ -161,10 +155,26 @@ impl Attached {
             .any(|policy| policy.enforced)
     }
 
-    /// Whether a policy of a gateway or of its class is enforced.
-    pub(super) fn polices_gateway(&self, gateway: &Key, class: Option<&str>) -> bool {
+    /// Whether a policy of a gateway or of its class is enforced. Of which class a Gateway is that cannot be understood
+    /// nobody knows: any may be its.
+    pub(super) fn polices_gateway(&self, scope: Scope<'_>, gateway: &Key) -> bool {
+        let class = gateway::find(scope, gateway).map(|found| found.class.as_str());
+        let reference = ObjectRef::new(Kind::Gateway, &gateway.0, &gateway.1);
+        let unknown = class.is_none() && scope.world.hides(&reference);
+        let classes = self.classes.values().filter(|_| unknown).flatten();
         self.of_gateway(gateway, class)
+            .chain(classes)
             .any(|policy| policy.enforced)
+    }
+
+    /// Whether any policy of a gateway or of a class is enforced.
+    pub(super) fn polices_gateways(&self) -> bool {
+        let mut all = self
+            .gateways
+            .values()
+            .chain(self.classes.values())
+            .flatten();
+        all.any(|policy| policy.enforced)
     }
 }
 

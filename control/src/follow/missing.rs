@@ -20,10 +20,10 @@ pub struct Missing {
     pub problem: Problem,
     /// The object that is needed.
     pub object: ObjectRef,
-    /// The service that is bound.
+    /// The service that is bound, or closed.
     pub service: Key,
-    /// The Gateway to whose waypoint it is.
-    pub gateway: Key,
+    /// The Gateway to whose waypoint it is bound. `None`: a policy that needs one had closed it.
+    pub gateway: Option<Key>,
 }
 
 /// What is missing to those services that are recorded as bound.
@@ -33,15 +33,17 @@ pub(super) fn missing(loaded: &Loaded, waypoints: &Waypoints, settings: &Setting
     }
     let mut world = loaded.world.clone();
     world.waypoints = Some(waypoints.clone());
-    let wanted = compile(&world, settings).wanted;
+    let Compiled { wanted, closed, .. } = compile(&world, settings);
     let mut all = Vec::new();
     for (service, phase) in &waypoints.phases {
-        let Some((gateway, _)) = bound(phase) else {
+        let gateway = bound(phase).map(|(gateway, _)| gateway);
+        if gateway.is_none() && *phase != Phase::Closed {
             continue;
-        };
+        }
+        let stays = wanted.contains_key(service) || closed.contains(service);
         for object in needs(&world, service, phase) {
             let speaks = object.kind != Kind::Namespace && object.kind != Kind::GatewayClass;
-            let may_be_hidden = speaks || !wanted.contains_key(service);
+            let may_be_hidden = speaks || !stays;
             let hides = |problem: &&Problem| match &problem.object {
                 Some(other) => *other == object && world.faults.contains_key(other),
                 None => may_be_hidden,
@@ -53,7 +55,7 @@ pub(super) fn missing(loaded: &Loaded, waypoints: &Waypoints, settings: &Setting
                 problem: problem.clone(),
                 object: object.clone(),
                 service: service.clone(),
-                gateway: gateway.clone(),
+                gateway: gateway.cloned(),
             }));
         }
     }
@@ -118,10 +120,16 @@ impl fmt::Display for Missing {
             service,
             gateway,
         } = self;
+        let was = match gateway {
+            Some((namespace, name)) => {
+                format!("bound to the waypoint of Gateway/{namespace}/{name}")
+            }
+            None => "closed by a policy".to_owned(),
+        };
+        let (namespace, name) = service;
         write!(
             f,
-            "{problem} (Service/{}/{} was bound to the waypoint of Gateway/{}/{}, which needs {object})",
-            service.0, service.1, gateway.0, gateway.1
+            "{problem} (Service/{namespace}/{name} was {was}, which needs {object})"
         )
     }
 }

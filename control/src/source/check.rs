@@ -6,7 +6,7 @@ use mesh::local;
 
 use super::{Loaded, Problem, load_for, read_dir};
 use crate::{
-    compile::{Compiled, Settings, compile, json},
+    compile::{Compiled, Settings, compile, concern, json},
     manifest::{
         self, Kind, ObjectRef, TargetRef,
         authorization::{PolicyTarget, TargetKind},
@@ -36,7 +36,7 @@ pub enum Refusal {
     Policy(ObjectRef),
     /// The configuration of the mesh cannot be taken, and no earlier version of it can stand in.
     Mesh(ObjectRef),
-    /// An object that a policy is attached to cannot be understood: nobody could keep anybody to the policy.
+    /// An object that a policy is, or may be, for cannot be understood: nobody could keep anybody to the policy.
     Attached {
         /// The object.
         object: ObjectRef,
@@ -86,6 +86,7 @@ pub(crate) fn refusal(loaded: &Loaded, alone: bool, settings: &Settings) -> Opti
     denied
         .or_else(|| without.then_some(Refusal::Mesh(mesh)))
         .or_else(|| attached(&loaded.world))
+        .or_else(|| concerned(&loaded.world, settings))
         .or_else(|| unread(&loaded.problems))
         .or_else(|| (alone && !loaded.problems.is_empty()).then_some(Refusal::File))
 }
@@ -121,6 +122,17 @@ fn attached(world: &World) -> Option<Refusal> {
         let object = named.find(|it| world.hides(it))?;
         Some(Refusal::Attached { object, policy })
     })
+}
+
+/// What a policy may be for and what that is, if the latter cannot be understood.
+fn concerned(world: &World, settings: &Settings) -> Option<Refusal> {
+    let hidden = world.faults.keys().filter(|it| world.object(it).is_none());
+    let mut refusals = hidden.filter_map(|object| {
+        let policy = concern::policy(world, &settings.root_namespace, object)?;
+        let object = object.clone();
+        Some(Refusal::Attached { object, policy })
+    });
+    refusals.next()
 }
 
 /// The object that a policy of a namespace names.
@@ -213,7 +225,7 @@ impl fmt::Display for Refusal {
             ),
             Self::Attached { object, policy } => write!(
                 f,
-                "a control plane does not start with this: {object} cannot be understood, and {policy} is attached to it"
+                "a control plane does not start with this: {object} cannot be understood, and {policy} is, or may be, for it"
             ),
             Self::Unread(file) => write!(
                 f,

@@ -26,8 +26,13 @@ const TELLING: [Kind; 5] = [
     Kind::Unserved(UnservedKind::DestinationRule),
 ];
 
-/// What policies are attached to. Other objects name these too, below their own kind.
-pub(super) const TARGETS: [Kind; 3] = [Kind::Service, Kind::Gateway, Kind::GatewayClass];
+/// What policies are attached to, or are for by its label. Other objects name these too, below their own kind.
+pub(super) const TARGETS: [Kind; 4] = [
+    Kind::Service,
+    Kind::Gateway,
+    Kind::GatewayClass,
+    Kind::Namespace,
+];
 
 /// `None` if the text does not look like an object that it is unsafe to lose.
 pub(super) fn object(text: &str) -> Option<Guess> {
@@ -43,12 +48,8 @@ pub(super) fn object(text: &str) -> Option<Guess> {
         })
         .or_else(security)?;
     let namespace = words(text, "namespace").find(is_label);
-    let namespace = namespace.filter(|_| kind != Kind::GatewayClass);
-    let fallback = if kind == Kind::GatewayClass {
-        ""
-    } else {
-        "default"
-    };
+    let namespace = namespace.filter(|_| kind.namespaced());
+    let fallback = if kind.namespaced() { "default" } else { "" };
     Some(Guess {
         kind,
         namespace: namespace.unwrap_or(fallback).to_owned(),
@@ -160,6 +161,11 @@ mod tests {
             (
                 "kind: GatewayClass\nmetadata: {name: x, namespace: no",
                 Kind::GatewayClass,
+                "",
+            ),
+            (
+                "kind: Namespace\nmetadata: {name: x, labels: {",
+                Kind::Namespace,
                 "",
             ),
             (

@@ -169,7 +169,11 @@ impl Loading<'_> {
             match world.refused.get_mut(&reference) {
                 // One object cannot be two: it is the widest of them.
                 Some(Object::Unserved(both)) => both.target = Target::All,
-                Some(Object::Service(both)) => both.selector.clear(),
+                // Nor has it one set of labels.
+                Some(Object::Service(both)) => {
+                    both.selector.clear();
+                    both.meta = Meta::default();
+                }
                 // The other one of its name is in force.
                 None if is_route && in_force => {}
                 _ => drop(world.refused.insert(reference.clone(), read)),

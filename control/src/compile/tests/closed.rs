@@ -98,6 +98,96 @@ fn the_pods_of_a_new_service_that_cannot_be_understood_and_has_a_policy_refuse_e
     }
 }
 
+/// Whom a waypoint would have kept to the policy nobody knows.
+#[test]
+fn the_pods_of_a_new_service_whose_waypoint_may_have_a_policy_refuse_everybody() {
+    let broken = |metadata: &str| {
+        let ports = "clusterIP: 10.0.1.1, ports: [{port: x}], selector: {app: web}";
+        service("web", metadata, ports)
+    };
+    let class = "{group: gateway.networking.k8s.io, kind: GatewayClass, name: ambit-waypoint}";
+    let class = policy("p", "root", &format!("{{targetRefs: [{class}], {GET}}}"));
+    let gateways = gateway("wp", "shop", "", "") + &gateway("other", "shop", "", "");
+    let by_namespace = namespace("shop", "istio.io/use-waypoint: wp");
+    let torn = "---\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {[";
+    let none = "labels: {istio.io/use-waypoint: none}";
+    for policed in [attached("p", WP, GET), class] {
+        for (text, expected) in [
+            (broken(LABEL), [true, false, false]),
+            (broken("") + &by_namespace, [true, false, false]),
+            (
+                broken("labels: {istio.io/use-waypoint: 7}"),
+                [true, false, false],
+            ),
+            (broken(LABEL) + &broken(none), [true, true, false]),
+            (broken(none) + &broken(LABEL), [true, true, false]),
+            (torn.to_owned(), [true, true, false]),
+            (broken(""), [false; 3]),
+            (broken(none) + &by_namespace, [false; 3]),
+        ] {
+            let loaded = later(&(gateways.clone() + &policed + &text));
+            let compiled = compile(&loaded.world, &settings());
+            assert_eq!(closed(&compiled), expected, "{text}{policed}");
+            let status = &compiled.statuses[&ObjectRef::new(Kind::Service, "shop", "web")];
+            let said = &status.conditions[0].message;
+            assert_eq!(said.contains("refuse every peer"), expected[0], "{said}");
+        }
+    }
+    let open = later(
+        &(gateways + &attached("p", &WP.replace("name: wp", "name: other"), GET) + &broken(LABEL)),
+    );
+    assert_eq!(closed(&compile(&open.world, &settings())), [false; 3]);
+}
+
+#[test]
+fn the_pods_of_a_new_namespace_that_cannot_be_understood_refuse_everybody_if_a_policy_may_be_for_them()
+ {
+    let broken = namespace("shop", "istio.io/use-waypoint: wp, x: 5");
+    let torn = broken.replace("{name: shop", "{[name: shop");
+    let nameless = broken.replace("name: shop", "name: SHOP");
+    let both = [true, true, false];
+    for (policed, expected) in [
+        (policy("p", "shop", "{}"), both),
+        (peer("p", "shop", "{mtls: {mode: STRICT}}"), both),
+        (policy("p", "root", "{}"), both),
+        (
+            attached("p", WP, GET).replace("namespace: shop", "namespace: infra"),
+            both,
+        ),
+        (policy("p", "bank", "{}"), [false; 3]),
+        (String::new(), [false; 3]),
+    ] {
+        for text in [&broken, &torn] {
+            let compiled = compile(&later(&(text.clone() + &policed)).world, &settings());
+            assert_eq!(closed(&compiled), expected, "{text}{policed}");
+            let status = &compiled.statuses[&ObjectRef::new(Kind::Namespace, "", "shop")];
+            let said = &status.conditions[0].message;
+            assert_eq!(said.contains("refuse every peer"), expected[0], "{said}");
+        }
+    }
+    // It may be any of those that are not there.
+    let world = later(&(nameless.clone() + &policy("p", "root", "{}"))).world;
+    assert_eq!(closed(&compile(&world, &settings())), [true; 3]);
+    let known = namespace("shop", "") + &policy("p", "shop", "{}");
+    let world = later(&(nameless + &known)).world;
+    assert_eq!(closed(&compile(&world, &settings())), [false; 3]);
+}
+
+/// Of which class it is nobody knows, so a policy of any may be for it.
+#[test]
+fn a_policy_of_a_class_closes_what_is_labelled_to_a_gateway_that_cannot_be_understood() {
+    let class = "{group: gateway.networking.k8s.io, kind: GatewayClass, name: ambit-waypoint}";
+    let class = policy("p", "root", &format!("{{targetRefs: [{class}], {GET}}}"));
+    let broken = gateway("wp", "shop", "", "").replace("listeners", "listenerz");
+    for (policed, expected) in [(class, SHUT), (String::new(), OPEN)] {
+        let text = web(LABEL) + &broken + &policed;
+        let files = BTreeMap::from([(PathBuf::from("a.yaml"), text)]);
+        let compiled = compile(&load(&files, None).world, &settings());
+        let [client, waypoint, ..] = doors(&compiled);
+        assert_eq!([client, waypoint], expected[..2], "{policed}");
+    }
+}
+
 #[test]
 fn a_service_that_is_not_understood_says_what_that_does_and_is_no_matter_once_it_is() {
     let text = service("web", "", "selector: {app: web}, ports: [{port: x}]");

@@ -109,6 +109,49 @@ fn a_start_that_would_unbind_for_what_is_not_understood_is_refused() {
     open(&files).keeps(&bindings).unwrap();
 }
 
+/// Nobody would know that a policy of its waypoint had closed it.
+#[test]
+fn a_start_that_would_open_what_was_closed_is_refused() {
+    let scratch = Scratch::new();
+    let state = Arc::new(StateDir::open(scratch.path()).unwrap());
+    let page = json!({ "ready": [], "bindings": [
+        { "service": "shop/orders", "phase": "closed" },
+    ]});
+    state
+        .write(WAYPOINTS, page.to_string().as_bytes(), PUBLIC)
+        .unwrap();
+    let bindings = Bindings::open(state, Instant::now()).unwrap();
+    open(&[("service.yaml", SERVICE)]).keeps(&bindings).unwrap();
+    let broken = SERVICE.replace("port: 80", "port: x");
+    for (name, text, words) in [
+        (
+            "service.yaml",
+            broken.as_str(),
+            "Service/shop/orders, spec.ports[0].port",
+        ),
+        (
+            "service.yaml",
+            &SERVICE.replace("spec: {", "spec: {["),
+            "service.yaml, document 1",
+        ),
+        (
+            "namespace.yaml",
+            &NAMESPACE.replace(": waypoint}", ": 7}"),
+            "Namespace/shop, metadata.labels",
+        ),
+    ] {
+        let refused = open(&[(name, text)])
+            .keeps(&bindings)
+            .unwrap_err()
+            .to_string();
+        assert!(refused.contains(words), "{text}: {refused}");
+        assert!(
+            refused.contains("Service/shop/orders was closed by a policy"),
+            "{refused}"
+        );
+    }
+}
+
 #[test]
 fn a_binding_stays_as_recorded_while_its_service_is_not_understood() {
     let scratch = Scratch::new();

@@ -163,3 +163,92 @@ fn a_kind_that_nobody_knows_among_policies_is_one() {
     let expected = Refusal::Policy(reference("p"));
     assert_eq!(refusal(&list("List", "item")), Some(expected));
 }
+
+fn gateway(spec: &str) -> String {
+    format!(
+        "---\n{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: wp, namespace: shop}}, \
+         spec: {{gatewayClassName: own, {spec}: [{{name: mesh, port: 15008, protocol: HBONE}}]}}}}\n"
+    )
+}
+
+/// What a Gateway or its class is asked about may be any Service's, whose label nobody can read.
+#[test]
+fn what_a_policy_of_a_gateway_may_be_for_refuses_a_start_too() {
+    let class = "---\n{apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {name: own}, spec: {controllerName: CONTROLLER}}\n";
+    let namespace = "---\n{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {istio.io/use-waypoint: wp, x: 5}}}\n";
+    let hidden = [
+        (SERVICE.to_owned(), Kind::Service, "shop", "web"),
+        (
+            SERVICE
+                .replace("port: x", "port: 80")
+                .replace("spec: {", "spec: {clusterIP: 10.96.0.999, "),
+            Kind::Service,
+            "shop",
+            "web",
+        ),
+        (namespace.to_owned(), Kind::Namespace, "", "shop"),
+        (
+            "---\nkind: Namespace\nmetadata: {name: shop, labels: {a: b\n".to_owned(),
+            Kind::Namespace,
+            "",
+            "shop",
+        ),
+        (gateway("listenerz"), Kind::Gateway, "shop", "wp"),
+        (
+            class.replace("CONTROLLER", "7"),
+            Kind::GatewayClass,
+            "",
+            "own",
+        ),
+    ];
+    let of = |kind: &str, namespace: &str, name: &str| {
+        attached(kind, name)
+            .replace("group: ''", "group: gateway.networking.k8s.io")
+            .replace("namespace: shop", &format!("namespace: {namespace}"))
+    };
+    let of_gateway = of("Gateway", "shop", "wp");
+    let of_class = of("GatewayClass", "ambit-system", "own");
+    let tokens = |text: &str| text.replace("AuthorizationPolicy", "RequestAuthentication");
+    for (text, kind, home, name) in &hidden {
+        assert_eq!(refusal(text), None, "{text}");
+        for policy in [
+            &of_gateway,
+            &of_class,
+            &tokens(&of_gateway),
+            &tokens(&of_class),
+        ] {
+            let found = refusal(&(text.clone() + policy));
+            let Some(Refusal::Attached { object, .. }) = found else {
+                panic!("{text}{policy}")
+            };
+            assert_eq!(object, ObjectRef::new(*kind, home, name), "{text}{policy}");
+        }
+        // One for workloads is for a Namespace alone: by that they are in the mesh.
+        for (policy, counts) in [
+            (policy("p", DENY_BANK), true),
+            (tokens(&policy("p", "{}")), true),
+            (
+                policy("p", "{mtls: {mode: STRICT}}")
+                    .replace("AuthorizationPolicy", "PeerAuthentication"),
+                true,
+            ),
+            (policy("p", "{}").replace("shop", "ambit-system"), true),
+            (policy("p", "{}").replace("shop", "bank"), false),
+        ] {
+            let found = refusal(&(text.clone() + &policy));
+            assert_eq!(
+                found.is_some(),
+                counts && *kind == Kind::Namespace,
+                "{text}{policy}"
+            );
+        }
+    }
+    let good = SERVICE.replace("port: x", "port: 80")
+        + &namespace.replace("x: 5", "x: y")
+        + &gateway("listeners")
+        + &class.replace("CONTROLLER", "ambit.dev/waypoint")
+        + &of_gateway
+        + &of_class
+        + &policy("q", DENY_BANK);
+    assert_eq!(refusal(&good), None);
+}

@@ -1,0 +1,74 @@
+//! Which policies may be for an object that cannot be understood. Not what they do: `policy`, `authorization` and `peer`
+//! say that of what is there.
+
+use super::authorization::is_dry_run;
+use crate::{
+    manifest::{
+        Kind, ObjectRef, TargetRef,
+        authorization::{Action, PolicyTarget, TargetKind},
+        unserved::Target,
+    },
+    world::{UNREADABLE, World},
+};
+
+/// A policy that may be for an object, which is not in force. By a Service and its Namespace it would be known which
+/// waypoint is asked, by a Gateway and its class which policies that has, and by a Namespace which pods are in the mesh at
+/// all; of other kinds only what is named counts.
+pub(crate) fn policy(world: &World, root: &str, object: &ObjectRef) -> Option<ObjectRef> {
+    let concerns = |(policy, targets): &(ObjectRef, &[TargetRef])| {
+        let any = |kinds: &[TargetKind]| targets.iter().any(|it| kinds.contains(&it.kind));
+        let through = [TargetKind::Gateway, TargetKind::GatewayClass];
+        match object.kind {
+            Kind::Service | Kind::GatewayClass => any(&through),
+            // A policy of a Gateway names it.
+            Kind::Gateway => any(&[TargetKind::GatewayClass]),
+            Kind::Namespace => {
+                any(&through) || policy.namespace == root || is_of(world, policy, object)
+            }
+            _ => false,
+        }
+    };
+    let found = all(world).find(concerns);
+    found.map(|(policy, _)| policy)
+}
+
+/// Whether a policy is, or may be, of a namespace. What has no name that can be read may be any that is not there.
+fn is_of(world: &World, policy: &ObjectRef, namespace: &ObjectRef) -> bool {
+    let home = &policy.namespace;
+    let nameless = namespace.name.starts_with(UNREADABLE);
+    *home == namespace.name || nameless && !world.namespaces.contains_key(home)
+}
+
+/// The policies that change who gets in, with what they are attached to.
+fn all(world: &World) -> impl Iterator<Item = (ObjectRef, &[TargetRef])> {
+    let written = world.authorization_policies.values();
+    let written = written.filter(|it| it.action != Action::Audit && !is_dry_run(it));
+    let written = written.map(|it| {
+        let reference =
+            ObjectRef::new(Kind::AuthorizationPolicy, &it.meta.namespace, &it.meta.name);
+        (reference, targets(&it.target))
+    });
+    let peers = world.peer_authentications.keys();
+    let peers = peers.map(|(namespace, name)| {
+        let none: &[TargetRef] = &[];
+        (
+            ObjectRef::new(Kind::PeerAuthentication, namespace, name),
+            none,
+        )
+    });
+    let tokens = world.unserved.iter();
+    let tokens = tokens.filter_map(|(reference, object)| match &object.target {
+        Target::Tokens(target) => Some((reference.clone(), targets(target))),
+        _ => None,
+    });
+    let denials = world.denials.iter();
+    let denials = denials.map(|(reference, denial)| (reference.clone(), denial.targets.as_slice()));
+    written.chain(peers).chain(tokens).chain(denials)
+}
+
+fn targets(target: &PolicyTarget) -> &[TargetRef] {
+    match target {
+        PolicyTarget::Objects(targets) => targets,
+        _ => &[],
+    }
+}
