@@ -5,6 +5,7 @@ use mesh::http::edit::is_editable;
 use super::{
     super::read::{At, Faults},
     Filter, HeaderEdits, PathEdit, Redirect, Rewrite, RouteKind,
+    http::{is_path, no_path},
     parent::is_hostname,
 };
 
@@ -272,11 +273,19 @@ fn path_edit(owner: &At<'_>, faults: &mut Faults) -> Option<PathEdit> {
     let whole = if text.is_empty() { "/" } else { text };
     if text.len() > LONGEST_PATH {
         faults.add(&at, field, format!("longer than {LONGEST_PATH} bytes"));
-    } else if !whole.starts_with('/') || mesh::http::path::normal(whole.as_bytes()).is_err() {
-        faults.add(&at, field, format!("{text:?} is not a path"));
+    } else if !is_path(whole) {
+        faults.add(&at, field, no_path(text));
+    } else if let Some(normal) = other_form(whole) {
+        faults.add(&at, field, format!("{text:?} is to be written {normal:?}"));
     }
     Some(match field {
         "replaceFullPath" => PathEdit::Full(text.to_owned()),
         _ => PathEdit::Prefix(text.to_owned()),
     })
+}
+
+/// The normal form of a path, if it is not in that: what a rule makes of a path is sent as it is.
+fn other_form(path: &str) -> Option<String> {
+    let normal = mesh::http::path::normal(path.as_bytes()).ok()?;
+    (*normal != *path).then(|| normal.to_string())
 }

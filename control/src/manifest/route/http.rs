@@ -147,10 +147,7 @@ fn path(at: &At<'_>, faults: &mut Faults) -> Option<PathMatch> {
         }
     }
     if !is_path(&value) {
-        let reason = format!(
-            "{value:?} is not a path: it begins with / and has no //, dot segments, %2F, or characters that a path cannot have"
-        );
-        faults.add(at, "value", reason);
+        faults.add(at, "value", no_path(&value));
     }
     Some(match kind {
         "Exact" => PathMatch::Exact(value),
@@ -158,8 +155,15 @@ fn path(at: &At<'_>, faults: &mut Faults) -> Option<PathMatch> {
     })
 }
 
+/// Why a text is refused that is no path.
+pub(super) fn no_path(text: &str) -> String {
+    format!(
+        "{text:?} is not a path: it begins with / and has no //, dot segments, %2F, or characters that a path cannot have"
+    )
+}
+
 /// What the API lets pass: characters of a path (RFC 3986 §3.3), and nothing that has a second reading.
-fn is_path(text: &str) -> bool {
+pub(super) fn is_path(text: &str) -> bool {
     let lower = text.to_ascii_lowercase();
     let double = ["//", "/./", "/../", "%2f"];
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-/._~!$&'()*+,;=:@%".contains(&byte);

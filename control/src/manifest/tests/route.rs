@@ -193,6 +193,11 @@ fn filters_have_to_be_valid() {
         hostname: '*.a' => hostname: host name
         path: {type: ReplaceFullPath} => path.replaceFullPath: required
         path: {type: ReplaceFullPath, replaceFullPath: a} => path.replaceFullPath: not a path
+        path: {type: ReplaceFullPath, replaceFullPath: /x/../admin} => path.replaceFullPath: \"/x/../admin\" is not a path
+        path: {type: ReplaceFullPath, replaceFullPath: //admin} => path.replaceFullPath: \"//admin\" is not a path
+        path: {type: ReplaceFullPath, replaceFullPath: '/a%2Fb'} => path.replaceFullPath: \"/a%2Fb\" is not a path
+        path: {type: ReplaceFullPath, replaceFullPath: '/%61dmin'} => path.replaceFullPath: \"/%61dmin\" is to be written \"/admin\"
+        path: {type: ReplacePrefixMatch, replacePrefixMatch: /a/.} => path.replacePrefixMatch: \"/a/.\" is not a path
         path: {type: ReplaceFullPath, replaceFullPath: /a, replacePrefixMatch: /b} => path.replacePrefixMatch: does not go
     ";
     let redirect = |fields: &str| {
