@@ -26,7 +26,7 @@ pub(super) fn conditions(
             };
             Condition::fails(ACCEPTED, UNSUPPORTED, format!("{unserved}: {effect}"))
         }
-        None => Condition::holds(ACCEPTED, ACCEPTED, outcome.note.clone()),
+        None => Condition::holds(ACCEPTED, ACCEPTED, note(converted, &outcome)),
     });
     if !unserved.is_empty() && !converted.is_refused() {
         let message = format!("{unserved}: what matches these rules is answered with 500");
@@ -50,4 +50,14 @@ pub(super) fn conditions(
         });
     }
     conditions
+}
+
+/// What is worth knowing of a route that is accepted.
+fn note(converted: &Converted, outcome: &Outcome) -> String {
+    let rules = converted.nowhere.join(", ");
+    let nowhere = (!rules.is_empty())
+        .then(|| format!("{rules}: without backendRefs, so what matches is answered with 500"));
+    let own = Some(outcome.note.clone()).filter(|note| !note.is_empty());
+    let all: Vec<_> = own.into_iter().chain(nowhere).collect();
+    all.join("; ")
 }

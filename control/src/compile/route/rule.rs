@@ -31,6 +31,8 @@ pub(super) struct Converted {
     pub(super) unresolved: Option<(&'static str, String)>,
     /// Of each rule that cannot be carried out, why.
     pub(super) unserved: Vec<String>,
+    /// The rules that lead nowhere, though nothing of them is wrong.
+    pub(super) nowhere: Vec<String>,
     /// Whether one of those is about who may talk, so that it must not be passed over.
     pub(super) guards: bool,
 }
@@ -57,6 +59,7 @@ pub(super) fn convert(scope: Scope<'_>, route: &Route, tls: &Tls<'_>) -> Convert
         backends: BTreeSet::new(),
         unresolved: None,
         unserved: Vec::new(),
+        nowhere: Vec::new(),
         guards: false,
     };
     let mut failures: Vec<Unresolved> = Vec::new();
@@ -69,6 +72,7 @@ pub(super) fn convert(scope: Scope<'_>, route: &Route, tls: &Tls<'_>) -> Convert
             converted.unserved.push(format!("rules[{i}]: {invalid}"));
         } else if is_nowhere(rule) && route.kind != RouteKind::Tcp {
             "it names no backend".clone_into(&mut invalid);
+            converted.nowhere.push(format!("rules[{i}]"));
         }
         let mut backends = Vec::new();
         for (j, reference) in rule.backends.iter().enumerate() {

@@ -243,6 +243,8 @@ fn a_rule_that_is_not_served_is_answered_with_an_error() {
     assert_eq!(conditions(&text, "HTTPRoute/shop/r"), expected);
     let nowhere = self::rules(&http("r", WEB, "{}"));
     assert_eq!(nowhere[0]["invalid"], "it names no backend");
+    let said = message(&http("r", WEB, "{}"), "HTTPRoute/shop/r", "Accepted");
+    assert!(said.contains("rules[0]: without backendRefs"), "{said}");
 }
 
 #[test]
