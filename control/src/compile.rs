@@ -32,6 +32,7 @@ mod feature;
 mod gateway;
 mod host;
 pub mod json;
+mod past;
 mod peer;
 mod policy;
 mod protocol;
@@ -154,6 +155,7 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
         &mut compiled,
     );
     bindings.tell(scope, &mut compiled);
+    past::tell(scope, &attached, &bindings, &mut compiled);
     endpoints::statuses(scope, &mut compiled);
     unserved::statuses(scope, &mut compiled);
     meshes(scope, &mut compiled);

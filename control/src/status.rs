@@ -73,4 +73,12 @@ impl Condition {
             message: message.into(),
         }
     }
+
+    /// Says one thing more.
+    pub fn add(&mut self, text: &str) {
+        if !self.message.is_empty() {
+            self.message.push_str("; ");
+        }
+        self.message.push_str(text);
+    }
 }

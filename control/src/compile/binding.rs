@@ -23,7 +23,7 @@ const CANARY: &str = "istio.io/use-waypoint-canary";
 /// On a service: whoever goes around its waypoint is not denied.
 const BYPASS: &str = "ambit.dev/waypoint-bypass";
 const BYPASS_ALLOWED: &str = "allowed";
-const BOUND: &str = "istio.io/WaypointBound";
+pub(super) const BOUND: &str = "istio.io/WaypointBound";
 
 /// The bindings of all services.
 pub(super) struct Bindings {
@@ -113,19 +113,19 @@ impl Bindings {
     }
 
     /// What the services say of their bindings, and what those are to become.
-    pub(super) fn tell(self, scope: Scope<'_>, compiled: &mut Compiled) {
-        for (key, binding) in self.by_service {
-            if let Some(wanted) = binding.wanted {
-                compiled.wanted.insert(key.clone(), wanted);
+    pub(super) fn tell(&self, scope: Scope<'_>, compiled: &mut Compiled) {
+        for (key, binding) in &self.by_service {
+            if let Some(wanted) = &binding.wanted {
+                compiled.wanted.insert(key.clone(), wanted.clone());
             } else if binding.closed {
                 compiled.closed.insert(key.clone());
             }
-            if let Some(condition) = binding.condition {
+            if let Some(condition) = &binding.condition {
                 let reference = ObjectRef::new(Kind::Service, &key.0, &key.1);
-                let service = scope.service(&key);
+                let service = scope.service(key);
                 let status = Status {
                     generation: service.map_or(0, |service| service.meta.generation),
-                    conditions: vec![condition],
+                    conditions: vec![condition.clone()],
                     ..Status::default()
                 };
                 compiled.statuses.insert(reference, status);
@@ -308,12 +308,17 @@ fn phase<'a>(asked: Asked<'a>) -> Option<&'a Phase> {
 
 /// Who is denied where a policy is enforced.
 fn around(asked: Asked<'_>) -> Denied {
-    let bypass = asked.service.meta.annotations.get(BYPASS);
-    if bypass.is_some_and(|value| value == BYPASS_ALLOWED) {
+    if may_be_bypassed(asked.service) {
         Denied::Nobody
     } else {
         Denied::Around
     }
+}
+
+/// Whether whoever goes around the waypoint of a service is let in.
+pub(super) fn may_be_bypassed(service: &Service) -> bool {
+    let bypass = service.meta.annotations.get(BYPASS);
+    bypass.is_some_and(|value| value == BYPASS_ALLOWED)
 }
 
 /// The waypoint of a gateway, unless that does not serve the service: then it is not even asked.

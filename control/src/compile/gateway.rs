@@ -130,13 +130,13 @@ pub(super) fn tells_identity(gateway: &Gateway) -> bool {
     said.is_some_and(|said| said == "true")
 }
 
-/// Whether a Service is the one that a Gateway's own pods are reached by: it has the Gateway's name and selects the
-/// Gateway's pods, or whoever made it says so.
+/// Whether a Service is the one that a Gateway's own pods are reached by: it selects the Gateway's pods, and has the Gateway's
+/// name or was made by who says so. A label alone does not keep a Service from being bound.
 pub(super) fn owns(scope: Scope<'_>, service: &Service) -> bool {
     let meta = &service.meta;
     let managed = meta.labels.get(MANAGED);
     if managed.is_some_and(|by| MANAGERS.contains(&by.as_str())) {
-        return true;
+        return service.selector.contains_key(GATEWAY_NAME);
     }
     let key = (meta.namespace.clone(), meta.name.clone());
     scope.world.gateways.contains_key(&key) && selects_pods_of(service, &meta.name)

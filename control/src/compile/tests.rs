@@ -12,6 +12,7 @@ mod bound;
 mod closed;
 mod features;
 mod gateways;
+mod past;
 mod told;
 
 /// Objects without problems.
