@@ -146,9 +146,9 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
     services::trust(scope, &bindings, &mut compiled);
     around::compile(scope, &attached, &bindings, &mut compiled);
     closed::compile(scope, &attached, &mut compiled);
-    stock::tell(scope, &bindings, &mut compiled);
     told::compile(scope, &attached, &bindings, &routes, &mut compiled);
     routes.statuses(&mut compiled);
+    stock::tell(scope, &bindings, &mut compiled);
     gateway::statuses(
         scope,
         |key| bindings.services_of(key).count(),
@@ -230,6 +230,8 @@ fn faults(scope: Scope<'_>, attached: &Attached, compiled: &mut Compiled) {
             "its last good version stays in force"
         } else if let Some(manifest::Object::Unserved(_)) = world.refused.get(reference) {
             "waypoints answer with 500 where it wants TLS, as far as that can be read, until it is corrected"
+        } else if let Some(manifest::Object::Route(route)) = world.refused.get(reference) {
+            route::stand_in(route)
         } else if closed::closes(scope, attached, reference) {
             match reference.kind {
                 Kind::Namespace => {

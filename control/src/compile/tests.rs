@@ -12,6 +12,7 @@ mod bound;
 mod closed;
 mod features;
 mod gateways;
+mod led;
 mod past;
 mod told;
 
