@@ -337,7 +337,7 @@ pub struct Refused {
     pub selector: Option<Selector>,
     /// The objects that it is attached to, if that much could be read; only for policies.
     pub targets: Vec<TargetRef>,
-    /// Of a route: its parents alone. Of what wants TLS: for whom, at least. Of a Service: whom it selects.
+    /// Of a route: its parents and what it wants guarded. Of what wants TLS: for whom, at least. Of a Service: whom it selects.
     pub read: Option<Box<Object>>,
     /// What is wrong, at least one.
     pub faults: Vec<Fault>,
@@ -398,11 +398,7 @@ pub fn manifest(tree: &Value, path: &str) -> Manifest {
 /// What counts of a faulty object.
 fn read(object: Object, at: &At<'_>) -> Option<Object> {
     match object {
-        Object::Route(mut route) => {
-            route.rules.clear();
-            route.parents.retain(|parent| !parent.name.is_empty());
-            Some(Object::Route(route))
-        }
+        Object::Route(route) => Some(Object::Route(route::guarded(route, at))),
         Object::Unserved(object) => unserved::wish(object, at).map(Object::Unserved),
         Object::Service(service) => Some(Object::Service(core::selecting(service, at))),
         _ => None,

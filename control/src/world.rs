@@ -47,8 +47,8 @@ pub struct World {
     pub unserved: BTreeMap<ObjectRef, Unserved>,
     /// Policies that never had a good version: each denies until it has one.
     pub denials: BTreeMap<ObjectRef, Denial>,
-    /// What could be read of objects that never had a good version and are not simply left out: routes with their parents
-    /// alone, to say so to each of them, those that want TLS, so that nothing is sent without, and Services with their
+    /// What could be read of objects that never had a good version and are not simply left out: routes with their parents, to
+    /// say so to each of them, and rules for what they want guarded, those that want TLS, so that nothing is sent without, and Services with their
     /// selectors, empty where those cannot be read either, so that what is attached to them is not lost.
     pub refused: BTreeMap<ObjectRef, Object>,
     /// What is wrong with objects whose newest version is refused, those among `denials` included.

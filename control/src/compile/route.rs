@@ -18,6 +18,7 @@ use crate::{
 mod attach;
 mod backend;
 mod conditions;
+mod guard;
 mod rule;
 mod tls;
 
@@ -50,6 +51,11 @@ impl Routes {
     pub(super) fn new(scope: Scope<'_>, bindings: &Bindings) -> Self {
         let tls = Tls::new(scope);
         let kinds = [RouteKind::Grpc, RouteKind::Http, RouteKind::Tcp];
+        let refused = guard::routes(scope);
+        let guarding = refused.iter().map(|route| Candidate {
+            route,
+            converted: guard::convert(route),
+        });
         let candidates: Vec<_> = kinds
             .into_iter()
             .flat_map(|kind| scope.world.routes(kind).values())
@@ -58,6 +64,7 @@ impl Routes {
                 route,
                 converted: rule::convert(scope, route, &tls),
             })
+            .chain(guarding)
             .collect();
         let attached = Attached::new(scope, &candidates);
         let mut routes = Self {
@@ -77,7 +84,7 @@ impl Routes {
             if let Object::Route(route) = object
                 && scope.sees(&reference.namespace)
             {
-                let status = refused(scope, reference, route);
+                let status = self::refused(scope, reference, route);
                 routes.statuses.insert(reference.clone(), status);
             }
         }
@@ -161,14 +168,27 @@ fn status(
     }
 }
 
+/// What stands in for a route that never had a good version.
+pub(super) fn stand_in(route: &Route) -> &'static str {
+    if route.rules.is_empty() {
+        "it is left out"
+    } else if route.is_attached() {
+        "what it wants guarded, as far as that can be read, is answered with 500 until it is corrected; the rest of it is left out"
+    } else {
+        "it wants requests guarded and does not say whose, so all Services of its namespace that have a waypoint answer with 500 \
+         what it may mean, as far as that can be read, until it is corrected"
+    }
+}
+
 /// What is said of a route that never had a good version.
 fn refused(scope: Scope<'_>, reference: &ObjectRef, route: &Route) -> Status {
     let faulty = scope.world.faults.get(reference);
     let faults = faulty.into_iter().flat_map(|it| &it.faults);
     let faults: Vec<_> = faults.map(ToString::to_string).collect();
-    let message = format!("{}; it is left out", faults.join("; "));
-    let ours = route.parents.iter();
-    let ours = ours.filter(|parent| attach::place(scope, route, parent).is_some());
+    let effect = stand_in(route);
+    let message = format!("{}; {effect}", faults.join("; "));
+    let named = route.parents.iter().filter(|it| !it.name.is_empty());
+    let ours = named.filter(|parent| attach::place(scope, route, parent).is_some());
     let parents = ours.map(|parent| ParentStatus {
         parent: parent.clone(),
         conditions: vec![Condition::fails("Accepted", "Invalid", message.clone())],

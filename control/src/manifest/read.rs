@@ -53,6 +53,11 @@ impl<'a> At<'a> {
         }
     }
 
+    /// The value itself.
+    pub(super) fn value(&self) -> &'a Value {
+        self.value
+    }
+
     /// Path of a field of this value.
     pub(super) fn field(&self, key: &str) -> String {
         match (

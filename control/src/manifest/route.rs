@@ -14,6 +14,7 @@ mod backend;
 mod duration;
 mod filter;
 mod grpc;
+mod guard;
 mod http;
 mod parent;
 
@@ -51,6 +52,15 @@ impl RouteKind {
         }
     }
 }
+
+impl Route {
+    /// Whether it says to what it is attached, so that this can be read.
+    pub fn is_attached(&self) -> bool {
+        !self.parents.is_empty() && self.parents.iter().all(|parent| !parent.name.is_empty())
+    }
+}
+
+pub(super) use guard::guarded;
 
 /// What a route is attached to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -8,7 +8,7 @@ use super::{Loaded, Problem, load_for, read_dir};
 use crate::{
     compile::{Compiled, Settings, compile, concern, json},
     manifest::{
-        self, Kind, ObjectRef, TargetRef,
+        self, Kind, Object, ObjectRef, TargetRef,
         authorization::{PolicyTarget, TargetKind},
         unserved::Target,
     },
@@ -43,6 +43,8 @@ pub enum Refusal {
         /// The policy.
         policy: ObjectRef,
     },
+    /// A route wants requests guarded, and cannot be understood so far that it could be told whose.
+    Guard(ObjectRef),
     /// A file cannot be read at all: there may be policies in it.
     Unread(PathBuf),
     /// The source is one file, and something is wrong with it.
@@ -87,8 +89,18 @@ pub(crate) fn refusal(loaded: &Loaded, alone: bool, settings: &Settings) -> Opti
         .or_else(|| without.then_some(Refusal::Mesh(mesh)))
         .or_else(|| attached(&loaded.world))
         .or_else(|| concerned(&loaded.world, settings))
+        .or_else(|| guard(&loaded.world))
         .or_else(|| unread(&loaded.problems))
         .or_else(|| (alone && !loaded.problems.is_empty()).then_some(Refusal::File))
+}
+
+/// A route that guards what nobody can tell.
+fn guard(world: &World) -> Option<Refusal> {
+    let mut guards = world.refused.iter().filter(|(_, object)| match object {
+        Object::Route(route) => !route.rules.is_empty() && !route.is_attached(),
+        _ => false,
+    });
+    Some(Refusal::Guard(guards.next()?.0.clone()))
 }
 
 /// A file of which nobody can say what it holds.
@@ -226,6 +238,10 @@ impl fmt::Display for Refusal {
             Self::Attached { object, policy } => write!(
                 f,
                 "a control plane does not start with this: {object} cannot be understood, and {policy} is, or may be, for it"
+            ),
+            Self::Guard(route) => write!(
+                f,
+                "a control plane does not start with this: {route} cannot be understood, and wants requests guarded without saying whose"
             ),
             Self::Unread(file) => write!(
                 f,

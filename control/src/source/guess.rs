@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::manifest::{Kind, UnservedKind};
+use crate::manifest::{Kind, RouteKind, UnservedKind};
 
 /// An object, as far as it can be seen.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,7 +46,8 @@ pub(super) fn object(text: &str) -> Option<Guess> {
                 .into_iter()
                 .find(|kind| first.is_some_and(|word| kind.is_called(word)))
         })
-        .or_else(security)?;
+        .or_else(security)
+        .or_else(|| guarded(text))?;
     let namespace = words(text, "namespace").find(is_label);
     let namespace = namespace.filter(|_| kind.namespaced());
     let fallback = if kind.namespaced() { "default" } else { "" };
@@ -56,6 +57,38 @@ pub(super) fn object(text: &str) -> Option<Guess> {
         name: words(text, "name").next().map(str::to_owned),
     })
 }
+
+/// Which kind of route this is, if it seems to have a filter that is not known to let pass whatever comes.
+fn guarded(text: &str) -> Option<Kind> {
+    let mut routes = [RouteKind::Http, RouteKind::Grpc]
+        .map(Kind::Route)
+        .into_iter();
+    let kind = routes.find(|kind| words(text, "kind").any(|word| kind.is_called(word)))?;
+    let lower = text.to_ascii_lowercase();
+    let named = GUARDS.iter().any(|word| lower.contains(word));
+    let guards = named || words(text, "type").any(|word| !TYPES.contains(&word));
+    guards.then_some(kind)
+}
+
+/// In the names of what guards requests, in lower case.
+const GUARDS: [&str; 3] = ["extensionref", "externalauth", "jwt"];
+/// What else has a type in a route: matches, filters that only change requests, paths, and conditions.
+const TYPES: [&str; 14] = [
+    "Exact",
+    "PathPrefix",
+    "RegularExpression",
+    "RequestHeaderModifier",
+    "ResponseHeaderModifier",
+    "RequestMirror",
+    "RequestRedirect",
+    "URLRewrite",
+    "CORS",
+    "ReplaceFullPath",
+    "ReplacePrefixMatch",
+    "Accepted",
+    "ResolvedRefs",
+    "PartiallyInvalid",
+];
 
 /// The namespaces that are named below `policies:` in what was meant to be a local workload file.
 pub(super) fn policy_namespaces(text: &str) -> BTreeSet<&str> {
@@ -184,6 +217,25 @@ mod tests {
     }
 
     #[test]
+    fn a_broken_route_that_guards_is_recognised() {
+        for filter in ["type: ExtensionRef", "externalAuth: {", "type: Login"] {
+            for (kind, route) in [
+                ("HTTPRoute", RouteKind::Http),
+                ("GRPCRoute", RouteKind::Grpc),
+            ] {
+                let text = format!(
+                    "kind: {kind}\nmetadata: {{name: r, namespace: shop}}\nspec: {{parentRefs: [{{kind: Service}}], rules: [{{filters: [{{{filter}"
+                );
+                assert_eq!(
+                    object(&text),
+                    guess(Kind::Route(route), "shop", Some("r")),
+                    "{text}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn anything_else_is_not() {
         for text in [
             "",
@@ -192,6 +244,8 @@ mod tests {
             "mykind: AuthorizationPolicy",
             "apiVersion: networking.istio.io/v1\nkind: Sidecar\n[",
             "kind: HTTPRoute\nspec: {parentRefs: [{kind: Service",
+            "kind: HTTPRoute\nspec: {rules: [{matches: [{path: {type: Exact, value: /auth}}], filters: [{type: CORS",
+            "kind: Pod\nspec: {[{type: ExtensionRef",
             "kind:",
         ] {
             assert_eq!(object(text), None, "{text:?}");

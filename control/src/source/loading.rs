@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::{Loaded, Problem, guess, guess::Guess};
 use crate::{
     manifest::{
-        self, Document, Fault, Kind, LIMITS, Manifest, Meta, Object, ObjectRef, Refused, Service,
-        Unserved, UnservedKind, unserved::Target,
+        self, Document, Fault, Kind, LIMITS, Manifest, Meta, Object, ObjectRef, Refused, Route,
+        Service, Unserved, UnservedKind, route::Rule, unserved::Target,
     },
     world::{Denial, Faulty, UNREADABLE},
 };
@@ -174,6 +174,12 @@ impl Loading<'_> {
                     both.selector.clear();
                     both.meta = Meta::default();
                 }
+                Some(Object::Route(both)) => {
+                    if let Object::Route(read) = read {
+                        both.rules.extend(read.rules);
+                        both.parents.extend(read.parents);
+                    }
+                }
                 // The other one of its name is in force.
                 None if is_route && in_force => {}
                 _ => drop(world.refused.insert(reference.clone(), read)),
@@ -208,7 +214,7 @@ impl Loading<'_> {
         let Some(reference) = reference else {
             let counts = kind.is_policy()
                 || guess::TARGETS.contains(&kind)
-                || read.as_ref().is_some_and(is_wish);
+                || read.as_ref().is_some_and(|it| is_wish(it) || guards(it));
             let guess = counts.then_some(Guess {
                 kind,
                 namespace,
@@ -405,6 +411,13 @@ fn unread(document: &Document<'_>, fault: Fault) -> Nameless {
     let guess = guess::object(document.text);
     let read = guess.as_ref().and_then(|guess| match guess.kind {
         Kind::Service => Some(Object::Service(Service::default())),
+        Kind::Route(kind) => Some(Object::Route(Route {
+            meta: Meta::default(),
+            kind,
+            parents: Vec::new(),
+            hostnames: Vec::new(),
+            rules: vec![Rule::default()],
+        })),
         Kind::Unserved(kind @ (UnservedKind::BackendTlsPolicy | UnservedKind::DestinationRule)) => {
             Some(Object::Unserved(Unserved {
                 meta: Meta::default(),
@@ -440,6 +453,11 @@ fn is_wish(object: &Object) -> bool {
         ),
         _ => false,
     }
+}
+
+/// Whether this, of which not all can be read, wants requests guarded.
+fn guards(read: &Object) -> bool {
+    matches!(read, Object::Route(route) if !route.rules.is_empty())
 }
 
 /// The documents of a file that is within the limits.

@@ -171,6 +171,9 @@ impl<'a> Attached<'a> {
             }
         }
         for ((service, port), mut by_namespace) in wanting {
+            for own in by_namespace.values_mut() {
+                attached.shut(candidates, &service, port, own);
+            }
             let own = by_namespace.remove(service.0.as_str()).unwrap_or_default();
             let kind = attached.settle(candidates, &service, port, own);
             attached
@@ -190,6 +193,33 @@ impl<'a> Attached<'a> {
 
     pub(super) fn ports(&self) -> &BTreeMap<(Key, u16), Holding> {
         &self.ports
+    }
+
+    /// Of those of one namespace who want a port, one may leave nothing to the others.
+    fn shut(
+        &mut self,
+        candidates: &[Candidate<'_>],
+        service: &Key,
+        port: u16,
+        wanting: &mut BTreeSet<usize>,
+    ) {
+        let mut shutting = wanting.iter().filter(|&&it| candidates[it].converted.shuts);
+        let Some(&first) = shutting.next() else {
+            return;
+        };
+        let route = candidates[first].route;
+        let message = format!(
+            "port {port} is answered with 500: {} {} cannot be understood, and nobody can tell which requests it guards",
+            route.kind.as_str(),
+            route.meta.name
+        );
+        wanting.retain(|&index| {
+            let stays = candidates[index].converted.shuts;
+            if !stays {
+                self.refuse(index, service, port, "Conflicted", message.clone());
+            }
+            stays
+        });
     }
 
     /// Of those who want a port, those of the kind that prevails hold there.

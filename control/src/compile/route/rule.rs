@@ -23,6 +23,7 @@ use crate::{
 };
 
 /// What became of the rules of a route.
+#[derive(Default)]
 pub(super) struct Converted {
     pub(super) rules: Vec<wire::Rule>,
     /// The services that they lead to.
@@ -35,6 +36,8 @@ pub(super) struct Converted {
     pub(super) nowhere: Vec<String>,
     /// Whether one of those is about who may talk, so that it must not be passed over.
     pub(super) guards: bool,
+    /// Whether nothing else may hold where it does: it cannot be understood which requests it guards.
+    pub(super) shuts: bool,
 }
 
 impl Converted {
@@ -61,6 +64,7 @@ pub(super) fn convert(scope: Scope<'_>, route: &Route, tls: &Tls<'_>) -> Convert
         unserved: Vec::new(),
         nowhere: Vec::new(),
         guards: false,
+        shuts: false,
     };
     let mut failures: Vec<Unresolved> = Vec::new();
     for (i, rule) in route.rules.iter().enumerate() {
@@ -159,7 +163,7 @@ fn millis(duration: Option<std::time::Duration>) -> u64 {
     duration.map_or(0, |it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn of_match(it: &Match) -> wire::Match {
+pub(super) fn of_match(it: &Match) -> wire::Match {
     let path = it.path.as_ref().map(|path| match path {
         PathMatch::Exact(text) => Path::Exact(text.clone()),
         PathMatch::Prefix(text) => Path::Prefix(text.clone()),

@@ -135,6 +135,178 @@ fn the_last_good_wish_for_tls_stays_whatever_comes_after() {
     }
 }
 
+/// A rule of an HTTPRoute `r` for shop/web that guards /private, and cannot be understood.
+const LOGIN: &str =
+    "filters: [{type: ExtensionRef, extensionRef: {group: auth.example, kind: Login, name: z}}]";
+const PRIVATE: &str = "matches: [{path: {type: PathPrefix, value: /private}}]";
+const FAULT: &str = "timeouts: {request: 1.5s}, backendRefs: [{name: api, port: 80}]";
+
+fn guarded(matches: &str, filters: &str) -> String {
+    let open = "{matches: [{path: {value: /open}}], filters: [{type: CORS, cors: {}}], backendRefs: [{name: api, port: 80}]}";
+    http(
+        "r",
+        &at_port(80),
+        &format!("{{{matches}, {filters}, {FAULT}}}, {open}"),
+    )
+}
+
+/// Of the rules that hold for a port of a Service, prefixes that are matched, `*` for all, if they are refused.
+fn refused(loaded: &Loaded, service: &str, port: u16) -> Vec<String> {
+    let told = with_routes(&loaded.world, |routes| {
+        let key = ("shop".to_owned(), service.to_owned());
+        routes.of(&key, port).routes
+    });
+    let rules = told.into_iter().flat_map(|(_, route)| route.rules);
+    let rules = rules.filter(|rule| !rule.invalid.is_empty());
+    let prefix = |it: &waypoint::Match| match &it.path {
+        Some(waypoint::r#match::Path::Prefix(prefix)) => prefix.clone(),
+        other => format!("{other:?}"),
+    };
+    let all = rules.map(|rule| match rule.matches.as_slice() {
+        [] => "*".to_owned(),
+        matches => matches.iter().map(prefix).collect(),
+    });
+    all.collect()
+}
+
+#[test]
+fn what_a_new_route_that_is_not_understood_wants_guarded_is_refused() {
+    for (matches, filters, expected) in [
+        (PRIVATE, LOGIN, Some("/private")),
+        (PRIVATE, "filters: [{type: ExternalAuth}]", Some("/private")),
+        (
+            PRIVATE,
+            "filters: [{type: externalauth, externalAuth: {}}]",
+            Some("/private"),
+        ),
+        (
+            PRIVATE,
+            "filters: [{type: Login, login: {}}]",
+            Some("/private"),
+        ),
+        (PRIVATE, "filters: [{type: 7}]", Some("/private")),
+        (PRIVATE, "filters: 7", Some("/private")),
+        (PRIVATE, "filterz: [{type: ExtensionRef}]", Some("/private")),
+        (PRIVATE, "jwt: {issuer: x}", Some("/private")),
+        (
+            PRIVATE,
+            "filters: [{extensionRef: {name: z}}]",
+            Some("/private"),
+        ),
+        ("name: 7", LOGIN, Some("/")),
+        ("matches: [{path: {value: private}}]", LOGIN, Some("*")),
+        (
+            "matches: [{path: {value: /private}}, {path: 7}]",
+            LOGIN,
+            Some("*"),
+        ),
+        ("matches: 7", LOGIN, Some("*")),
+        ("matchez: [{path: {value: /private}}]", LOGIN, Some("*")),
+        (PRIVATE, "filters: [{type: CORS}]", None),
+        (
+            PRIVATE,
+            "filters: [{requestHeaderModifier: {remove: [authorization]}}]",
+            None,
+        ),
+        (PRIVATE, "name: 7", None),
+    ] {
+        let text = guarded(matches, filters);
+        let loaded = faulty(&text, None);
+        let expected: Vec<_> = expected.into_iter().map(str::to_owned).collect();
+        assert_eq!(refused(&loaded, "web", 80), expected, "{text}");
+        assert_eq!(refused(&loaded, "web", 110), [""; 0], "{text}");
+        assert_eq!(refused(&loaded, "api", 80), [""; 0], "{text}");
+        let compiled = compile(&loaded.world, &Settings::default());
+        let reference = ObjectRef::new(Kind::Route(RouteKind::Http), "shop", "r");
+        let status = &compiled.statuses[&reference];
+        for condition in [&status.conditions[0], &status.parents[0].conditions[0]] {
+            let said = condition.message.contains("is answered with 500");
+            assert_eq!(said, !expected.is_empty(), "{}", condition.message);
+        }
+        // Once it is good it is as any other.
+        let good = http("r", WEB, "{matches: [{path: {value: /private}}]}");
+        let files = [
+            (PathBuf::from("services.yaml"), SERVICES.to_owned()),
+            (PathBuf::from("test.yaml"), good),
+        ];
+        assert_eq!(
+            load(&files.into(), Some(&loaded)).world.refused,
+            BTreeMap::new()
+        );
+    }
+}
+
+#[test]
+fn nothing_else_holds_where_nobody_can_tell_what_a_route_wants_guarded() {
+    let other = http(
+        "a",
+        WEB,
+        "{matches: [{path: {type: Exact, value: /private/x}}], backendRefs: [{name: api, port: 80}]}",
+    );
+    let text = guarded("matches: 7", LOGIN) + &other;
+    let loaded = faulty(&text, None);
+    let names = with_routes(&loaded.world, |routes| {
+        let names = [80, 110].map(|port| routes.of(&web(), port).routes.len());
+        assert_eq!(names, [1, 1]);
+        routes.of(&web(), 80).routes[0].0.clone()
+    });
+    assert_eq!(names, "HTTPRoute/shop/r/shop/web");
+    let compiled = compile(&loaded.world, &Settings::default());
+    let status = &compiled.statuses[&ObjectRef::new(Kind::Route(RouteKind::Http), "shop", "a")];
+    let said = &status.parents[0].conditions[0].message;
+    assert!(said.contains("HTTPRoute r cannot be understood"), "{said}");
+}
+
+#[test]
+fn a_guard_that_does_not_say_whose_closes_its_namespace_and_refuses_a_start() {
+    let whole = guarded(PRIVATE, LOGIN);
+    let nameless = whole.replace(", name: web", "");
+    let torn = "---\nkind: HTTPRoute\nmetadata: {name: r, namespace: shop}\nspec: {rules: [{filters: [{type: ExtensionRef";
+    let elsewhere = object(
+        "HTTPRoute",
+        "shop",
+        "r",
+        &format!("{{parentRefs: [{WEB}], {LOGIN}}}"),
+    );
+    let settings = Settings::default();
+    let starts = |loaded: &Loaded| crate::source::check::refusal(loaded, false, &settings);
+    for (text, web, api, starting) in [
+        (whole.clone(), "/private", None, true),
+        (elsewhere, "*", None, true),
+        (nameless.clone(), "/private", Some("/private"), false),
+        (
+            whole.replace("parentRefs", "parentRefz"),
+            "/private",
+            Some("/private"),
+            false,
+        ),
+        (torn.to_owned(), "*", Some("*"), false),
+        (
+            nameless.replace("rules: [", "rulez: ["),
+            "*",
+            Some("*"),
+            false,
+        ),
+        (
+            whole.replace("name: r,", "name: R,"),
+            "/private",
+            None,
+            true,
+        ),
+    ] {
+        let loaded = faulty(&text, None);
+        assert_eq!(refused(&loaded, "web", 80), [web], "{text}");
+        let expected: Vec<_> = api.into_iter().map(str::to_owned).collect();
+        assert_eq!(refused(&loaded, "api", 80), expected, "{text}");
+        assert_eq!(starts(&loaded).is_none(), starting, "{text}");
+    }
+    let said = starts(&faulty(torn, None)).unwrap().to_string();
+    assert!(
+        said.contains("HTTPRoute/shop/r cannot be understood"),
+        "{said}"
+    );
+}
+
 #[test]
 fn a_route_that_never_was_good_says_so_at_each_of_its_parents() {
     let other = "{group: other.example, kind: Thing, name: t}";
