@@ -1,7 +1,7 @@
 //! Requests: one connection of a client, from its first byte to its last.
 //!
 //! `guard` watches how HTTP/1 messages are framed, `request` decides and forwards each of them by `mesh::waypoint`, `body`
-//! moves what is behind the heads, `exchange` remembers what has to be told. Connections to endpoints are the business of
+//! moves what is behind the heads, `exchange` remembers what has to be told, `judged` what is asked again when rules change. Connections to endpoints are the business of
 //! [`upstream`](crate::upstream). Nothing here knows where a connection came from: a stream of a tunnel or a socket.
 //!
 //! A client that has ended its side may still be reading, and on HTTP/1 nothing tells it from one that is gone: it is served
@@ -18,6 +18,7 @@ mod exchange;
 mod front;
 mod guard;
 mod headers;
+mod judged;
 mod pass;
 mod record;
 mod request;

@@ -1,7 +1,6 @@
 //! Judging once more what is open, when the rules have changed: what may not go on is cut, all else stays where it is.
 //!
-//! Connections without requests and upgraded ones have this in common. A request is not judged again: it ends soon, and the
-//! next one is judged by the new rules.
+//! Connections without requests, upgraded ones and requests that are under way have this in common.
 
 use std::sync::Arc;
 

@@ -53,12 +53,14 @@ pub(super) fn answer(answer: Answer, mut exchange: Box<Exchange>) -> Response<Do
     response.map(|()| exchange.into_body(body))
 }
 
-/// What ends a call that has begun and whose time is over.
-pub(super) fn late_trailers() -> HeaderMap {
-    let late = Answer::Timeout;
+/// What ends a call that has begun and may not go on.
+pub(super) fn trailers(answer: &Answer) -> HeaderMap {
     HeaderMap::from_iter([
-        (GRPC_STATUS, HeaderValue::from(late.grpc_status())),
-        (GRPC_MESSAGE, HeaderValue::from_static(late.grpc_message())),
+        (GRPC_STATUS, HeaderValue::from(answer.grpc_status())),
+        (
+            GRPC_MESSAGE,
+            HeaderValue::from_static(answer.grpc_message()),
+        ),
     ])
 }
 

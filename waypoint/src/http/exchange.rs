@@ -12,7 +12,7 @@ use mesh::{
 };
 use tokio::time::Instant;
 
-use super::{Done, RuleTold, body::Source, session::Session};
+use super::{Done, RuleTold, body::Source, judged::Judged, session::Session};
 use crate::{http::body::Download, upstream::Lease};
 
 /// One request. It is over when this is dropped.
@@ -32,6 +32,8 @@ pub(super) struct Exchange {
     pub(super) grpc_status: Option<u32>,
     pub(super) answer: Option<Answer>,
     pub(super) source: Option<Rc<Source>>,
+    /// What it is judged again by while it is under way; none: it is taken for a short one.
+    pub(super) judged: Option<Rc<Judged>>,
     pub(super) received: u64,
     pub(super) sent: u64,
     /// Of a call that is answered as one: the messages in the answer.
@@ -73,6 +75,7 @@ impl Exchange {
             grpc_status: None,
             answer: None,
             source: None,
+            judged: None,
             received: 0,
             sent: 0,
             messages: None,
@@ -115,6 +118,9 @@ impl Exchange {
         self.upstream = Some(forward.plan.end());
         self.upstream_security = matches!(forward.plan, Plan::Tunnel(_));
         self.workload = forward.plan.workload().cloned();
+        if let Some(judged) = &self.judged {
+            judged.leads_to(self.backend.as_ref().map(|backend| backend.key), forward);
+        }
     }
 
     /// Remembers the head of the endpoint's answer.
@@ -140,12 +146,20 @@ impl Exchange {
     /// The answer did not come to its end.
     pub(super) fn broke(&mut self, why: super::body::Broken) {
         self.broken = Some(match why {
+            // That is an answer of our own.
+            super::body::Broken::Denied => return,
             super::body::Broken::Late => ("UT", "response_timeout"),
             super::body::Broken::Endpoint => (
                 "UC",
                 "upstream_reset_after_response_started{connection_termination}",
             ),
         });
+        self.ended = true;
+    }
+
+    /// The answer may not come to its end.
+    pub(super) fn cut(&mut self, why: Answer) {
+        self.answer = Some(why);
         self.ended = true;
     }
 

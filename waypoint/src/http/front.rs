@@ -11,7 +11,7 @@ use mesh::{http::head, name::Name, plan::Source, waypoint::Generation};
 use net::tls::Credential;
 use tokio::{sync::Notify, time::Instant};
 
-use super::Record;
+use super::{Record, judged::Requests};
 use crate::upstream::{self, Pools};
 
 /// The half of a worker that requests and connections go out by. None of it is shared with another thread.
@@ -26,6 +26,8 @@ pub struct Front {
     pub pools: Pools,
     /// Told of every request.
     pub record: Rc<dyn Record>,
+    /// Those that are under way.
+    pub(super) requests: Requests,
     generation: RefCell<Arc<Generation>>,
     changed: Notify,
     parted: RefCell<Vec<Parted>>,
@@ -108,6 +110,7 @@ impl Front {
             own,
             from,
             record,
+            requests: Requests::default(),
             generation: RefCell::default(),
             changed: Notify::new(),
             parted: RefCell::default(),
@@ -117,7 +120,7 @@ impl Front {
     }
 
     /// Decides by this generation from now on. Open connections to what it does not have any more are served by the one
-    /// before for as long as their clients may need to see that they end.
+    /// before for as long as their clients may need to see that they end. Requests that are under way are judged again.
     pub fn adopt(&self, generation: Arc<Generation>) {
         let before = self.generation.replace(Arc::clone(&generation));
         let now = Instant::now();
@@ -133,6 +136,8 @@ impl Front {
             until: now + 2 * self.limits.linger,
             generation: Arc::clone(&before),
         }));
+        drop(parted);
+        self.requests.recheck(&generation);
         self.changed.notify_waiters();
     }
 

@@ -2,10 +2,11 @@
 
 use std::{
     convert::Infallible,
-    future::Future,
+    future::{Future, poll_fn},
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -28,9 +29,10 @@ use super::{
     body::{Download, Failed, Source},
     exchange::Exchange,
     headers,
-    pass::{incoming, outgoing, speaks},
+    judged::{Judged, Side},
+    pass::{Wants, incoming, outgoing, speaks},
     session::Session,
-    upgrade::{Opening, Upgraded},
+    upgrade::Upgraded,
 };
 use crate::upstream::{Handover, Lease, Speaks, Unanswered};
 
@@ -51,13 +53,15 @@ pub(super) async fn respond(
     let seed = session.front.random();
     let mut exchange = Exchange::new(&session, &parts);
     let settled = headers::settle(&mut parts);
-    let opening = last.then(|| Box::new(Opening::new(&parts, seed)));
+    if settled.is_ok() && Judged::is_worth_it(&parts, !body.is_end_stream(), exchange.grpc) {
+        exchange.judged = Some(Judged::new(&session, &parts, seed));
+    }
     let forwarded = match settled {
         Ok(()) => forward(&session, &mut parts, body, seed, &mut exchange).await,
         Err(why) => Err(why),
     };
     let mut response = match forwarded {
-        Ok(forwarded) => forwarded.into_response(&session, opening, exchange),
+        Ok(forwarded) => forwarded.into_response(&session, exchange),
         Err(why) => answer(why, exchange),
     };
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -83,20 +87,15 @@ struct Forwarded {
 }
 
 impl Forwarded {
-    fn into_response(
-        self,
-        session: &Session,
-        opening: Option<Box<Opening>>,
-        mut exchange: Box<Exchange>,
-    ) -> Response<Download> {
+    fn into_response(self, session: &Session, mut exchange: Box<Exchange>) -> Response<Download> {
         let (parts, body) = self.response.into_parts();
         exchange.answered(&parts);
         let download = if parts.status != StatusCode::SWITCHING_PROTOCOLS {
             Download::endpoint(body, exchange, self.deadline)
-        } else if let Some((handover, opening)) = self.handover.zip(opening) {
+        } else if let Some((handover, judged)) = self.handover.zip(exchange.judged.clone()) {
             session
                 .upgraded
-                .replace(Some(Upgraded::new(handover, opening, exchange)));
+                .replace(Some(Upgraded::new(handover, judged, exchange)));
             Download::none()
         } else {
             let why = "it switches protocols, and nobody asked for that";
@@ -131,12 +130,16 @@ async fn forward(
             // Where no other endpoint is left, the first reason is the better one.
             Err(answer) => return Err(failed.unwrap_or(answer)),
         };
-        exchange.leads_to(&forward);
         let speaks = speaks(&forward, parts);
+        if speaks == Speaks::Http2 && exchange.judged.is_none() {
+            exchange.judged = Some(Judged::new(session, parts, seed));
+        }
+        exchange.leads_to(&forward);
+        let judged = exchange.judged.clone();
         let deadline = deadline(exchange, &forward);
         let lent = {
             let lent = Lease::take(front, &forward.plan, speaks, &connection.via, false);
-            within(deadline, pin!(lent)).await?
+            within(deadline, judged.as_deref(), pin!(lent)).await?
         };
         match (lent, forward.plan.workload()) {
             (Ok(lease), _) => break (forward, lease),
@@ -149,20 +152,20 @@ async fn forward(
             (Err(refusal), _) => return Err(Answer::Upstream(refusal)),
         }
     };
-    let hop = headers::trim(&mut parts.headers, connection.client.peer, table);
-    let wants = outgoing(session, exchange, parts, &forward, hop)?;
+    let wants = edit(session, exchange, parts, table, &forward)?;
     let source = source(body, front.limits.body_time, exchange);
     let handover = wants.upgrade.as_ref().and_then(|_| lease.handover());
     let deadline = deadline(exchange, &forward);
+    let judged = exchange.judged.clone();
     let sent = pin!(send(
         session,
-        &forward,
+        (table, &forward),
         lease,
         request(parts, source.as_ref(), wants.waits),
         source.as_deref(),
         exchange,
     ));
-    let mut response = within(deadline, sent).await??;
+    let mut response = within(deadline, judged.as_deref(), sent).await??;
     if let Some(source) = &source {
         source.answered();
     }
@@ -174,6 +177,18 @@ async fn forward(
     })
 }
 
+/// Makes a head what the endpoint sees.
+fn edit(
+    session: &Session,
+    exchange: &mut Exchange,
+    parts: &mut Parts,
+    table: &Table,
+    forward: &Forward<'_>,
+) -> Result<Wants, Answer> {
+    let hop = headers::trim(&mut parts.headers, session.connection.client.peer, table);
+    outgoing(session, exchange, parts, forward, hop)
+}
+
 /// Where a request's body comes from, if it has one. Calls may be silent for as long as they like.
 fn source(body: Incoming, patience: Duration, exchange: &mut Exchange) -> Option<Rc<Source>> {
     if body.is_end_stream() {
@@ -183,6 +198,7 @@ fn source(body: Incoming, patience: Duration, exchange: &mut Exchange) -> Option
         body,
         (!exchange.grpc).then_some(patience),
         exchange.grpc.then(Messages::default),
+        exchange.judged.clone(),
     );
     exchange.source = Some(Rc::clone(&source));
     Some(source)
@@ -264,16 +280,25 @@ fn deadline(exchange: &Exchange, forward: &Forward<'_>) -> Option<Instant> {
     }
 }
 
-/// The future stays where it is: it is large, and what holds it would hold it once for each place that it is moved to.
+/// Not longer than its time, and than it may go on. The future stays where it is: it is large, and what holds it would hold it
+/// once for each place that it is moved to.
 async fn within<T>(
     deadline: Option<Instant>,
-    future: Pin<&mut impl Future<Output = T>>,
+    judged: Option<&Judged>,
+    mut future: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Answer> {
+    let allowed = poll_fn(|cx| {
+        let cut = judged.map_or(Poll::Pending, |judged| judged.poll_cut(cx, Side::Download));
+        match cut {
+            Poll::Ready(answer) => Poll::Ready(Err(answer)),
+            Poll::Pending => future.as_mut().poll(cx).map(Ok),
+        }
+    });
     match deadline {
-        None => Ok(future.await),
-        Some(at) => tokio::time::timeout_at(at, future)
+        None => allowed.await,
+        Some(at) => tokio::time::timeout_at(at, allowed)
             .await
-            .map_err(|_| Answer::Timeout),
+            .unwrap_or(Err(Answer::Timeout)),
     }
 }
 
@@ -309,7 +334,7 @@ fn hold(source: &Source, request: &mut Request<Upload>) {
 /// would hold the request twice.
 fn send(
     session: &Session,
-    forward: &Forward<'_>,
+    (table, forward): (&Table, &Forward<'_>),
     mut lease: Lease,
     request: Request<Upload>,
     source: Option<&Source>,
@@ -320,7 +345,8 @@ fn send(
     } else {
         Speaks::Http1
     };
-    let mut spare = (speaks == Speaks::Http2).then(|| Box::new(copy(&request)));
+    let whole = exchange.judged.clone();
+    let whole = whole.filter(|_| speaks == Speaks::Http2 && source.is_none());
     let mut begun = Instant::now();
     let mut answer = lease.send(request);
     async move {
@@ -336,8 +362,17 @@ fn send(
                 }
                 Err(failed) => failed,
             };
-            let spare = spare.take().filter(|_| again);
-            let request = resent(failed, source, again, spare)?;
+            let request = match (resent(failed, source, again)?, &whole) {
+                (Some(request), _) => request,
+                (None, Some(judged)) if again => {
+                    let mut parts = judged.head();
+                    edit(session, exchange, &mut parts, table, forward)?;
+                    Box::new(Request::from_parts(parts, Upload::default()))
+                }
+                (None, _) => {
+                    return Err(Answer::Lost("it was closed before the request".to_owned()));
+                }
+            };
             again = false;
             let (front, via) = (&session.front, &session.connection.via);
             lease = Box::pin(Lease::take(front, &forward.plan, speaks, via, true))
@@ -349,13 +384,12 @@ fn send(
     }
 }
 
-/// The request once more, if it may be sent `again`.
+/// The request, if it came back whole and may be sent `again`; none: it is to be made anew, if that may be.
 fn resent(
     failed: Unanswered,
     source: Option<&Source>,
     again: bool,
-    spare: Option<Box<Request<()>>>,
-) -> Result<Box<Request<Upload>>, Answer> {
+) -> Result<Option<Box<Request<Upload>>>, Answer> {
     match source.and_then(|source| source.failed.get()) {
         Some(Failed::Slow) => return Err(Answer::Slow),
         Some(Failed::Broken) => return Err(Answer::Unframed("its body broke off".to_owned())),
@@ -363,24 +397,9 @@ fn resent(
     }
     let whole = source.is_none_or(|source| !source.touched.get());
     match failed {
-        Unanswered::Unsent(Some(back)) if whole && again => Ok(back),
-        Unanswered::Unsent(None)
-            if let Some(spare) = spare
-                && source.is_none() =>
-        {
-            Ok(Box::new(spare.map(|()| Upload::default())))
-        }
-        Unanswered::Unsent(_) => Err(Answer::Lost("it was closed before the request".to_owned())),
+        Unanswered::Unsent(Some(back)) if whole && again => Ok(Some(back)),
+        Unanswered::Unsent(_) => Ok(None),
         Unanswered::Lost(how) => Err(Answer::Lost(how)),
         Unanswered::Protocol(what) => Err(Answer::UpstreamProtocol(what)),
     }
-}
-
-fn copy(request: &Request<Upload>) -> Request<()> {
-    let mut copy = Request::new(());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    copy.headers_mut().clone_from(request.headers());
-    copy
 }

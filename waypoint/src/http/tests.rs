@@ -1,6 +1,7 @@
 //! Facts of client connections: bytes on one side, bytes on the other.
 
 mod bodies;
+mod changed;
 mod fixture;
 mod framing;
 mod headers;

@@ -1,74 +1,34 @@
 //! A connection that speaks something else from now on: bytes both ways, whatever they are.
 //!
-//! The request that opened it is judged again whenever the rules change: what may not go on is cut.
+//! The request that opened it is judged again whenever the rules change, as all are: what may not go on is cut.
 
-use std::{pin::pin, rc::Rc, sync::Arc};
+use std::{pin::pin, rc::Rc};
 
-use http::request::Parts;
-use mesh::waypoint::{Answer, Generation};
 use net::carry::{Broken, Counts, Socket, carry};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::oneshot,
 };
 
-use super::{exchange::Exchange, request, session::Session};
+use super::{exchange::Exchange, judged::Judged};
 use crate::{
     detect::Ahead,
-    recheck::{self, Place},
     upstream::{Handover, Io},
 };
 
 /// What a client's connection becomes once its 101 is out.
 pub(super) struct Upgraded {
     endpoint: Handover,
-    opening: Box<Opening>,
+    judged: Rc<Judged>,
     exchange: Box<Exchange>,
 }
 
-/// The request that opened it.
-pub(super) struct Opening {
-    /// As its client sent it.
-    head: Parts,
-    /// What chose among backends.
-    seed: u64,
-}
-
-impl Opening {
-    pub(super) fn new(head: &Parts, seed: u64) -> Self {
-        let mut head = head.clone();
-        head.extensions.clear();
-        Self { head, seed }
-    }
-
-    /// Why it may not go on where it leads, if it may not by this generation.
-    fn denied(
-        &self,
-        session: &Session,
-        generation: &Generation,
-        place: Option<&Place>,
-    ) -> Option<Answer> {
-        let (table, number) = (session.connection.table, session.connection.port);
-        let gone = || Some(Answer::NotServed(format!("{table}:{number}")));
-        let Some(table) = generation.table(table) else {
-            return gone();
-        };
-        let Some(port) = table.port(number) else {
-            return gone();
-        };
-        let others = place.map(|place| place.others(generation));
-        let others = others.unwrap_or_default();
-        let served = (&**table, port);
-        let judged = request::decide(session, generation, served, &self.head, self.seed, &others);
-        recheck::cut(judged.and_then(|judgement| judgement.outcome.map(drop)))
-    }
-}
-
 impl Upgraded {
-    pub(super) fn new(endpoint: Handover, opening: Box<Opening>, exchange: Box<Exchange>) -> Self {
+    pub(super) fn new(endpoint: Handover, judged: Rc<Judged>, exchange: Box<Exchange>) -> Self {
+        judged.upgrade();
         Self {
             endpoint,
-            opening,
+            judged,
             exchange,
         }
     }
@@ -77,18 +37,12 @@ impl Upgraded {
     pub(super) async fn carry<IO: AsyncRead + AsyncWrite + Unpin>(self, client: IO) {
         let Self {
             endpoint,
-            opening,
+            judged,
             mut exchange,
         } = self;
         let Ok((endpoint, first)) = endpoint.await else {
             return;
         };
-        let session = Rc::clone(&exchange.session);
-        let at = exchange.backend.as_ref().zip(exchange.workload.as_ref());
-        let place = at.map(|(backend, workload)| Place {
-            backend: backend.key,
-            endpoint: Arc::clone(&workload.uid),
-        });
         let (stop, stopped) = oneshot::channel();
         let counts = Counts::default();
         let client = Socket::new(client);
@@ -109,7 +63,7 @@ impl Upgraded {
         let mut carried = pin!(carried);
         let (ended, cut) = tokio::select! {
             biased;
-            answer = denied(&session, &opening, place.as_ref()) => {
+            answer = judged.until_cut() => {
                 // Both sides see that it was cut.
                 stop.send(Broken::Ended).ok();
                 (carried.await, Some(answer))
@@ -123,17 +77,5 @@ impl Upgraded {
             None if ended.is_ok() => exchange.end(),
             None => {}
         }
-    }
-}
-
-/// Until the rules do not let it go on.
-async fn denied(session: &Session, opening: &Opening, place: Option<&Place>) -> Answer {
-    let front = &session.front;
-    loop {
-        let changed = front.changed();
-        if let Some(answer) = opening.denied(session, &front.generation(), place) {
-            return answer;
-        }
-        changed.await;
     }
 }

@@ -10,10 +10,11 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use mesh::waypoint::Answer;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::trim;
-use crate::http::{answer::late_trailers, exchange::Exchange};
+use crate::http::{answer::trailers, exchange::Exchange, judged::Side};
 
 /// An answer's body, ours or an endpoint's. With it ends what is remembered of the request.
 pub(in crate::http) struct Download {
@@ -31,6 +32,8 @@ enum Inner {
 /// Why an answer did not come to its end.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::http) enum Broken {
+    /// The rules have changed, and deny it.
+    Denied,
     /// The rule's time is over.
     Late,
     /// The endpoint broke it off.
@@ -40,6 +43,7 @@ pub(in crate::http) enum Broken {
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Denied => "the rules have changed, and deny it",
             Self::Late => "the time that the rule gives is over",
             Self::Endpoint => "the endpoint broke its answer off",
         })
@@ -79,20 +83,39 @@ impl Download {
     }
 
     /// Breaks it off. A call over HTTP/2 is told in trailers, after which there is nothing that would look whole.
-    fn end_late(&mut self) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn end_early(
+        &mut self,
+        why: Broken,
+        answer: Answer,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let tells = self.size_hint().exact().is_none();
-        let Some(exchange) = self
-            .exchange
-            .as_mut()
-            .filter(|it| tells && it.takes_status())
-        else {
-            return self.broke(Broken::Late);
+        let Some(exchange) = &mut self.exchange else {
+            return self.broke(why);
         };
-        let trailers = late_trailers();
-        exchange.trailers(&trailers);
-        exchange.broke(Broken::Late);
+        let trailers = (tells && exchange.takes_status()).then(|| trailers(&answer));
+        if let Some(trailers) = &trailers {
+            exchange.trailers(trailers);
+        }
+        match why {
+            Broken::Denied => exchange.cut(answer),
+            Broken::Late | Broken::Endpoint => exchange.broke(why),
+        }
+        let Some(trailers) = trailers else {
+            return self.broke(why);
+        };
         *self = Self::none();
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+
+    /// Whether the rules do not let it go on any more; if they do, it is woken when that ends.
+    fn poll_cut(&self, cx: &Context<'_>) -> Poll<Answer> {
+        match (&self.inner, &self.exchange) {
+            (Inner::Endpoint(_), Some(exchange)) => match &exchange.judged {
+                Some(judged) => judged.poll_cut(cx, Side::Download),
+                None => Poll::Pending,
+            },
+            _ => Poll::Pending,
+        }
     }
 
     fn broke(&mut self, why: Broken) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
@@ -115,7 +138,10 @@ impl Body for Download {
         let this = &mut *self;
         let late = this.late.as_mut().map(|late| late.as_mut().poll(cx));
         if let Some(Poll::Ready(())) = late {
-            return this.end_late();
+            return this.end_early(Broken::Late, Answer::Timeout);
+        }
+        if let Poll::Ready(answer) = this.poll_cut(cx) {
+            return this.end_early(Broken::Denied, answer);
         }
         let frame = match &mut this.inner {
             Inner::Own(piece) => Poll::Ready(piece.take().map(|data| Ok(Frame::data(data)))),

@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use super::trim;
+use crate::http::judged::{Judged, Side};
 
 /// A request's body; nothing, if there is none.
 #[derive(Debug, Default)]
@@ -38,6 +39,8 @@ pub(in crate::http) struct Source {
     pub(in crate::http) failed: Cell<Option<Failed>>,
     /// Closed until the endpoint wants the body.
     gate: RefCell<Option<Gate>>,
+    /// Whether it may still go on.
+    judged: Option<Rc<Judged>>,
     /// How long the client may give nothing; none: as long as it wants.
     patience: Cell<Option<Duration>>,
     late: RefCell<Option<Pin<Box<Sleep>>>>,
@@ -84,6 +87,7 @@ impl Source {
         body: Incoming,
         patience: Option<Duration>,
         messages: Option<Messages>,
+        judged: Option<Rc<Judged>>,
     ) -> Rc<Self> {
         Rc::new(Self {
             body: RefCell::new(body),
@@ -92,6 +96,7 @@ impl Source {
             touched: Cell::new(false),
             failed: Cell::new(None),
             gate: RefCell::new(None),
+            judged,
             patience: Cell::new(patience),
             late: RefCell::new(None),
             waiting: Cell::new(false),
@@ -173,6 +178,10 @@ impl Source {
         };
         if let Some(why) = self.failed.get() {
             return failed(why);
+        }
+        let cut = |judged: &Rc<Judged>| judged.poll_cut(cx, Side::Upload).is_ready();
+        if self.judged.as_ref().is_some_and(cut) {
+            return failed(Failed::Unwanted);
         }
         if self.poll_gate(cx).is_pending() {
             return Poll::Pending;

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::http::Version;
 
-fn by_header(action: Action, name: &str, value: &str) -> Authorization {
+pub(super) fn by_header(action: Action, name: &str, value: &str) -> Authorization {
     Authorization {
         namespace: "shop".to_owned(),
         name: "by-header".to_owned(),

@@ -434,7 +434,10 @@ fn a_request_above_the_last_of_a_goaway_goes_once_more() {
         let endpoint = Endpoint::listen().await;
         let lab = World::to(&endpoint).lab();
         let mut send = client(lab.client(Version::H2)).await;
-        let (answer, _) = send.send_request(get("/a"), true).unwrap();
+        let mut request = get("/a");
+        let evil = HeaderValue::from_static("6.6.6.6");
+        request.headers_mut().insert("x-forwarded-for", evil);
+        let (answer, _) = send.send_request(request, true).unwrap();
         let mut leaving = endpoint.accept().await;
         leaving.until("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
         let bytes = [frame(4, 0, 0, &[]), frame(7, 0, 0, &[0; 8])].concat();
@@ -442,6 +445,7 @@ fn a_request_above_the_last_of_a_goaway_goes_once_more() {
         let mut connection = server(&endpoint).await;
         let (request, mut respond) = next!(connection);
         assert_eq!(request.uri().path(), "/a");
+        assert_eq!(request.headers()["x-forwarded-for"], "10.9.8.7");
         respond.send_response(Response::new(()), true).unwrap();
         assert_eq!(answer.await.unwrap().status(), 200);
     });
