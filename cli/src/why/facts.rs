@@ -10,9 +10,10 @@ use std::{
 
 use control::{
     compile::{self, Compiled, Settings},
-    manifest::Labels,
+    manifest::{Labels, ObjectRef},
     publish::{Kind, Part, Snapshot},
     source,
+    status::Status,
     subject::Subject,
     world::{Key, World},
 };
@@ -48,6 +49,10 @@ pub(super) struct Facts {
     pub(super) world: World,
     /// The mesh's settings.
     pub(super) settings: Settings,
+    /// What is said of the objects.
+    pub(super) statuses: BTreeMap<ObjectRef, Status>,
+    /// Layer 4 policies of which no rule makes an exception for anybody.
+    pub(super) closing: BTreeSet<String>,
     /// What every ztunnel holds.
     pub(super) mesh: Arc<store::Generation>,
     /// What the waypoint of each Gateway holds.
@@ -188,6 +193,8 @@ impl Facts {
             problems,
             world,
             settings,
+            statuses: compiled.statuses.clone(),
+            closing: closing(compiled),
             mesh: nodes.current(),
             waypoints,
             serves: true,
@@ -199,6 +206,16 @@ impl Facts {
     pub(super) fn cluster(&self) -> Name {
         Name::new(&self.settings.cluster_id)
     }
+}
+
+fn closing(compiled: &Compiled) -> BTreeSet<String> {
+    let all = compiled.authorizations.iter();
+    let closing = all.filter(|(_, policy)| {
+        let clauses = policy.groups.iter().flat_map(|group| &group.rules);
+        let mut matches = clauses.flat_map(|clause| &clause.matches);
+        matches.all(|it| it.not_principals.is_empty())
+    });
+    closing.map(|(name, _)| name.clone()).collect()
 }
 
 /// What a subject is told first.

@@ -1,5 +1,6 @@
 //! What to do where the answer is no: which object to change, and whose identity it has to name.
 
+use control::manifest::{Kind, ObjectRef};
 use mesh::{
     decide,
     http::authorize,
@@ -10,11 +11,21 @@ use mesh::{
     waypoint::{Answer, Denial},
 };
 
-use super::trace::{End, Outcome};
+use super::{
+    facts::Facts,
+    trace::{End, Outcome},
+};
+
+/// A name under `invalid` is nobody's (RFC 2606 §2): a service that has it is to reach no waypoint.
+const NOWHERE: &str = ".invalid";
+/// What says of a Service whether it is behind its waypoint.
+const BOUND: &str = "istio.io/WaypointBound";
 
 /// Who came, as policies see it.
 #[derive(Clone, Debug)]
-pub(super) struct Asker {
+pub(super) struct Asker<'f> {
+    /// What is known.
+    pub(super) facts: &'f Facts,
     /// None: it came in plain text.
     pub(super) identity: Option<Identity>,
     /// For whom it asks, if it is a waypoint.
@@ -24,7 +35,7 @@ pub(super) struct Asker {
 }
 
 /// The end that a waypoint's answer is.
-pub(super) fn answered(answer: &Answer, asker: &Asker, grpc: bool) -> End {
+pub(super) fn answered(answer: &Answer, asker: &Asker<'_>, grpc: bool) -> End {
     let outcome = match answer {
         Answer::Denied(_) => Outcome::Denied,
         Answer::Redirect { .. } => Outcome::Redirected,
@@ -56,7 +67,7 @@ fn said(answer: &Answer) -> String {
 }
 
 /// The end that a ztunnel's refusal is to the client, whose connection is closed.
-pub(super) fn refused(refusal: &Refusal, asker: &Asker) -> End {
+pub(super) fn refused(refusal: &Refusal, asker: &Asker<'_>) -> End {
     let outcome = match refusal {
         Refusal::Denied(_) => Outcome::Denied,
         _ => Outcome::Refused,
@@ -64,7 +75,7 @@ pub(super) fn refused(refusal: &Refusal, asker: &Asker) -> End {
     End::new(outcome, refusal.to_string(), of_refusal(refusal, asker))
 }
 
-fn of_answer(answer: &Answer, asker: &Asker) -> Option<String> {
+fn of_answer(answer: &Answer, asker: &Asker<'_>) -> Option<String> {
     Some(match answer {
         Answer::Denied(Denial::Request(denial)) => of_request(*denial, asker),
         Answer::Denied(Denial::Connection(denial)) => of_connection(*denial, asker),
@@ -89,7 +100,7 @@ fn of_answer(answer: &Answer, asker: &Asker) -> Option<String> {
     })
 }
 
-fn of_request(denial: authorize::Denial, asker: &Asker) -> String {
+fn of_request(denial: authorize::Denial, asker: &Asker<'_>) -> String {
     match denial {
         authorize::Denial::Denied(matched) => denies(matched.policy, Some(matched.rule), asker),
         authorize::Denial::NotAllowed(policy) => allow(policy, &asker.what, asker),
@@ -97,7 +108,7 @@ fn of_request(denial: authorize::Denial, asker: &Asker) -> String {
     }
 }
 
-fn of_connection(denial: decide::Denial, asker: &Asker) -> String {
+fn of_connection(denial: decide::Denial, asker: &Asker<'_>) -> String {
     match denial {
         decide::Denial::Denied(policy) if is_generated(policy) => generated(policy, asker),
         decide::Denial::Denied(policy) => denies(policy, None, asker),
@@ -106,10 +117,27 @@ fn of_connection(denial: decide::Denial, asker: &Asker) -> String {
     }
 }
 
-/// Of policies that nobody wrote.
-fn generated(policy: Name, asker: &Asker) -> String {
-    let name = policy.as_str().rsplit('/').next().unwrap_or_default();
+/// Of policies that nobody wrote. Their names say why they are there.
+fn generated(policy: Name, asker: &Asker<'_>) -> String {
+    let (namespace, name) = policy.as_str().split_once('/').unwrap_or_default();
+    if let Some(service) = name.strip_prefix("refused_service_") {
+        return format!(
+            "correct Service {namespace}/{service}: it cannot be understood, so its pods refuse everybody for the sake of a policy"
+        );
+    }
+    if name.starts_with("refused_namespace_") {
+        return format!(
+            "correct Namespace {namespace}: it cannot be understood, so its pods refuse everybody for the sake of a policy"
+        );
+    }
+    if name.starts_with("ambit_waypoint_pods_") {
+        return "take the label istio.io/use-waypoint from the pod, or the policy from the Gateway that it names: waypoints for workloads are not served".to_owned();
+    }
+    let nobody = asker.facts.closing.contains(policy.as_str());
     match (name.starts_with("ambit_waypoint_"), asker.identity) {
+        (true, _) if nobody => {
+            "no waypoint may come there either: give the service that the policy is for an address and a waypoint, or take the policy away"
+        }
         (true, Some(_)) => {
             "ask the service that has the waypoint, by its address; or annotate it with ambit.dev/waypoint-bypass: allowed"
         }
@@ -123,7 +151,21 @@ fn generated(policy: Name, asker: &Asker) -> String {
     .to_owned()
 }
 
-fn allow(policy: Name, what: &str, asker: &Asker) -> String {
+/// What a service says of the waypoint that it is not behind.
+fn unbound(service: Name, facts: &Facts) -> Option<String> {
+    let (namespace, host) = service.as_str().split_once('/')?;
+    let name = host.split('.').next()?;
+    let reference = ObjectRef::new(Kind::Service, namespace, name);
+    let status = facts.statuses.get(&reference)?;
+    let mut conditions = status.conditions.iter();
+    let condition = conditions.find(|it| it.kind == BOUND && !it.holds)?;
+    Some(format!(
+        "change what {BOUND} says of Service {namespace}/{name}: {}",
+        condition.message
+    ))
+}
+
+fn allow(policy: Name, what: &str, asker: &Asker<'_>) -> String {
     let Some(identity) = asker.identity else {
         return format!(
             "enrol the client's pod, so that it has an identity that {policy} can allow"
@@ -137,7 +179,7 @@ fn allow(policy: Name, what: &str, asker: &Asker) -> String {
     format!("allow {identity}{waypoint} to {what} in policy {policy}, or in another ALLOW policy",)
 }
 
-fn denies(policy: Name, rule: Option<usize>, asker: &Asker) -> String {
+fn denies(policy: Name, rule: Option<usize>, asker: &Asker<'_>) -> String {
     let rule = rule.map_or_else(String::new, |rule| format!("rule {rule} of "));
     let who = match asker.identity {
         Some(identity) if asker.is_waypoint => format!("the waypoint {identity}"),
@@ -151,7 +193,7 @@ fn correct(policy: Name) -> String {
     format!("correct policy {policy}: it denies for its scope as long as it cannot be understood")
 }
 
-fn of_refusal(refusal: &Refusal, asker: &Asker) -> Option<String> {
+fn of_refusal(refusal: &Refusal, asker: &Asker<'_>) -> Option<String> {
     Some(match refusal {
         Refusal::Denied(denial) => of_connection(*denial, asker),
         Refusal::NoWaypoint {
@@ -159,6 +201,9 @@ fn of_refusal(refusal: &Refusal, asker: &Asker) -> Option<String> {
             waypoint,
             lack,
         } => match lack {
+            Lack::Unknown if waypoint.to_string().ends_with(NOWHERE) => {
+                return unbound(*service, asker.facts);
+            }
             Lack::Unknown => format!(
                 "make the Gateway whose waypoint {waypoint} is, or correct the label istio.io/use-waypoint of {service}"
             ),

@@ -59,6 +59,7 @@ pub(super) fn through(walk: &Walk<'_>, arriving: &Arriving<'_>) -> Found {
     let (peer, address) = arriving.client;
     step.tell("client", format!("{peer}, {address}"));
     let asker = Asker {
+        facts: walk.facts,
         identity: Some(peer),
         is_waypoint: !arriving.via.is_empty(),
         what: format!("{} {}", arriving.request.method, arriving.request.target),
@@ -138,7 +139,7 @@ struct Judge<'a> {
     /// None: a connection.
     head: Option<&'a Head<'a>>,
     source: &'a Source,
-    asker: &'a Asker,
+    asker: &'a Asker<'a>,
 }
 
 impl Judge<'_> {
@@ -297,6 +298,7 @@ impl Judge<'_> {
             status: refusal.status(),
         });
         let waypoint = Asker {
+            facts: self.walk.facts,
             identity: Some(self.source.identity),
             is_waypoint: true,
             what: "connect".to_owned(),

@@ -56,6 +56,7 @@ pub(super) fn walk(walk: &Walk<'_>, ends: &Ends) -> Found {
     );
     step.tell("client", format!("{}, {}", client.identity, ends.source));
     let asker = Asker {
+        facts: walk.facts,
         identity: Some(client.identity),
         is_waypoint: false,
         what: format!("connect to {}", ends.name),
@@ -180,7 +181,7 @@ impl Walk<'_> {
         step: &mut Step,
         subject: &Subject,
         to: SocketAddr,
-        asker: &Asker,
+        asker: &Asker<'_>,
     ) -> Option<End> {
         match self.facts.standings.get(subject)? {
             Standing::Behind(what) => {
@@ -276,6 +277,7 @@ impl Walk<'_> {
         let comes = peer.map_or_else(|| "none, in plain text".to_owned(), |peer| peer.to_string());
         step.tell("peer", format!("{comes}, from {source}"));
         let asker = Asker {
+            facts: self.facts,
             identity: peer,
             is_waypoint: false,
             what: String::new(),

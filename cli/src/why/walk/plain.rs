@@ -57,6 +57,7 @@ impl Walk<'_> {
             return (vec![step], vec![Way::new(Vec::new(), end)]);
         }
         let asker = Asker {
+            facts: self.facts,
             identity: None,
             is_waypoint: false,
             what: format!("connect to {}", ends.name),
