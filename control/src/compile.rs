@@ -163,6 +163,18 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
     compiled
 }
 
+/// Whether objects of a namespace are looked at, by the configuration of the mesh.
+pub fn sees(world: &World, settings: &Settings, namespace: &str) -> bool {
+    let (made, shared) = (BTreeMap::new(), BTreeMap::new());
+    let scope = Scope {
+        world,
+        settings,
+        made: &made,
+        shared: &shared,
+    };
+    scope.sees(namespace)
+}
+
 /// The Gateways that are ours, each of which gets a waypoint.
 pub fn gateways(world: &World, settings: &Settings) -> Vec<Key> {
     let (made, shared) = (BTreeMap::new(), BTreeMap::new());

@@ -263,7 +263,7 @@ fn compiled(
     world.reports = Some(reported(reports, &placements));
     world.waypoints = Some(waypoints.clone());
     let mut compiled = compile(world, settings);
-    missing::hold(world, &mut compiled);
+    missing::hold(world, settings, &mut compiled);
     place_stored(&compiled, &mut placements);
     (compiled, placements)
 }

@@ -7,7 +7,7 @@
 use std::fmt;
 
 use crate::{
-    compile::{Compiled, Settings, Wanted, compile},
+    compile::{self, Compiled, Settings, Wanted, compile},
     manifest::{Kind, ObjectRef},
     source::{Loaded, Problem},
     world::{Key, Phase, Waypoints, World},
@@ -62,15 +62,18 @@ pub(super) fn missing(loaded: &Loaded, waypoints: &Waypoints, settings: &Setting
     all
 }
 
-/// Lets the bindings of services go on as they are recorded while it cannot be understood what those want.
-pub(super) fn hold(world: &World, compiled: &mut Compiled) {
+/// Lets the bindings of services go on as they are recorded while it cannot be understood what those want, or while their
+/// namespaces are not looked at: then nothing of them is published either, and nobody reaches their workloads.
+pub(super) fn hold(world: &World, settings: &Settings, compiled: &mut Compiled) {
     let phases = world.waypoints.iter().flat_map(|it| &it.phases);
     for (service, phase) in phases {
         let own = [
             ObjectRef::new(Kind::Service, &service.0, &service.1),
             ObjectRef::new(Kind::Namespace, "", &service.0),
         ];
-        let is_hidden = own.iter().any(|it| world.hides(it));
+        let is_there = world.services.contains_key(service);
+        let is_unseen = is_there && !compile::sees(world, settings, &service.0);
+        let is_hidden = is_unseen || own.iter().any(|it| world.hides(it));
         if is_hidden && *phase == Phase::Closed && !compiled.wanted.contains_key(service) {
             compiled.closed.insert(service.clone());
         }

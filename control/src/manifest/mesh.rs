@@ -30,6 +30,8 @@ pub struct MeshConfig {
     /// `trustDomain`, for the reader to see.
     pub trust_domain: Option<String>,
     /// `discoverySelectors`: only namespaces that match one of these are looked at, and the root namespace. None: all.
+    /// Workloads of others are not published: those whose traffic is captured are reached by nobody. A service that is bound
+    /// to a waypoint stays so meanwhile, for when its namespace is looked at again; only its label unbinds it.
     pub discovery: Vec<LabelSelector>,
     /// `trustedWaypointNamespaces`: those whose waypoints are trusted by services of other namespaces to have decided
     /// their policies. Those of a service's own namespace are in any case.

@@ -170,6 +170,69 @@ fn a_binding_stays_as_recorded_while_its_service_is_not_understood() {
     );
 }
 
+/// Only its label unbinds a service. What is not looked at is not published, so nobody reaches it meanwhile.
+#[test]
+fn a_binding_stays_as_recorded_while_its_namespace_is_not_looked_at() {
+    let scratch = Scratch::new();
+    let mut bindings = recorded(&scratch, "shop/orders");
+    let mesh = |selectors: &str| {
+        format!(
+            "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: ambit, namespace: ambit-system}}, data: {{mesh: '{selectors}'}}}}\n"
+        )
+    };
+    let policy = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: p, namespace: shop}
+spec: {targetRefs: [{group: \"\", kind: Service, name: orders}]}
+";
+    let namespace = NAMESPACE.replace("use-waypoint: waypoint", "team: blue");
+    let all = mesh("{}");
+    let others = mesh("{discoverySelectors: [{matchLabels: {team: red}}]}");
+    let unlabelled = SERVICE.replace(", labels: {istio.io/use-waypoint: waypoint}", "");
+    let enforced = Phase::Enforced {
+        gateway: key("waypoint"),
+    };
+    let closed = Phase::Closed;
+    for (mesh, service, expected, published) in [
+        (&all, Some(SERVICE), Some(&enforced), true),
+        (&others, Some(SERVICE), Some(&enforced), false),
+        (&all, Some(SERVICE), Some(&enforced), true),
+        // What it says is heard once it is looked at.
+        (&others, Some(&unlabelled), Some(&enforced), false),
+        (&all, Some(&unlabelled), Some(&closed), true),
+        (&others, Some(&unlabelled), Some(&closed), false),
+        (&others, None, None, false),
+    ] {
+        let mut files = vec![
+            ("mesh.yaml", mesh.as_str()),
+            ("gateway.yaml", GATEWAY),
+            ("policy.yaml", policy),
+            ("namespace.yaml", &namespace),
+        ];
+        files.extend(service.map(|service| ("service.yaml", service)));
+        let source = open(&files);
+        source.keeps(&bindings).unwrap();
+        for second in 1..10 {
+            let now = Instant::now() + Duration::from_secs(60 * second);
+            source.mesh(
+                &ByNode::new(),
+                &mut bindings,
+                (&Reached::default(), now),
+                &Snapshot::default(),
+            );
+        }
+        assert_eq!(
+            bindings.recorded().phases.get(&key("orders")),
+            expected,
+            "{mesh}"
+        );
+        let (compiled, _) = source.compiled(&ByNode::new(), bindings.recorded());
+        let name = "shop/orders.shop.svc.cluster.local";
+        assert_eq!(compiled.addresses.contains_key(name), published, "{mesh}");
+    }
+}
+
 #[test]
 fn a_start_with_a_policy_of_what_is_not_understood_is_refused() {
     let policy = "
