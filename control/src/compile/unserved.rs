@@ -11,7 +11,7 @@ pub(super) fn statuses(scope: Scope<'_>, compiled: &mut Compiled) {
     let objects = scope.world.unserved.iter();
     for (reference, object) in objects.filter(|(it, _)| scope.sees(&it.namespace)) {
         let message = format!(
-            "{}s are not served: {}",
+            "kind {} is not served: {}",
             object.kind.as_str(),
             effect(scope, object)
         );
@@ -37,6 +37,9 @@ fn effect(scope: Scope<'_>, object: &Unserved) -> &'static str {
         (Target::Tokens(_), _) => "node proxies see no tokens, so it changes nothing",
         (Target::Harmless, UnservedKind::DestinationRule) => {
             "it is as if it were not there, and it wants no TLS of its own"
+        }
+        (Target::Harmless, UnservedKind::ServiceEntry) => {
+            "what it names is reached like anything outside the mesh, past every waypoint, whatever its labels say"
         }
         (Target::Harmless, _) => "it is as if it were not there",
     }

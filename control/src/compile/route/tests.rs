@@ -341,4 +341,12 @@ fn a_kind_that_is_not_served_is_told_so() {
     let compiled = printed::compiled(&compile(&world(text), &Settings::default()));
     let expected = json!({"conditions": [{"type": "Accepted", "status": "False", "reason": "UnsupportedValue"}]});
     assert_eq!(compiled["status"]["VirtualService/shop/v"], expected);
+    let entry = "---\n{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: e, namespace: shop, labels: {istio.io/use-waypoint: wp}}, spec: {hosts: [a.example]}}\n";
+    let compiled = compile(&world(entry), &Settings::default());
+    let mut statuses = compiled.statuses.iter();
+    let (_, status) = statuses
+        .find(|(it, _)| it.to_string() == "ServiceEntry/shop/e")
+        .unwrap();
+    let message = &status.conditions[0].message;
+    assert!(message.contains("past every waypoint"), "{message}");
 }
