@@ -184,7 +184,7 @@ impl Kind {
         let close = security || group.is_empty() || group.ends_with(".istio.io");
         let mut policies = Self::all().filter(|kind| close && kind.is_policy());
         let named = policies.find(|kind| kind.is_called(name));
-        named.or(security.then_some(Self::AuthorizationPolicy))
+        named.or_else(|| security.then_some(Self::AuthorizationPolicy))
     }
 
     /// Whether this is its name, in any case, of one or of several.

@@ -171,36 +171,40 @@ fn gateway(spec: &str) -> String {
     )
 }
 
+const CLASS: &str = "---\n{apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {name: own}, spec: {controllerName: 7}}\n";
+const LABELLED: &str = "---\n{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {istio.io/use-waypoint: wp, x: 5}}}\n";
+
+/// What cannot be understood, and which object it is.
+fn hidden() -> [(String, ObjectRef); 6] {
+    let service = || ObjectRef::new(Kind::Service, "shop", "web");
+    let namespace = || ObjectRef::new(Kind::Namespace, "", "shop");
+    let address = SERVICE
+        .replace("port: x", "port: 80")
+        .replace("spec: {", "spec: {clusterIP: 10.96.0.999, ");
+    let torn = "---\nkind: Namespace\nmetadata: {name: shop, labels: {a: b\n";
+    [
+        (SERVICE.to_owned(), service()),
+        (address, service()),
+        (LABELLED.to_owned(), namespace()),
+        (torn.to_owned(), namespace()),
+        (
+            gateway("listenerz"),
+            ObjectRef::new(Kind::Gateway, "shop", "wp"),
+        ),
+        (
+            CLASS.to_owned(),
+            ObjectRef::new(Kind::GatewayClass, "", "own"),
+        ),
+    ]
+}
+
+fn tokens(policy: &str) -> String {
+    policy.replace("AuthorizationPolicy", "RequestAuthentication")
+}
+
 /// What a Gateway or its class is asked about may be any Service's, whose label nobody can read.
 #[test]
 fn what_a_policy_of_a_gateway_may_be_for_refuses_a_start_too() {
-    let class = "---\n{apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {name: own}, spec: {controllerName: CONTROLLER}}\n";
-    let namespace = "---\n{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {istio.io/use-waypoint: wp, x: 5}}}\n";
-    let hidden = [
-        (SERVICE.to_owned(), Kind::Service, "shop", "web"),
-        (
-            SERVICE
-                .replace("port: x", "port: 80")
-                .replace("spec: {", "spec: {clusterIP: 10.96.0.999, "),
-            Kind::Service,
-            "shop",
-            "web",
-        ),
-        (namespace.to_owned(), Kind::Namespace, "", "shop"),
-        (
-            "---\nkind: Namespace\nmetadata: {name: shop, labels: {a: b\n".to_owned(),
-            Kind::Namespace,
-            "",
-            "shop",
-        ),
-        (gateway("listenerz"), Kind::Gateway, "shop", "wp"),
-        (
-            class.replace("CONTROLLER", "7"),
-            Kind::GatewayClass,
-            "",
-            "own",
-        ),
-    ];
     let of = |kind: &str, namespace: &str, name: &str| {
         attached(kind, name)
             .replace("group: ''", "group: gateway.networking.k8s.io")
@@ -208,9 +212,8 @@ fn what_a_policy_of_a_gateway_may_be_for_refuses_a_start_too() {
     };
     let of_gateway = of("Gateway", "shop", "wp");
     let of_class = of("GatewayClass", "ambit-system", "own");
-    let tokens = |text: &str| text.replace("AuthorizationPolicy", "RequestAuthentication");
-    for (text, kind, home, name) in &hidden {
-        assert_eq!(refusal(text), None, "{text}");
+    for (text, hidden) in hidden() {
+        assert_eq!(refusal(&text), None, "{text}");
         for policy in [
             &of_gateway,
             &of_class,
@@ -221,34 +224,37 @@ fn what_a_policy_of_a_gateway_may_be_for_refuses_a_start_too() {
             let Some(Refusal::Attached { object, .. }) = found else {
                 panic!("{text}{policy}")
             };
-            assert_eq!(object, ObjectRef::new(*kind, home, name), "{text}{policy}");
-        }
-        // One for workloads is for a Namespace alone: by that they are in the mesh.
-        for (policy, counts) in [
-            (policy("p", DENY_BANK), true),
-            (tokens(&policy("p", "{}")), true),
-            (
-                policy("p", "{mtls: {mode: STRICT}}")
-                    .replace("AuthorizationPolicy", "PeerAuthentication"),
-                true,
-            ),
-            (policy("p", "{}").replace("shop", "ambit-system"), true),
-            (policy("p", "{}").replace("shop", "bank"), false),
-        ] {
-            let found = refusal(&(text.clone() + &policy));
-            assert_eq!(
-                found.is_some(),
-                counts && *kind == Kind::Namespace,
-                "{text}{policy}"
-            );
+            assert_eq!(object, hidden, "{text}{policy}");
         }
     }
     let good = SERVICE.replace("port: x", "port: 80")
-        + &namespace.replace("x: 5", "x: y")
+        + &LABELLED.replace("x: 5", "x: y")
         + &gateway("listeners")
-        + &class.replace("CONTROLLER", "ambit.dev/waypoint")
+        + &CLASS.replace("controllerName: 7", "controllerName: ambit.dev/waypoint")
         + &of_gateway
         + &of_class
         + &policy("q", DENY_BANK);
     assert_eq!(refusal(&good), None);
+}
+
+/// By their Namespace workloads are in the mesh.
+#[test]
+fn a_namespace_that_is_not_understood_refuses_a_start_with_any_policy_of_its_own() {
+    let strict = policy("p", "{mtls: {mode: STRICT}}");
+    for (policy, counts) in [
+        (policy("p", DENY_BANK), true),
+        (tokens(&policy("p", "{}")), true),
+        (
+            strict.replace("AuthorizationPolicy", "PeerAuthentication"),
+            true,
+        ),
+        (policy("p", "{}").replace("shop", "ambit-system"), true),
+        (policy("p", "{}").replace("shop", "bank"), false),
+    ] {
+        for (text, hidden) in hidden() {
+            let found = refusal(&(text.clone() + &policy));
+            let expected = counts && hidden.kind == Kind::Namespace;
+            assert_eq!(found.is_some(), expected, "{text}{policy}");
+        }
+    }
 }
