@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     http::Connection,
-    recheck::{self, Place},
+    recheck::{self, Change, Place},
     telemetry::{Carried, Meter},
     upstream::{self, Busy, Io, Purpose},
     worker::Worker,
@@ -285,9 +285,13 @@ impl Flows {
         }
     }
 
-    /// Judges all again and stops what may not go on.
-    pub(crate) fn recheck(&self, from: &Source, generation: &Generation) {
-        let denied = |open: &Open| open.judged.as_ref()?.denied(generation, from);
+    /// Judges all again that a change concerns, and stops what may not go on.
+    pub(crate) fn recheck(&self, from: &Source, change: &Change<'_>) {
+        let denied = |open: &Open| {
+            let judged = open.judged.as_ref()?;
+            let concerned = change.concerns(judged.table, judged.at.as_ref());
+            concerned.then(|| judged.denied(change.after, from))?
+        };
         let mut open = self.open.borrow_mut();
         let denied: Vec<(u64, Answer)> = open
             .iter()

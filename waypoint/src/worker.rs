@@ -23,6 +23,7 @@ use crate::{
     config::Config,
     detect::Taught,
     http::{Connection, Front, Limits, Own, Record, has},
+    recheck::Change,
     tcp::Flows,
     telemetry::{Counting, Telemetry},
     tunnel, upstream,
@@ -176,13 +177,15 @@ impl Worker {
     }
 
     pub(crate) fn adopt(&self, generation: Arc<Generation>) {
+        let before = self.front.generation();
         self.front.adopt(Arc::clone(&generation));
         self.counting.changed();
         self.taught.retain(|service, port| {
             let port = generation.table(service).and_then(|table| table.port(port));
             port.is_some_and(|port| port.protocol == mesh::waypoint::Protocol::Detect)
         });
-        self.flows.recheck(&self.front.from, &generation);
+        let change = Change::new(&before, &generation);
+        self.flows.recheck(&self.front.from, &change);
     }
 
     /// The newest generation.

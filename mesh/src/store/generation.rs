@@ -83,6 +83,12 @@ impl Generation {
         self.policies.get(&name)
     }
 
+    /// Whether another generation of the same store has the very same policies. Never true of different ones.
+    pub fn has_policies_of(&self, other: &Self) -> bool {
+        // Whatever changes a policy writes there.
+        Arc::ptr_eq(&self.scopes, &other.scopes)
+    }
+
     /// The policies for all workloads of a namespace: those of the mesh and its own.
     pub fn unlisted_policies(&self, namespace: Name) -> impl Iterator<Item = &Arc<Policy>> {
         let own = self.scopes.namespaces.get(&namespace);

@@ -8,7 +8,7 @@ use mesh::{
     http::{authorize::Matched, messages::Messages},
     model::Workload,
     plan::Plan,
-    waypoint::{Answer, Backend, Denial, Forward, Judgement, Table},
+    waypoint::{Answer, Backend, Denial, Forward, Generation, Judgement, Table},
 };
 use tokio::time::Instant;
 
@@ -113,13 +113,14 @@ impl Exchange {
         judgement.outcome
     }
 
-    /// Remembers which endpoint it goes to.
-    pub(super) fn leads_to(&mut self, forward: &Forward<'_>) {
+    /// Remembers which endpoint it goes to, by which generation.
+    pub(super) fn leads_to(&mut self, forward: &Forward<'_>, by: &Arc<Generation>) {
         self.upstream = Some(forward.plan.end());
         self.upstream_security = matches!(forward.plan, Plan::Tunnel(_));
         self.workload = forward.plan.workload().cloned();
         if let Some(judged) = &self.judged {
-            judged.leads_to(self.backend.as_ref().map(|backend| backend.key), forward);
+            let backend = self.backend.as_ref().map(|backend| backend.key);
+            judged.leads_to(backend, forward, by);
         }
     }
 

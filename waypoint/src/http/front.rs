@@ -12,7 +12,10 @@ use net::tls::Credential;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{Record, judged::Requests};
-use crate::upstream::{self, Pools};
+use crate::{
+    recheck::Change,
+    upstream::{self, Pools},
+};
 
 /// The half of a worker that requests and connections go out by. None of it is shared with another thread.
 pub struct Front {
@@ -137,7 +140,7 @@ impl Front {
             generation: Arc::clone(&before),
         }));
         drop(parted);
-        self.requests.recheck(&generation);
+        self.requests.recheck(&Change::new(&before, &generation));
         self.changed.notify_waiters();
     }
 

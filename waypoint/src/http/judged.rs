@@ -19,7 +19,7 @@ use mesh::{
 };
 
 use super::{request, session::Session};
-use crate::recheck::{self, Place};
+use crate::recheck::{self, Change, Place};
 
 /// One request that is under way.
 pub(super) struct Judged {
@@ -94,8 +94,13 @@ impl Judged {
         copy(&self.head)
     }
 
-    /// Remembers where it leads, before anything is awaited there.
-    pub(super) fn leads_to(&self, backend: Option<Name>, forward: &Forward<'_>) {
+    /// Remembers where it leads by a generation, before anything is awaited there.
+    pub(super) fn leads_to(
+        &self,
+        backend: Option<Name>,
+        forward: &Forward<'_>,
+        by: &Arc<Generation>,
+    ) {
         let place = backend
             .zip(forward.plan.workload())
             .map(|(backend, workload)| Place {
@@ -103,6 +108,11 @@ impl Judged {
                 endpoint: Arc::clone(&workload.uid),
             });
         self.place.replace(place);
+        // Where another endpoint was tried before, that may have taken its time.
+        let newest = self.session.front.generation();
+        if !Arc::ptr_eq(&newest, by) {
+            self.judge(&newest);
+        }
     }
 
     /// It is no request any more. Until when it may last nobody knows, so that it goes with its service, too.
@@ -178,12 +188,15 @@ impl Drop for Judged {
 }
 
 impl Requests {
-    /// Judges all again.
-    pub(super) fn recheck(&self, generation: &Generation) {
+    /// Judges all again that a change concerns.
+    pub(super) fn recheck(&self, change: &Change<'_>) {
         // None of them ends meanwhile, nor begins.
         let all: Vec<_> = self.0.borrow().iter().filter_map(Weak::upgrade).collect();
         for judged in &all {
-            judged.judge(generation);
+            let key = judged.session.connection.table;
+            if change.concerns(key, judged.place.borrow().as_ref()) {
+                judged.judge(change.after);
+            }
         }
     }
 }

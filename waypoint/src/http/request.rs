@@ -134,7 +134,7 @@ async fn forward(
         if speaks == Speaks::Http2 && exchange.judged.is_none() {
             exchange.judged = Some(Judged::new(session, parts, seed));
         }
-        exchange.leads_to(&forward);
+        exchange.leads_to(&forward, &generation);
         let judged = exchange.judged.clone();
         let deadline = deadline(exchange, &forward);
         let lent = {

@@ -1,18 +1,26 @@
 //! What is under way when the rules change.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client::SendRequest, server::SendResponse};
 use http::{Request, Response};
-use mesh::waypoint::Generation;
-use proto::waypoint::{Action, Protocol};
+use mesh::{
+    delta::Delta,
+    waypoint::{Generation, Store},
+};
+use proto::waypoint::{Action, Protocol, policy};
 
 use super::{
-    fixture::{Endpoint, Lab, World, run},
+    fixture::{Endpoint, KEY, Lab, World, delta, run},
     policy::deny,
     settled::by_header,
     two::{client, next, server},
 };
-use crate::http::Version;
+use crate::{
+    http::Version,
+    recheck::{Change, Place},
+};
 
 const DENIED: &str = "rbac_access_denied_matched_policy[ns[shop]-policy[no-admin]-rule[0]]";
 
@@ -258,5 +266,49 @@ fn a_request_whose_service_goes_comes_to_its_end() {
         respond.send_response(called(), true).unwrap();
         assert_eq!(answer.await.unwrap().status(), 200);
         assert_eq!(way.lab.told()[0].details, "via_upstream");
+    });
+}
+
+#[test]
+fn only_what_a_change_concerns_is_judged_again() {
+    run(async {
+        let (one, other) = (Endpoint::listen().await, Endpoint::listen().await);
+        let world = World::to(&one);
+        let mut store = Store::new("ambit-system".into());
+        for delta in world.deltas() {
+            store.apply(&delta);
+        }
+        let place = Place {
+            backend: KEY.into(),
+            endpoint: "Kubernetes//Pod/shop/p0".into(),
+        };
+        let mut concerns = |delta: &Delta| {
+            let before = Arc::clone(store.current());
+            assert_eq!(store.apply(delta), []);
+            let change = Change::new(&before, store.current());
+            change.concerns(KEY.into(), Some(&place))
+        };
+        let [_, _, more, _] = World::to_all(&[&one, &other]).deltas();
+        assert!(!concerns(&more), "one endpoint more");
+        let [_, _, moved, _] = World::to_all(&[&other, &one]).deltas();
+        assert!(concerns(&moved), "another endpoint of the same name");
+        let policy = proto::waypoint::Policy {
+            policy: Some(policy::Policy::Connection(proto::security::Authorization {
+                namespace: "shop".to_owned(),
+                name: "quiet".to_owned(),
+                ..proto::security::Authorization::default()
+            })),
+            requires: Vec::new(),
+        };
+        let name = "connection/shop/quiet".to_owned();
+        let policies = delta(proto::POLICY_TYPE, &[(name, policy)].into());
+        assert!(concerns(&policies), "a policy of layer 4");
+        let denying = World {
+            policies: vec![deny("/a")],
+            ..world
+        };
+        let [_, policies, _, table] = denying.deltas();
+        assert!(!concerns(&policies), "a policy that no table names yet");
+        assert!(concerns(&table), "a policy of layer 7");
     });
 }

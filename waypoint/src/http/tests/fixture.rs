@@ -105,6 +105,7 @@ pub(super) struct World {
     pub(super) limits: Option<Limits>,
     pub(super) tells_identity: bool,
     pub(super) gateways: Vec<String>,
+    pub(super) waypoints: Vec<String>,
 }
 
 /// A waypoint.
@@ -226,6 +227,16 @@ impl World {
     }
 
     pub(super) fn generation(&self) -> Arc<Generation> {
+        let mut store = Store::new("ambit-system".into());
+        for delta in self.deltas() {
+            assert_eq!(store.apply(&delta), []);
+        }
+        assert!(store.current().is_ready());
+        Arc::clone(store.current())
+    }
+
+    /// All that is told of it: routes, policies, backends, tables.
+    pub(super) fn deltas(&self) -> [Delta; 4] {
         let backend = Backend {
             service: Some(Service {
                 name: "orders".to_owned(),
@@ -277,19 +288,15 @@ impl World {
             backends: vec![KEY.to_owned()],
             tells_identity: self.tells_identity,
             gateways: self.gateways.clone(),
+            waypoints: self.waypoints.clone(),
             ..Table::default()
         };
-        let mut store = Store::new("ambit-system".into());
-        for delta in [
+        [
             delta(proto::ROUTE_TYPE, &routes),
             delta(proto::POLICY_TYPE, &policies),
             delta(proto::BACKEND_TYPE, &[(KEY.to_owned(), backend)].into()),
             delta(proto::TABLE_TYPE, &[(KEY.to_owned(), table)].into()),
-        ] {
-            assert_eq!(store.apply(&delta), []);
-        }
-        assert!(store.current().is_ready());
-        Arc::clone(store.current())
+        ]
     }
 }
 
@@ -319,7 +326,7 @@ fn pod((at, address): (usize, &SocketAddr)) -> Workload {
     }
 }
 
-fn delta<M: Message>(type_url: &str, all: &BTreeMap<String, M>) -> Delta {
+pub(super) fn delta<M: Message>(type_url: &str, all: &BTreeMap<String, M>) -> Delta {
     let resource = |(name, message): (&String, &M)| Resource {
         name: name.clone(),
         version: "1".to_owned(),
