@@ -64,8 +64,7 @@ impl<'a> Change<'a> {
                 before.mesh.workload(endpoint),
                 after.mesh.workload(endpoint),
             );
-        let _ = stays;
-        true
+        !stays
     }
 }
 
