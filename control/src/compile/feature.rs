@@ -13,6 +13,7 @@ pub(super) fn of_table(table: &Table) -> Vec<String> {
     named([
         ("client-identity", table.tells_identity),
         ("declared-gateways", !table.gateways.is_empty()),
+        ("second-waypoint", !table.waypoints.is_empty()),
     ])
 }
 

@@ -16,6 +16,7 @@ use super::{
     policy::{Attached, Policy},
     protocol::declared,
     route::Routes,
+    services::trusts,
 };
 use crate::{
     manifest::{RouteKind, core::ServicePort},
@@ -31,6 +32,7 @@ pub(super) fn compile(
     compiled: &mut Compiled,
 ) {
     let published = Published::new(compiled);
+    let before = before(scope, bindings, routes);
     let mut all = BTreeMap::new();
     for (key, found) in gateway::ours(scope) {
         let mut telling = Telling {
@@ -39,6 +41,7 @@ pub(super) fn compile(
             bindings,
             routes,
             published: &published,
+            before: &before,
             gateway: key,
             class: &found.class,
             tells_identity: gateway::tells_identity(found),
@@ -50,6 +53,27 @@ pub(super) fn compile(
         all.insert(key.clone(), telling.told);
     }
     compiled.told = all;
+}
+
+/// The gateways whose waypoints come to a service because a route leads there.
+fn before<'a>(
+    scope: Scope<'a>,
+    bindings: &Bindings,
+    routes: &Routes,
+) -> BTreeMap<Key, BTreeSet<&'a Key>> {
+    let mut before: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for (gateway, _) in gateway::ours(scope) {
+        for key in bindings.services_of(gateway) {
+            let service = scope.service(key);
+            let ports = service.into_iter().flat_map(|service| &service.ports);
+            for port in ports.filter(|port| !port.udp) {
+                for backend in routes.of(key, port.port).backends {
+                    before.entry(backend).or_default().insert(gateway);
+                }
+            }
+        }
+    }
+    before
 }
 
 /// The resources as node proxies get them.
@@ -125,6 +149,7 @@ struct Telling<'a> {
     bindings: &'a Bindings,
     routes: &'a Routes,
     published: &'a Published<'a>,
+    before: &'a BTreeMap<Key, BTreeSet<&'a Key>>,
     gateway: &'a Key,
     class: &'a str,
     tells_identity: bool,
@@ -162,9 +187,20 @@ impl Telling<'_> {
             requires: Vec::new(),
             tells_identity: self.tells_identity,
             gateways: self.scope.gateways(),
+            waypoints: self.waypoints(key),
         };
         table.requires = feature::of_table(&table);
         self.told.tables.insert(name, table);
+    }
+
+    /// Other waypoints whose routes lead to a service, as far as it trusts them.
+    fn waypoints(&self, service: &Key) -> Vec<String> {
+        let all = self.before.get(service).into_iter().flatten();
+        let others = all.filter(|gateway| **gateway != self.gateway);
+        let trusted = others.filter(|gateway| trusts(self.scope, &service.0, gateway));
+        trusted
+            .map(|gateway| gateway::identity(self.scope, gateway))
+            .collect()
     }
 
     fn port(

@@ -44,6 +44,8 @@ pub struct Table {
     pub tells_identity: bool,
     /// Peers that may say whom they forward for. Nothing is decided by what they say.
     pub gateways: Box<[Identity]>,
+    /// Other waypoints that requests come through: they may say of their client what gateways may, but nothing that counts.
+    pub waypoints: Box<[Identity]>,
     /// Why nothing of it can be served: what is allowed is answered with 500.
     pub refused: Option<Box<str>>,
 }

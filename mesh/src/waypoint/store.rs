@@ -361,6 +361,7 @@ impl Store {
             policies: self.policies_of(&told.policies)?,
             tells_identity: told.tells_identity,
             gateways: told.gateways.as_slice().into(),
+            waypoints: told.waypoints.as_slice().into(),
             refused: told.refused.as_deref().map(Into::into),
         })
     }
@@ -429,6 +430,7 @@ fn moved_table(old: &Table, next: &Generation) -> Option<Table> {
         policies: old.policies.clone(),
         tells_identity: old.tells_identity,
         gateways: old.gateways.clone(),
+        waypoints: old.waypoints.clone(),
         refused: old.refused.clone(),
     })
 }

@@ -21,6 +21,10 @@ pub struct Table {
     /// Peers that may say whom they forward for, `spiffe://` identities: what they say is passed on, and decides nothing.
     #[prost(string, repeated, tag = "7")]
     pub gateways: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Waypoints by whose routes requests come here, `spiffe://` identities: what they say of the client that they forward for is
+    /// passed on as that of gateways is, and nothing else that they say counts for more than anybody's.
+    #[prost(string, repeated, tag = "8")]
+    pub waypoints: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// One port of a service.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -46,6 +46,10 @@ pub(super) fn table(table: &Arc<Table>) -> Value {
             "gateways",
             list(&table.gateways, |identity| json!(identity.to_string())),
         ),
+        (
+            "waypoints",
+            list(&table.waypoints, |identity| json!(identity.to_string())),
+        ),
         ("refused", json!(table.refused)),
     ])
 }

@@ -32,10 +32,10 @@ pub(super) fn counts(name: &HeaderName, gateway: bool) -> bool {
 }
 
 /// Whether it goes on to the endpoint.
-fn goes_on(name: &HeaderName, gateway: bool) -> bool {
+fn goes_on(name: &HeaderName, forwards: bool) -> bool {
     match claim(name.as_str()) {
         None => true,
-        Some(Claim::Client | Claim::Origin) => gateway,
+        Some(Claim::Client | Claim::Origin) => forwards,
         Some(Claim::Mesh) => false,
     }
 }
@@ -149,12 +149,12 @@ pub(super) struct Hop {
 
 /// Takes from a settled request what is for one hop (RFC 9110 §7.6.1) and what is not its client's to say.
 pub(super) fn trim(all: &mut HeaderMap, peer: Option<Identity>, table: &Table) -> Hop {
-    let gateway = is_gateway(table, peer);
+    let forwards = forwards(table, peer);
     let mut hop = Hop::default();
     let mut outside = Vec::new();
     let mut found: [bool; 8] = [false; 8];
     for (name, value) in all.iter() {
-        if !goes_on(name, gateway) {
+        if !goes_on(name, forwards) {
             outside.push(name.clone());
             continue;
         }
@@ -271,7 +271,7 @@ pub(super) fn introduce(
 ) -> Option<HeaderValue> {
     let peer = session.connection.client.peer;
     let mut forwarded_for = None;
-    if is_gateway(table, peer) {
+    if forwards(table, peer) {
         forwarded_for = Some(append(all, FORWARDED_FOR, &session.forwarded_for));
         append(all, header::FORWARDED, &session.forwarded);
         let proto = all.entry(FORWARDED_PROTO);
@@ -291,7 +291,12 @@ pub(super) fn introduce(
     forwarded_for
 }
 
-/// Whether a peer may say whom it forwards for.
+/// Whether applications are told what a peer says of whom it forwards for: it is a gateway, or another waypoint.
+fn forwards(table: &Table, peer: Option<Identity>) -> bool {
+    is_gateway(table, peer) || peer.is_some_and(|peer| table.waypoints.contains(&peer))
+}
+
+/// Whether a peer is a gateway, of which also counts what it says of its own path.
 pub(super) fn is_gateway(table: &Table, peer: Option<Identity>) -> bool {
     peer.is_some_and(|peer| table.gateways.contains(&peer))
 }

@@ -58,9 +58,10 @@ fn a_waypoint_is_told_its_services_and_their_endpoints() {
         requires,
         tells_identity,
         gateways,
+        waypoints,
     } = &told.tables[WEB_HOST];
     assert!(
-        !tells_identity && gateways.is_empty(),
+        !tells_identity && gateways.is_empty() && waypoints.is_empty(),
         "unless they are asked for"
     );
     assert_eq!((backend.as_str(), requires.len()), (WEB_HOST, 0));
@@ -295,6 +296,21 @@ fn a_backend_behind_another_waypoint_is_reached_through_that() {
     let uids: Vec<_> = backend.workloads.iter().map(|it| it.uid.as_str()).collect();
     assert_eq!(uids, ["Kubernetes//Pod/shop/wp2-1"]);
     assert_eq!(told.tables.len(), 1);
+    assert!(told.tables[WEB_HOST].waypoints.is_empty());
+    // The other one knows who comes, if that may be trusted.
+    let text = web(LABEL) + &ready("wp", "shop", "", "") + &text;
+    for (text, waypoints) in [
+        (text.clone(), vec!["spiffe://cluster.local/ns/shop/sa/wp"]),
+        (
+            text + &pod("thief", "shop", "", "")
+                .replace("serviceAccountName: sa", "serviceAccountName: wp"),
+            Vec::new(),
+        ),
+    ] {
+        let other = compile(&world(&text), &settings()).told;
+        let table = &other[&key("shop", "wp2")].tables["shop/back.shop.svc.cluster.local"];
+        assert_eq!(table.waypoints, waypoints);
+    }
 }
 
 #[test]

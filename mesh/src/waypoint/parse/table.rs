@@ -23,6 +23,8 @@ pub(in crate::waypoint) struct Told {
     pub(in crate::waypoint) tells_identity: bool,
     /// Peers that may say whom they forward for.
     pub(in crate::waypoint) gateways: Vec<Identity>,
+    /// Other waypoints that requests come through.
+    pub(in crate::waypoint) waypoints: Vec<Identity>,
     /// Why nothing of it can be served.
     pub(in crate::waypoint) refused: Option<String>,
 }
@@ -55,6 +57,7 @@ pub(in crate::waypoint) fn table(name: &str, bytes: &[u8]) -> Told {
         backends: vec![key],
         tells_identity: false,
         gateways: Vec::new(),
+        waypoints: Vec::new(),
         refused: None,
     };
     let message: wire::Table = match parse::decoded(bytes) {
@@ -72,12 +75,17 @@ pub(in crate::waypoint) fn table(name: &str, bytes: &[u8]) -> Told {
         }
     }
     told.tells_identity = message.tells_identity;
-    for text in &message.gateways {
-        match text.parse() {
-            Ok(gateway) => told.gateways.push(gateway),
-            Err(_) => {
-                told.refused
-                    .get_or_insert_with(|| format!("{text:?} is no identity"));
+    for (texts, identities) in [
+        (&message.gateways, &mut told.gateways),
+        (&message.waypoints, &mut told.waypoints),
+    ] {
+        for text in texts {
+            match text.parse() {
+                Ok(identity) => identities.push(identity),
+                Err(_) => {
+                    told.refused
+                        .get_or_insert_with(|| format!("{text:?} is no identity"));
+                }
             }
         }
     }

@@ -451,10 +451,14 @@ fn a_table_that_cannot_be_understood_serves_nothing() {
     };
     let gateway = wire::Table {
         gateways: vec!["edge/gateway".to_owned()],
+        ..message.clone()
+    };
+    let waypoint = wire::Table {
+        waypoints: vec!["edge/gateway".to_owned()],
         ..message
     };
     let newer = [&bytes[..], &UNKNOWN].concat();
-    let rest = [twice, port, other, requires, gateway].map(|it| it.encode_to_vec());
+    let rest = [twice, port, other, requires, gateway, waypoint].map(|it| it.encode_to_vec());
     for bytes in rest.into_iter().chain([newer, vec![0xff]]) {
         assert!(table(&name, &bytes).refused.is_some());
     }

@@ -122,6 +122,50 @@ fn a_gateway_may_say_whom_it_forwards_for() {
 }
 
 #[test]
+fn another_waypoint_is_believed_for_applications_and_for_no_decision() {
+    const HEAD: &str = "GET / HTTP/1.1\r\nHost: shop\r\nX-Forwarded-For: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\n\
+                        X-Forwarded-Client-Cert: URI=me\r\nX-Forwarded-Host: shop.example\r\n\r\n";
+    let waypoints = vec!["spiffe://cluster.local/ns/shop/sa/web".to_owned()];
+    run(async {
+        let endpoint = Endpoint::listen().await;
+        let world = World {
+            waypoints: waypoints.clone(),
+            ..World::to(&endpoint)
+        };
+        let mut client = world.lab().h1();
+        client.write(HEAD).await;
+        let head = endpoint.accept().await.head().await;
+        let is = |name: &str| value(&head, name).unwrap_or_default();
+        assert_eq!(is("x-forwarded-for"), "6.6.6.6, 10.9.8.7");
+        assert_eq!(is("x-forwarded-client-cert"), "URI=me");
+        assert_eq!(is("x-forwarded-host"), "shop.example");
+        let origin = AuthorizationRule {
+            when: vec![AuthorizationCondition {
+                key: "request.headers[x-forwarded-host]".to_owned(),
+                values: vec!["shop.example".to_owned()],
+                ..AuthorizationCondition::default()
+            }],
+            ..AuthorizationRule::default()
+        };
+        let policy = Authorization {
+            namespace: "shop".to_owned(),
+            name: "by-header".to_owned(),
+            rules: vec![origin],
+            ..Authorization::default()
+        };
+        let world = World {
+            policies: vec![policy],
+            waypoints,
+            ..World::to(&endpoint)
+        };
+        let mut client = world.lab().h1();
+        client.write(HEAD).await;
+        let answer = client.head().await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    });
+}
+
+#[test]
 fn nothing_is_decided_by_what_a_gateway_says_of_its_client() {
     run(async {
         let endpoint = Endpoint::listen().await;
