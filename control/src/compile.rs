@@ -238,6 +238,10 @@ fn faults(scope: Scope<'_>, attached: &Attached, compiled: &mut Compiled) {
     for (reference, faulty) in &world.faults {
         let stand_in = if world.denials.contains_key(reference) {
             "everything is denied in its scope until it is corrected"
+        } else if let (Some(_), Some(manifest::Object::Route(_))) =
+            (world.object(reference), world.refused.get(reference))
+        {
+            "one of both is in force, and what the other wants guarded is answered with 500 until it is corrected"
         } else if world.object(reference).is_some() {
             "its last good version stays in force"
         } else if let Some(manifest::Object::Unserved(_)) = world.refused.get(reference) {
@@ -248,6 +252,9 @@ fn faults(scope: Scope<'_>, attached: &Attached, compiled: &mut Compiled) {
             match reference.kind {
                 Kind::Namespace => {
                     "a policy may be for what is in it, so all pods in it refuse every peer until it is corrected"
+                }
+                Kind::Gateway => {
+                    "a policy is, or may be, for it, so what is labelled to it is refused until it is corrected"
                 }
                 _ => {
                     "a policy is attached to it or to what it may be behind, so the pods that it selects, as far as that can be read, refuse every peer until it is corrected"

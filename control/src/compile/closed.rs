@@ -66,12 +66,13 @@ pub(super) fn policed(scope: Scope<'_>, attached: &Attached, workload: &Workload
     (policed && !denied && !own).then_some(gateway)
 }
 
-/// Whether pods refuse every peer because an object is not understood.
+/// Whether a policy closes something because an object is not understood.
 pub(super) fn closes(scope: Scope<'_>, attached: &Attached, object: &ObjectRef) -> bool {
     let key = || (object.namespace.clone(), object.name.clone());
     match object.kind {
         Kind::Service => services(scope, attached).contains_key(&key()),
         Kind::Namespace => is_closed(scope, object),
+        Kind::Gateway => attached.polices_gateway(scope, &key()),
         _ => false,
     }
 }

@@ -83,6 +83,7 @@ impl Routes {
         for (reference, object) in &scope.world.refused {
             if let Object::Route(route) = object
                 && scope.sees(&reference.namespace)
+                && scope.world.object(reference).is_none()
             {
                 let status = self::refused(scope, reference, route);
                 routes.statuses.insert(reference.clone(), status);

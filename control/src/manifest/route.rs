@@ -53,7 +53,35 @@ impl RouteKind {
     }
 }
 
+/// Filters that may stop a request.
+const GUARDS: [&str; 2] = ["ExternalAuth", "ExtensionRef"];
+
+impl Rule {
+    /// Whether it, or one of its backends, has a filter that may stop a request.
+    pub fn guards(&self) -> bool {
+        let backends = self.backends.iter().flat_map(|backend| &backend.filters);
+        let mut filters = self.filters.iter().chain(backends);
+        filters.any(|it| matches!(it, Filter::Unserved(name) if GUARDS.contains(name)))
+    }
+}
+
 impl Route {
+    /// What it wants guarded, and no more.
+    pub fn guarded(mut self) -> Self {
+        self.rules.retain(Rule::guards);
+        for rule in &mut self.rules {
+            let matches = match rule.matches.is_empty() {
+                true => vec![Match::default()],
+                false => std::mem::take(&mut rule.matches),
+            };
+            *rule = Rule {
+                matches,
+                ..Rule::default()
+            };
+        }
+        self
+    }
+
     /// Whether it says to what it is attached, so that this can be read.
     pub fn is_attached(&self) -> bool {
         !self.parents.is_empty() && self.parents.iter().all(|parent| !parent.name.is_empty())

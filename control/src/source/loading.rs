@@ -137,7 +137,10 @@ impl Loading<'_> {
                 generation: object.meta().generation,
                 faults: vec![fault],
             };
-            let other = Some(object).filter(is_wish);
+            let other = match object {
+                Object::Route(route) => Some(Object::Route(route.guarded())).filter(guards),
+                other => Some(other).filter(is_wish),
+            };
             self.stand_in(reference, Denial::default(), other, faulty);
         }
     }
@@ -181,7 +184,7 @@ impl Loading<'_> {
                     }
                 }
                 // The other one of its name is in force.
-                None if is_route && in_force => {}
+                None if is_route && in_force && !guards(&read) => {}
                 _ => drop(world.refused.insert(reference.clone(), read)),
             }
         }

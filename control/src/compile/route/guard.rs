@@ -1,6 +1,7 @@
 //! Routes that cannot be understood and want requests guarded: what they want guarded is refused, as far as it can be read.
 
 use proto::waypoint as wire;
+use time::{Duration, OffsetDateTime};
 
 use super::rule::{Converted, of_match};
 use crate::{
@@ -20,6 +21,11 @@ pub(super) fn routes(scope: Scope<'_>) -> Vec<Route> {
             let mut route = route.clone();
             route.meta.namespace.clone_from(&reference.namespace);
             route.meta.name.clone_from(&reference.name);
+            if scope.world.object(reference).is_some() {
+                // Of two of one name: it goes before the other, and no object has its name.
+                route.meta.name = format!("refused_{}", reference.name);
+                route.meta.created = Some(OffsetDateTime::UNIX_EPOCH - Duration::SECOND);
+            }
             if !route.is_attached() {
                 let all = scope.world.services.keys();
                 let near = all.filter(|(namespace, _)| *namespace == reference.namespace);

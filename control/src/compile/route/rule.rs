@@ -53,9 +53,6 @@ impl Converted {
     }
 }
 
-/// Filters that may stop a request.
-const GUARDS: [&str; 2] = ["ExternalAuth", "ExtensionRef"];
-
 pub(super) fn convert(scope: Scope<'_>, route: &Route, tls: &Tls<'_>) -> Converted {
     let mut converted = Converted {
         rules: Vec::new(),
@@ -69,7 +66,7 @@ pub(super) fn convert(scope: Scope<'_>, route: &Route, tls: &Tls<'_>) -> Convert
     let mut failures: Vec<Unresolved> = Vec::new();
     for (i, rule) in route.rules.iter().enumerate() {
         let unserved = unserved(rule);
-        converted.guards |= unserved.iter().any(|it| GUARDS.contains(it));
+        converted.guards |= rule.guards();
         let mut invalid = String::new();
         if !unserved.is_empty() {
             invalid = format!("{} is not served", unserved.join(", "));

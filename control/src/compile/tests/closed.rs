@@ -183,6 +183,9 @@ fn a_policy_of_a_class_closes_what_is_labelled_to_a_gateway_that_cannot_be_under
         let text = web(LABEL) + &broken + &policed;
         let files = BTreeMap::from([(PathBuf::from("a.yaml"), text)]);
         let compiled = compile(&load(&files, None).world, &settings());
+        let status = &compiled.statuses[&ObjectRef::new(Kind::Gateway, "shop", "wp")];
+        let said = &status.conditions[0].message;
+        assert_eq!(said.contains("labelled to it is refused"), expected == SHUT);
         let [client, waypoint, ..] = doors(&compiled);
         assert_eq!([client, waypoint], expected[..2], "{policed}");
     }

@@ -307,6 +307,40 @@ fn a_guard_that_does_not_say_whose_closes_its_namespace_and_refuses_a_start() {
     );
 }
 
+/// Which of them is meant nobody can say.
+#[test]
+fn of_two_routes_of_one_name_what_either_wants_guarded_is_refused() {
+    let plain = http(
+        "r",
+        &at_port(80),
+        &format!("{{{PRIVATE}, backendRefs: [{{name: api, port: 80}}]}}"),
+    );
+    let faulty_one = guarded(PRIVATE, LOGIN);
+    let good = faulty_one.replace("1.5s", "1s");
+    for other in [&faulty_one, &good] {
+        for text in [plain.clone() + other, other.clone() + &plain] {
+            let first = faulty(&text, None);
+            let again = faulty(&text, Some(&first));
+            for loaded in [first, again] {
+                let told = with_routes(&loaded.world, |routes| routes.of(&web(), 80).routes);
+                // What is first among equals is in force.
+                let mut rules: Vec<_> = told
+                    .iter()
+                    .flat_map(|(name, route)| {
+                        route
+                            .rules
+                            .iter()
+                            .map(move |rule| (route.created, name, rule))
+                    })
+                    .filter(|(.., rule)| format!("{:?}", rule.matches).contains("/private"))
+                    .collect();
+                rules.sort_by_key(|(created, name, _)| (*created, *name));
+                assert_ne!(rules[0].2.invalid, "", "{text}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_route_that_never_was_good_says_so_at_each_of_its_parents() {
     let other = "{group: other.example, kind: Thing, name: t}";
