@@ -6,6 +6,7 @@ mod fixture;
 mod framing;
 mod headers;
 mod life;
+mod logged;
 mod policy;
 mod settled;
 mod stalled;

@@ -204,6 +204,11 @@ impl World {
     }
 
     pub(super) fn lab(self) -> Lab {
+        self.lab_told_to(None)
+    }
+
+    /// A waypoint that tells somebody else of its requests, if there is one.
+    pub(super) fn lab_told_to(self, record: Option<Rc<dyn Record>>) -> Lab {
         let notes = Rc::new(Notes::default());
         let source = Source {
             identity: Identity::new("cluster.local", "shop", "waypoint"),
@@ -216,7 +221,7 @@ impl World {
                 subzone: Name::new(""),
             },
         };
-        let record = Rc::clone(&notes) as Rc<dyn Record>;
+        let record = record.unwrap_or_else(|| Rc::clone(&notes) as Rc<dyn Record>);
         let limits = self.limits.unwrap_or_default();
         let front = Front::new(Own::default(), source, limits, record, 7);
         front.adopt(self.generation());
