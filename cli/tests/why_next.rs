@@ -140,4 +140,6 @@ fn an_address_that_another_namespace_lists_leads_nowhere() {
     let all = answer.to_string();
     assert!(!all.contains("in plain text"), "{answer:#}");
     assert_eq!(answer["ways"][0]["end"]["outcome"], "refused", "{answer:#}");
+    let said = next(&answer);
+    assert!(said.contains("pods of other namespaces"), "{answer:#}");
 }

@@ -20,6 +20,8 @@ use super::{
 const NOWHERE: &str = ".invalid";
 /// What says of a Service whether it is behind its waypoint.
 const BOUND: &str = "istio.io/WaypointBound";
+/// And whether all that is listed of it may be its endpoint.
+const ENDPOINTS: &str = "ResolvedRefs";
 
 /// Who came, as policies see it.
 #[derive(Clone, Debug)]
@@ -86,7 +88,7 @@ fn of_answer(answer: &Answer, asker: &Asker<'_>) -> Option<String> {
         Answer::InvalidBackend(_) | Answer::NoBackend => {
             "correct the backendRefs of the rule; the route's status says more".to_owned()
         }
-        Answer::NoEndpoint(service) => format!("see why no pod of {service} is ready"),
+        Answer::NoEndpoint(service) => endpointless(*service, asker.facts),
         Answer::NotServed(_) => "ask for a port that the service has".to_owned(),
         Answer::NotReady => "wait until the waypoint is told of the service".to_owned(),
         Answer::Loop(_) => {
@@ -151,18 +153,24 @@ fn generated(policy: Name, asker: &Asker<'_>) -> String {
     .to_owned()
 }
 
-/// What a service says of the waypoint that it is not behind.
-fn unbound(service: Name, facts: &Facts) -> Option<String> {
+/// What a service says of a condition that does not hold.
+fn lacking(service: Name, kind: &str, facts: &Facts) -> Option<String> {
     let (namespace, host) = service.as_str().split_once('/')?;
     let name = host.split('.').next()?;
     let reference = ObjectRef::new(Kind::Service, namespace, name);
     let status = facts.statuses.get(&reference)?;
     let mut conditions = status.conditions.iter();
-    let condition = conditions.find(|it| it.kind == BOUND && !it.holds)?;
+    let condition = conditions.find(|it| it.kind == kind && !it.holds)?;
     Some(format!(
-        "change what {BOUND} says of Service {namespace}/{name}: {}",
+        "change what {kind} says of Service {namespace}/{name}: {}",
         condition.message
     ))
+}
+
+/// Where nobody serves it.
+fn endpointless(service: Name, facts: &Facts) -> String {
+    let said = lacking(service, ENDPOINTS, facts);
+    said.unwrap_or_else(|| format!("see why no pod of {service} is ready"))
 }
 
 fn allow(policy: Name, what: &str, asker: &Asker<'_>) -> String {
@@ -202,7 +210,7 @@ fn of_refusal(refusal: &Refusal, asker: &Asker<'_>) -> Option<String> {
             lack,
         } => match lack {
             Lack::Unknown if waypoint.to_string().ends_with(NOWHERE) => {
-                return unbound(*service, asker.facts);
+                return lacking(*service, BOUND, asker.facts);
             }
             Lack::Unknown => format!(
                 "make the Gateway whose waypoint {waypoint} is, or correct the label istio.io/use-waypoint of {service}"
@@ -212,7 +220,7 @@ fn of_refusal(refusal: &Refusal, asker: &Asker<'_>) -> Option<String> {
             }
             _ => return None,
         },
-        Refusal::NoHealthyEndpoint(service) => format!("see why no pod of {service} is ready"),
+        Refusal::NoHealthyEndpoint(service) => endpointless(*service, asker.facts),
         Refusal::NoSuchPort { service, .. } => format!("ask for a port that {service} has"),
         Refusal::Unusable(name) => format!("correct {name}"),
         Refusal::Tunnel { .. } => "see the log of who does not answer".to_owned(),
