@@ -2,7 +2,7 @@
 //!
 //! One file per output: `workloads` (pods), `endpoints` (addresses listed by hand), `services`, `authorization`
 //! (AuthorizationPolicy), `peer` (PeerAuthentication), `around` (who goes around a waypoint), `closed` (pods that
-//! refuse everybody), `told` (what waypoints get).
+//! refuse everybody), `told` (what waypoints get); `stock` and `past` only say whom policies lack, and what gets past them.
 //! `binding` says which service is behind which waypoint, from `gateway` (Gateways), `policy` (what is attached to
 //! objects) and how far bindings have come; `route` is what leads to a service. The outcome depends on the objects alone, not on their order.
 //! What is not served yet is either harmless to leave out or makes a policy deny more; a status says so.
