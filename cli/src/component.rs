@@ -110,8 +110,16 @@ pub(crate) fn main(component: Component) -> Result<ExitCode, Failure> {
 
 fn log() -> Result<net::log::Log, Failure> {
     let filter = std::env::var("RUST_LOG").unwrap_or_default();
-    net::log::start(&filter, net::log::Format::default())
-        .map_err(|error| Failure::Usage(format!("RUST_LOG: {error}")))
+    let named = std::env::var("LOG_FORMAT").unwrap_or_default();
+    let format = match net::log::Format::named(&named) {
+        Some(format) => format,
+        None if named.is_empty() => net::log::Format::default(),
+        None => {
+            let why = format!("LOG_FORMAT: {named:?} is not plain or json");
+            return Err(Failure::Usage(why));
+        }
+    };
+    net::log::start(&filter, format).map_err(|error| Failure::Usage(format!("RUST_LOG: {error}")))
 }
 
 /// Serves the echo application.

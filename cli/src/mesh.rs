@@ -254,9 +254,7 @@ impl Mesh {
     pub fn waypoint_lines(&self, pod: &str, since: u64) -> Result<Vec<String>, String> {
         let text = self.waypoint_log(pod).since(since);
         let text = text.map_err(|error| format!("cannot read a log: {error}"))?;
-        // Other lines begin with the time alone.
-        let is_access = |line: &&str| line.starts_with('[');
-        Ok(text.lines().filter(is_access).map(str::to_owned).collect())
+        Ok(text.lines().filter_map(access::request).collect())
     }
 
     /// The first of these that is as wanted; waits for it.

@@ -184,7 +184,7 @@ impl Mesh {
             .arg(name)
             .env_clear()
             .env(OWNER, &self.settings.root);
-        for kept in ["PATH", "RUST_BACKTRACE"] {
+        for kept in ["PATH", "RUST_BACKTRACE", "LOG_FORMAT"] {
             command.envs(std::env::var_os(kept).map(|value| (kept, value)));
         }
         // Whatever else is wanted of the logs: connections and requests have to be in them.
