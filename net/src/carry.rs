@@ -98,8 +98,8 @@ pub struct Socket<S> {
     io: S,
     /// Makes the close a reset.
     reset: fn(&S),
-    /// What broke it, if anything has.
-    error: fn(&S) -> Option<io::Error>,
+    /// What broke it, if anything has, also behind bytes that nobody takes. Wakes nobody.
+    gone: fn(&mut S, &mut Context<'_>) -> Option<io::Error>,
 }
 
 impl Socket<tokio::net::TcpStream> {
@@ -111,7 +111,7 @@ impl Socket<tokio::net::TcpStream> {
                 // Nothing is lost if it fails: the close is a plain one then.
                 sys::socket::reset(io).ok();
             },
-            error: |io| io.take_error().unwrap_or_else(Some),
+            gone: |io, _| io.take_error().unwrap_or_else(Some),
         }
     }
 }
@@ -119,10 +119,15 @@ impl Socket<tokio::net::TcpStream> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// Any stream; its abort is a plain close.
     pub fn new(io: S) -> Self {
+        Self::watched(io, |_, _| None)
+    }
+
+    /// The same, of which it can be known whether it is gone, also behind bytes that nobody takes.
+    pub fn watched(io: S, gone: fn(&mut S, &mut Context<'_>) -> Option<io::Error>) -> Self {
         Self {
             io,
             reset: |_| {},
-            error: |_| None,
+            gone,
         }
     }
 }
@@ -173,8 +178,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> End for Socket<S> {
         }
     }
 
-    fn gone(&mut self, _: &mut Context<'_>) -> Option<Broken> {
-        (self.error)(&self.io).map(|error| socket(&error))
+    fn gone(&mut self, cx: &mut Context<'_>) -> Option<Broken> {
+        (self.gone)(&mut self.io, cx).map(|error| socket(&error))
     }
 
     fn abort(&mut self) {

@@ -137,6 +137,19 @@ impl<IO> Guard<IO> {
     }
 }
 
+impl<IO: Line> Guard<IO> {
+    /// Whether its client has given it up, also behind bytes that nobody reads.
+    pub(super) fn gone(&self, cx: &mut Context<'_>) -> Option<io::Error> {
+        given_up(&mut self.line.borrow_mut().io, cx)
+    }
+}
+
+/// Whether the peer of a line has given it up, also behind bytes that nobody reads.
+pub(super) fn given_up(line: &mut impl Line, cx: &mut Context<'_>) -> Option<io::Error> {
+    let given_up = line.poll_given_up(cx).is_ready();
+    given_up.then(|| io::ErrorKind::ConnectionReset.into())
+}
+
 impl<IO: AsyncRead + Unpin> Held<IO> {
     fn poll_fill(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if !self.ahead.is_empty() {

@@ -5,12 +5,13 @@
 use std::{pin::pin, rc::Rc};
 
 use net::carry::{Broken, Counts, Socket, carry};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::oneshot,
-};
+use tokio::sync::oneshot;
 
-use super::{exchange::Exchange, judged::Judged};
+use super::{
+    exchange::Exchange,
+    guard::{self, Guard, Line},
+    judged::Judged,
+};
 use crate::{
     detect::Ahead,
     upstream::{Handover, Io},
@@ -34,7 +35,7 @@ impl Upgraded {
     }
 
     /// Carries bytes until both sides have ended, or one breaks, or it may not go on.
-    pub(super) async fn carry<IO: AsyncRead + AsyncWrite + Unpin>(self, client: IO) {
+    pub(super) async fn carry<IO: Line>(self, client: Guard<IO>) {
         let Self {
             endpoint,
             judged,
@@ -45,7 +46,7 @@ impl Upgraded {
         };
         let (stop, stopped) = oneshot::channel();
         let counts = Counts::default();
-        let client = Socket::new(client);
+        let client = Socket::watched(client, |client, cx| client.gone(cx));
         let carried = async {
             match endpoint {
                 Io::Plain(io) => {
@@ -53,7 +54,7 @@ impl Upgraded {
                     carry(client, end, &counts, stopped).await
                 }
                 Io::Tunnelled(io, place) => {
-                    let end = Ahead::new(first, Socket::new(io));
+                    let end = Ahead::new(first, Socket::watched(io, guard::given_up));
                     let result = carry(client, end, &counts, stopped).await;
                     drop(place);
                     result

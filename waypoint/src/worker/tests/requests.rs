@@ -261,3 +261,38 @@ fn messages_of_calls_are_counted_and_nothing_else_is_taken_for_one() {
         assert_eq!(counted("http"), [None, None]);
     });
 }
+
+#[test]
+fn a_client_that_gives_an_upgraded_connection_up_behind_bytes_that_nobody_takes_ends_it() {
+    alone(async {
+        let waypoint = Waypoint::start().await;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        waypoint.orders(Protocol::Http1, listener.local_addr().unwrap(), &[]);
+        let mut stream = waypoint.stream("cart").await;
+        let head =
+            b"GET /chat HTTP/1.1\r\nHost: orders\r\nConnection: upgrade\r\nUpgrade: chat\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        let (mut app, _) = listener.accept().await.unwrap();
+        let agreed =
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: chat\r\n\r\nhi";
+        app.write_all(agreed).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\nhi") {
+            assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0);
+        }
+        // By the stopped clock, a write that has room does not wait.
+        tokio::time::pause();
+        let piece = vec![b'x'; 1 << 20];
+        let wait = Duration::from_millis(1);
+        while tokio::time::timeout(wait, stream.write(&piece))
+            .await
+            .is_ok()
+        {}
+        tokio::time::resume();
+        assert_eq!(waypoint.worker.streams.get(), 1);
+        drop(stream);
+        while waypoint.worker.streams.get() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+}
