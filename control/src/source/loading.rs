@@ -156,20 +156,23 @@ impl Loading<'_> {
     ) {
         let world = &mut self.loaded.world;
         let was = &self.previous.world;
+        let mut read = read;
         if let Some(object) = was.object(&reference) {
             world.insert(object);
             // Two of one name: what the other wants counts as long as it is there.
-            if let Some(refused) = was.refused.get(&reference) {
-                let refused = read.unwrap_or_else(|| refused.clone());
-                world.refused.insert(reference.clone(), refused);
-            }
+            let other = was.refused.get(&reference);
+            read = other.and_then(|other| read.or_else(|| Some(other.clone())));
         } else if reference.kind.is_policy() {
             world.remove(&reference);
             world.denials.insert(reference.clone(), denial);
-        } else if let Some(read) = read {
+            read = None;
+        }
+        if let Some(read) = read {
             let is_route = matches!(reference.kind, Kind::Route(_));
             let in_force = world.object(&reference).is_some();
             match world.refused.get_mut(&reference) {
+                // The same once more.
+                Some(both) if *both == read => {}
                 // One object cannot be two: it is the widest of them.
                 Some(Object::Unserved(both)) => both.target = Target::All,
                 // Nor has it one set of labels.
@@ -179,8 +182,8 @@ impl Loading<'_> {
                 }
                 Some(Object::Route(both)) => {
                     if let Object::Route(read) = read {
-                        both.rules.extend(read.rules);
-                        both.parents.extend(read.parents);
+                        add(&mut both.rules, read.rules);
+                        add(&mut both.parents, read.parents);
                     }
                 }
                 // The other one of its name is in force.
@@ -301,6 +304,7 @@ impl Loading<'_> {
                     .origins
                     .insert(reference.clone(), file.to_owned());
                 self.loaded.world.faults.remove(&reference);
+                self.loaded.world.refused.remove(&reference);
                 self.stand_in(reference, denial, read, faulty);
             }
         }
@@ -406,6 +410,15 @@ impl Loading<'_> {
             field,
             reason,
         });
+    }
+}
+
+/// Adds what is not among them yet.
+fn add<T: PartialEq>(all: &mut Vec<T>, more: Vec<T>) {
+    for one in more {
+        if !all.contains(&one) {
+            all.push(one);
+        }
     }
 }
 

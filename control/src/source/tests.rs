@@ -66,11 +66,21 @@ fn two_of_one_name_are_the_same_when_they_are_loaded_again() {
              spec: {{host: {host}, trafficPolicy: {{tls: {{mode: SIMPLE}}}}}}}}\n"
         )
     };
-    for (one_of, other) in [
-        (route("value"), route("ralue")),
-        (wish("web"), wish("cart")),
+    let guard = |kind: &str| {
+        format!(
+            "---\n{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: r, namespace: shop}}, \
+             spec: {{parentRefs: [{{group: '', kind: Service, name: web}}], rules: [{{filters: [{{type: {kind}}}]}}]}}}}\n"
+        )
+    };
+    let nameless = guard("Unknown").replace("name: r, namespace: shop", "");
+    for all in [
+        [route("value"), route("ralue"), String::new()],
+        [wish("web"), wish("cart"), String::new()],
+        [route("value"), guard("One"), guard("Two")],
+        [guard("One"), guard("Two"), guard("Two")],
+        [route("value"), nameless, String::new()],
     ] {
-        let text = NAMESPACE.to_owned() + &one_of + &other;
+        let text = NAMESPACE.to_owned() + &all.concat();
         let first = one(&text, None);
         let again = one(&text, Some(&first));
         assert!(!first.problems.is_empty());
