@@ -331,12 +331,14 @@ fn request_id(high: u64, low: u64) -> HeaderValue {
     let high = high & !0xf000 | 0x4000;
     let low = low & !(3 << 62) | 1 << 63;
     let mut text = [b'-'; 36];
-    let mut left = u128::from(high) << 64 | u128::from(low);
-    for at in (0..36).rev() {
-        if !matches!(at, 8 | 13 | 18 | 23) {
-            text[at] = DIGITS[usize::try_from(left & 15).expect("four bits")];
-            left >>= 4;
-        }
+    // Two digits a byte, and a dash before bytes 4, 6, 8 and 10.
+    let places = [
+        0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34_usize,
+    ];
+    let bytes = high.to_be_bytes().into_iter().chain(low.to_be_bytes());
+    for (byte, at) in bytes.zip(places) {
+        text[at] = DIGITS[usize::from(byte >> 4)];
+        text[at + 1] = DIGITS[usize::from(byte & 15)];
     }
     HeaderValue::from_bytes(&text).expect("hexadecimal digits")
 }
@@ -375,6 +377,27 @@ pub(super) fn edit(all: &mut HeaderMap, edits: &HeaderEdits) {
                     all.append(key, value);
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_a_random_uuid() {
+        let cases = [
+            (0, 0, "00000000-0000-4000-8000-000000000000"),
+            (u64::MAX, u64::MAX, "ffffffff-ffff-4fff-bfff-ffffffffffff"),
+            (
+                0x0123_4567_89ab_cdef,
+                0x1032_5476_98ba_dcfe,
+                "01234567-89ab-4def-9032-547698badcfe",
+            ),
+        ];
+        for (high, low, text) in cases {
+            assert_eq!(request_id(high, low), text);
         }
     }
 }
