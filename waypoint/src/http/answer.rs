@@ -8,7 +8,7 @@ use mesh::waypoint::Answer;
 
 use super::{body::Download, exchange::Exchange, headers};
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Answers a request. To gRPC in trailers alone, with status 200 (gRPC over HTTP/2, "Trailers-Only").

@@ -12,7 +12,7 @@ use mesh::{
 };
 use tokio::time::Instant;
 
-use super::{Done, RuleTold, body::Source, judged::Judged, session::Session};
+use super::{Done, RuleTold, answer::GRPC_STATUS, body::Source, judged::Judged, session::Session};
 use crate::{http::body::Download, upstream::Lease};
 
 /// One request. It is over when this is dropped.
@@ -58,16 +58,24 @@ pub(super) struct Exchange {
 impl Exchange {
     pub(super) fn new(session: &Rc<Session>, parts: &request::Parts) -> Box<Self> {
         session.in_flight.set(session.in_flight.get() + 1);
-        let header = |name| parts.headers.get(name).cloned();
-        let grpc = is_call(&parts.headers);
+        // One look at each is less than three look-ups.
+        let (mut host, mut user_agent, mut grpc) = (None, None, false);
+        for (name, value) in &parts.headers {
+            match *name {
+                header::HOST if host.is_none() => host = Some(value.clone()),
+                header::USER_AGENT if user_agent.is_none() => user_agent = Some(value.clone()),
+                header::CONTENT_TYPE => grpc |= is_grpc(value.as_bytes()),
+                _ => {}
+            }
+        }
         Box::new(Self {
             session: Rc::clone(session),
             started: Instant::now(),
             version: parts.version,
             method: parts.method.clone(),
             uri: parts.uri.clone(),
-            host: header(header::HOST),
-            user_agent: header(header::USER_AGENT),
+            host,
+            user_agent,
             request_id: None,
             forwarded_for: None,
             grpc,
@@ -133,7 +141,10 @@ impl Exchange {
 
     /// Remembers what trailers, or headers that are them, say of a call.
     pub(super) fn trailers(&mut self, trailers: &HeaderMap) {
-        let status = trailers.get("grpc-status").and_then(|v| v.to_str().ok());
+        if !self.grpc {
+            return;
+        }
+        let status = trailers.get(GRPC_STATUS).and_then(|v| v.to_str().ok());
         if let Some(status) = status.and_then(|status| status.parse().ok()) {
             self.grpc_status = Some(status);
         }

@@ -49,7 +49,8 @@ pub(super) async fn respond(
     let (mut parts, body) = request.into_parts();
     let version = parts.version;
     // What follows such a request is not looked at: see `guard`.
-    let last = parts.method == Method::CONNECT || parts.headers.contains_key(header::UPGRADE);
+    let last = version != Version::HTTP_2
+        && (parts.method == Method::CONNECT || parts.headers.contains_key(header::UPGRADE));
     let seed = session.front.random();
     let mut exchange = Exchange::new(&session, &parts);
     let settled = headers::settle(&mut parts);
