@@ -194,6 +194,8 @@ enum Direction {
     /// One end has finished and the other is being told.
     Finishing,
     Done,
+    /// The second end takes no more, for this reason.
+    Lost(Broken),
 }
 
 impl Direction {
@@ -202,7 +204,15 @@ impl Direction {
         matches!(self, Self::Open(data) if !data.is_empty())
     }
 
-    /// Goes on as far as it can. `Ready` when the direction is done.
+    fn lost(&self) -> Option<&Broken> {
+        match self {
+            Self::Lost(why) => Some(why),
+            Self::Open(_) | Self::Finishing | Self::Done => None,
+        }
+    }
+
+    /// Goes on as far as it can. `Ready` when the direction is done, or its second end takes no more: what that one still
+    /// says may be the answer, so only a first end that breaks is an error.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -218,17 +228,21 @@ impl Direction {
                     let now = before - data.len();
                     from.taken(now);
                     count.set(count.get() + now as u64);
-                    ready!(given)?;
+                    if let Err(why) = ready!(given) {
+                        *self = Self::Lost(why);
+                    }
                 }
                 Self::Open(data) => match ready!(from.poll_take(cx))? {
                     Some(more) => *data = more,
                     None => *self = Self::Finishing,
                 },
                 Self::Finishing => {
-                    ready!(to.poll_finish(cx))?;
-                    *self = Self::Done;
+                    *self = match ready!(to.poll_finish(cx)) {
+                        Ok(()) => Self::Done,
+                        Err(why) => Self::Lost(why),
+                    };
                 }
-                Self::Done => return Poll::Ready(Ok(())),
+                Self::Done | Self::Lost(_) => return Poll::Ready(Ok(())),
             }
         }
     }
@@ -266,7 +280,10 @@ pub async fn carry(
             }
         }
         match (forth_done, back_done) {
-            (Poll::Ready(()), Poll::Ready(())) => return Poll::Ready(Ok(())),
+            (Poll::Ready(()), Poll::Ready(())) => {
+                let lost = forth.lost().or(back.lost());
+                return Poll::Ready(lost.map_or(Ok(()), |why| Err(why.clone())));
+            }
             (Poll::Pending, Poll::Pending) => return Poll::Pending,
             _ => {}
         }
@@ -284,6 +301,10 @@ pub async fn carry(
     })
     .await;
     if result.is_err() {
+        // What was given last is still on its way out of a tunnel, where a reset would overtake it.
+        for _ in 0..2 {
+            tokio::task::yield_now().await;
+        }
         one.abort();
         other.abort();
     }

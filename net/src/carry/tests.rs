@@ -39,6 +39,29 @@ async fn carries_both_ways_and_ends_when_both_have_finished() {
 }
 
 #[tokio::test]
+async fn an_answer_comes_although_the_rest_of_the_question_is_not_taken() {
+    let (mut client, near, far, mut server) = flow();
+    let (_stop, stop) = oneshot::channel();
+    let counts = Counts::default();
+    let serve = async {
+        server.read_exact(&mut [0; 100]).await.unwrap();
+        server.write_all(b"413").await.unwrap();
+        drop(server);
+    };
+    let talk = async {
+        let mut answer = Vec::new();
+        // More than is taken and than fits on the way.
+        assert!(client.write_all(&[1; 1000]).await.is_err());
+        client.read_to_end(&mut answer).await.unwrap();
+        answer
+    };
+    let flow = carry(Socket::new(near), Socket::new(far), &counts, stop);
+    let (result, answer, ()) = tokio::join!(flow, talk, serve);
+    assert_eq!(answer, b"413");
+    assert_eq!(result, Err(Broken::Socket(io::ErrorKind::BrokenPipe)));
+}
+
+#[tokio::test]
 async fn stops_when_told_and_says_why() {
     let (_client, near, far, _server) = flow();
     let (tell, stop) = oneshot::channel();
