@@ -281,7 +281,7 @@ pub async fn carry(
         }
         match (forth_done, back_done) {
             (Poll::Ready(()), Poll::Ready(())) => {
-                let lost = forth.lost().or(back.lost());
+                let lost = forth.lost().or_else(|| back.lost());
                 return Poll::Ready(lost.map_or(Ok(()), |why| Err(why.clone())));
             }
             (Poll::Pending, Poll::Pending) => return Poll::Pending,
