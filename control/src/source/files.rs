@@ -1,7 +1,8 @@
 //! The files of a source as last read, each only while nobody writes it. Not what is in them.
 //!
 //! A file that somebody is writing keeps the text that it had, or stays unread if it is new; so a file that is saved in
-//! place takes no object out of force on the way. [`sys::file`] knows which files those are.
+//! place takes no object out of force on the way. A file that is gone may have moved into one that is not read yet: what
+//! it held stays until all are read. [`sys::file`] knows which files those are.
 
 use std::{
     collections::BTreeMap,
@@ -30,6 +31,8 @@ pub struct Files {
     stamps: BTreeMap<PathBuf, Stamp>,
     /// Files that are not as read last, and since when that is known.
     unsettled: BTreeMap<PathBuf, Instant>,
+    /// Files that are not there and keep their text, and since when that is known.
+    gone: BTreeMap<PathBuf, Instant>,
 }
 
 impl Files {
@@ -64,7 +67,23 @@ impl Files {
                 next.unsettled.insert(path, since);
             }
         }
+        if !next.unsettled.is_empty() {
+            next.keep_gone(self, now);
+        }
         next
+    }
+
+    /// Keeps what files held that are gone, but none for longer than [`PATIENCE`]: somebody may always be writing.
+    fn keep_gone(&mut self, before: &Self, now: Instant) {
+        for (path, text) in &before.texts {
+            let since = before.gone.get(path).copied().unwrap_or(now);
+            if self.texts.contains_key(path) || overdue(since, now) {
+                continue;
+            }
+            self.texts.insert(path.clone(), text.clone());
+            self.stamps.insert(path.clone(), before.stamps[path]);
+            self.gone.insert(path.clone(), since);
+        }
     }
 
     /// What was read, by file.

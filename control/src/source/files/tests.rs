@@ -91,6 +91,43 @@ fn one_that_is_written_for_too_long_is_told_and_looked_at_less_often() {
     );
 }
 
+#[test]
+fn what_is_gone_stays_until_every_other_file_is_read_but_not_forever() {
+    let scratch = Scratch::new();
+    let [first, second, third] = ["a", "b", "c"].map(|name| stamp(&scratch, name));
+    let [old, new, other] = ["p.yaml", "z.yaml", "all.yaml"].map(PathBuf::from);
+    let begun = Instant::now();
+    let known = [(&old, first, "deny"), (&other, second, "")];
+    let known = known.map(|(path, stamp, text)| (path.clone(), Content::Whole(stamp, text.into())));
+    let before = Files::default().with(known.into(), begun);
+    let whole = (other.clone(), Content::Whole(second, vec![]));
+    let held = |files: &Files| -> Vec<PathBuf> {
+        let texts = files.texts().iter().filter(|(_, text)| *text == "deny");
+        texts.map(|(path, _)| path.clone()).collect()
+    };
+    // Copied to a new file, or to one that is there.
+    for unsettled in [
+        BTreeMap::from([(new.clone(), Content::Unsettled(third)), whole.clone()]),
+        BTreeMap::from([(other.clone(), Content::Unsettled(third))]),
+    ] {
+        let moving = before.with(unsettled.clone(), begun);
+        assert_eq!(held(&moving), [old.clone()]);
+        assert!(moving.look_again(begun).is_some());
+        let moved = BTreeMap::from([
+            (new.clone(), Content::Whole(third, "deny".into())),
+            whole.clone(),
+        ]);
+        let moved = moving.with(moved, begun);
+        assert_eq!(held(&moved), [new.clone()]);
+        let later = moving.with(unsettled.clone(), begun + PATIENCE / 2);
+        assert_eq!(held(&later), [old.clone()]);
+        let late = later.with(unsettled, begun + PATIENCE);
+        assert!(held(&late).is_empty());
+    }
+    let removed = before.with([whole].into(), begun);
+    assert!(held(&removed).is_empty(), "nothing else is written");
+}
+
 /// A file that nobody has touched for long.
 fn age(file: &fs::File) {
     file.set_modified(SystemTime::now() - Duration::from_secs(60))
