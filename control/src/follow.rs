@@ -476,8 +476,8 @@ impl fmt::Display for Refused {
                     .try_for_each(|problem| write!(f, "\n  {problem}"))
             }
             Self::Invalid(problems) => {
-                f.write_str("a policy that cannot be understood denies for its scope, and a mesh is not without what configures it; correct it \
-                     before the start:")?;
+                f.write_str("a policy that cannot be understood denies for its scope, a mesh is not without what configures it, and of two of one \
+                     name nobody can say which is meant; correct it before the start:")?;
                 problems
                     .iter()
                     .try_for_each(|problem| write!(f, "\n  {problem}"))

@@ -36,6 +36,8 @@ pub struct Loaded {
     pub unused: BTreeSet<String>,
     /// Where each object, or denial, came from.
     origins: BTreeMap<ObjectRef, PathBuf>,
+    /// What is defined more than once, and not alike.
+    doubles: BTreeSet<ObjectRef>,
     /// Stored resources by file.
     stored: BTreeMap<PathBuf, Local>,
 }

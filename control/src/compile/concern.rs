@@ -32,6 +32,12 @@ pub(crate) fn policy(world: &World, root: &str, object: &ObjectRef) -> Option<Ob
     found.map(|(policy, _)| policy)
 }
 
+/// A policy that may be for a pod of a namespace by the pod's labels.
+pub(crate) fn of_pods(world: &World, root: &str, namespace: &str) -> Option<ObjectRef> {
+    let mut policies = all(world).map(|(policy, _)| policy);
+    policies.find(|policy| policy.namespace == namespace || policy.namespace == root)
+}
+
 /// Whether a policy is, or may be, of a namespace. What has no name that can be read may be any that is not there.
 fn is_of(world: &World, policy: &ObjectRef, namespace: &ObjectRef) -> bool {
     let home = &policy.namespace;

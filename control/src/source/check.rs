@@ -43,6 +43,8 @@ pub enum Refusal {
         /// The policy.
         policy: ObjectRef,
     },
+    /// An object that decides whom policies are for is defined more than once, and not alike: nobody can say which is meant.
+    Twice(ObjectRef),
     /// A route wants requests guarded, and cannot be understood so far that it could be told whose.
     Guard(ObjectRef),
     /// A file cannot be read at all: there may be policies in it.
@@ -89,9 +91,24 @@ pub(crate) fn refusal(loaded: &Loaded, alone: bool, settings: &Settings) -> Opti
         .or_else(|| without.then_some(Refusal::Mesh(mesh)))
         .or_else(|| attached(&loaded.world))
         .or_else(|| concerned(&loaded.world, settings))
+        .or_else(|| twice(loaded, settings))
         .or_else(|| guard(&loaded.world))
         .or_else(|| unread(&loaded.problems))
         .or_else(|| (alone && !loaded.problems.is_empty()).then_some(Refusal::File))
+}
+
+/// An object that policies are for, or are found by, and that is defined more than once. By a pod they are found in its own
+/// namespace and in the root namespace.
+fn twice(loaded: &Loaded, settings: &Settings) -> Option<Refusal> {
+    let mut doubles = loaded.doubles.iter().filter(|object| match object.kind {
+        Kind::Service | Kind::Gateway | Kind::GatewayClass | Kind::Namespace => true,
+        Kind::Pod => {
+            let (root, namespace) = (&settings.root_namespace, &object.namespace);
+            concern::of_pods(&loaded.world, root, namespace).is_some()
+        }
+        _ => false,
+    });
+    doubles.next().cloned().map(Refusal::Twice)
 }
 
 /// A route that guards what nobody can tell.
@@ -238,6 +255,10 @@ impl fmt::Display for Refusal {
             Self::Attached { object, policy } => write!(
                 f,
                 "a control plane does not start with this: {object} cannot be understood, and {policy} is, or may be, for it"
+            ),
+            Self::Twice(object) => write!(
+                f,
+                "a control plane does not start with this: {object} is defined more than once, and nobody can say which is meant"
             ),
             Self::Guard(route) => write!(
                 f,

@@ -133,6 +133,7 @@ impl Loading<'_> {
         self.problem(file, Some(document), Some(reference.clone()), fault.clone());
         if !same {
             // Which of the two is meant nobody can say; what the other wants counts too.
+            self.loaded.doubles.insert(reference.clone());
             let faulty = Faulty {
                 generation: object.meta().generation,
                 faults: vec![fault],
@@ -240,6 +241,9 @@ impl Loading<'_> {
             .insert(reference.clone(), file.to_owned())
             .is_some()
         {
+            if self.loaded.world.object(&reference).is_some() {
+                self.loaded.doubles.insert(reference.clone());
+            }
             let reason = "defined twice".to_owned();
             self.problem(
                 file,

@@ -258,3 +258,61 @@ fn a_namespace_that_is_not_understood_refuses_a_start_with_any_policy_of_its_own
         }
     }
 }
+
+#[test]
+fn two_of_one_name_that_are_not_alike_refuse_a_start_if_policies_are_found_by_them() {
+    let object = |kind: &str, more: &str| {
+        let version = match kind {
+            "Gateway" | "GatewayClass" => "gateway.networking.k8s.io/v1",
+            _ => "v1",
+        };
+        let spec = match kind {
+            "Gateway" => {
+                "{gatewayClassName: c, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}"
+            }
+            "GatewayClass" => "{controllerName: a/b}",
+            "Service" => "{ports: [{port: 80}]}",
+            "Pod" => "{nodeName: n}",
+            _ => "{}",
+        };
+        format!(
+            "---\n{{apiVersion: {version}, kind: {kind}, metadata: {{name: web, namespace: shop{more}}}, spec: {spec}}}\n"
+        )
+    };
+    let other = ", labels: {a: b}";
+    for (kind, namespace) in [
+        (Kind::Service, "shop"),
+        (Kind::Gateway, "shop"),
+        (Kind::GatewayClass, ""),
+        (Kind::Namespace, ""),
+    ] {
+        let name = format!("{kind:?}");
+        let reference = ObjectRef::new(kind, namespace, "web");
+        let good = object(&name, "");
+        let twice = good.clone() + &object(&name, other);
+        assert_eq!(refusal(&twice), Some(Refusal::Twice(reference)), "{twice}");
+        let alike = good.clone() + &good;
+        assert_eq!(refusal(&alike), None, "{alike}");
+        let before = one(&good, None);
+        let kept = one(&twice, Some(&before));
+        let (kept, before) = (kept.world, before.world);
+        assert_eq!(kept.namespaces, before.namespaces, "the last good version");
+        assert_eq!(kept.services, before.services);
+        assert_eq!(kept.gateways, before.gateways);
+    }
+    // Whichever of the two is faulty.
+    let good = SERVICE.replace("port: x", "port: 80");
+    for text in [good.clone() + SERVICE, SERVICE.to_owned() + &good] {
+        let found = refusal(&text);
+        assert!(matches!(found, Some(Refusal::Twice(_))), "{found:?}");
+    }
+    assert_eq!(refusal(&SERVICE.repeat(2)), None, "nor is there one");
+    let pods = object("Pod", "") + &object("Pod", other);
+    let of = |namespace: &str| pods.clone() + &policy("p", DENY_BANK).replace("shop", namespace);
+    assert_eq!(refusal(&pods), None);
+    assert_eq!(refusal(&of("bank")), None);
+    for namespace in ["shop", &Settings::default().root_namespace] {
+        let found = refusal(&of(namespace));
+        assert!(matches!(found, Some(Refusal::Twice(_))), "{found:?}");
+    }
+}
