@@ -14,7 +14,9 @@ mod store;
 
 pub use answer::{Answer, Denial};
 pub use generation::{Backend, Generation, Port, Protocol, Routes, Table};
-pub use judge::{Asked, Client, Forward, Judgement, judge, judge_connection};
+pub use judge::{
+    Asked, Client, Endpoint, Forward, Judgement, Place, judge, judge_again, judge_connection,
+};
 pub use store::Store;
 
 pub use crate::{http::balance::Load, parse::Rejected};

@@ -1,4 +1,5 @@
-//! Judging once more what is open, when the rules have changed: what may not go on is cut, all else stays where it is.
+//! What is open and concerned by a change of the rules: it is judged once more where it is, by `mesh::waypoint::judge_again`.
+//! What may not go on is cut, all else stays.
 //!
 //! Connections without requests, upgraded ones and requests that are under way have this in common.
 
@@ -6,27 +7,8 @@ use std::sync::Arc;
 
 use mesh::{
     name::Name,
-    waypoint::{Answer, Backend, Generation},
+    waypoint::{Backend, Generation, Place},
 };
-
-/// Where something open leads.
-#[derive(Clone, Debug)]
-pub(crate) struct Place {
-    /// The backend.
-    pub(crate) backend: Name,
-    /// The uid of its endpoint.
-    pub(crate) endpoint: Arc<str>,
-}
-
-impl Place {
-    /// All endpoints of the backend but this one. With those out of question, the same endpoint is judged, if it is still one.
-    pub(crate) fn others(&self, generation: &Generation) -> Vec<Arc<str>> {
-        let all = generation.mesh.endpoints(self.backend).iter();
-        all.map(|endpoint| Arc::clone(&endpoint.workload.uid))
-            .filter(|uid| *uid != self.endpoint)
-            .collect()
-    }
-}
 
 /// One generation after another. Who may go on by the one may by the other, unless it concerns him: endpoints come and go
 /// often, and what is open may be much.
@@ -50,13 +32,13 @@ impl<'a> Change<'a> {
     /// Whether what was asked of a service, and leads to a place, may be judged otherwise.
     pub(crate) fn concerns(&self, table: Name, place: Option<&Place>) -> bool {
         let Self { before, after, .. } = self;
-        let Some(Place { backend, endpoint }) = place else {
+        let Some(place) = place else {
             return true;
         };
-        // With the same table, the same seed leads to the same backend.
+        let (backend, endpoint) = (place.backend, &place.endpoint.uid);
         let stays = self.same_policies
             && is_same(before.table(table), after.table(table))
-            && match (before.backend(*backend), after.backend(*backend)) {
+            && match (before.backend(backend), after.backend(backend)) {
                 (Some(one), Some(other)) => decides_alike(one, other),
                 (one, other) => one.is_none() && other.is_none(),
             }
@@ -84,13 +66,4 @@ fn decides_alike(one: &Backend, other: &Backend) -> bool {
         && is_same(one.service.as_ref(), other.service.as_ref())
         && is_same(one.waypoint.as_ref(), other.waypoint.as_ref())
         && one.refused == other.refused
-}
-
-/// Why something may not go on, if what it was judged to now says so. That it would lead elsewhere, or nowhere, is no reason:
-/// it was well begun.
-pub(crate) fn cut<T>(outcome: Result<T, Answer>) -> Option<Answer> {
-    match outcome {
-        Err(answer @ (Answer::Denied(_) | Answer::NotServed(_))) => Some(answer),
-        Ok(_) | Err(_) => None,
-    }
 }

@@ -12,18 +12,18 @@ use std::{
 
 use bytes::Bytes;
 use mesh::{
-    model::Workload,
     name::Name,
-    plan::Source,
     refusal::Refusal,
-    waypoint::{Answer, Asked, Client, Generation, Judgement, Load, Table, judge_connection},
+    waypoint::{
+        Answer, Asked, Client, Generation, Place, Port, Table, judge_again, judge_connection,
+    },
 };
 use net::carry::{Broken, Counts, End, Socket, carry};
 use tokio::sync::oneshot;
 
 use crate::{
     http::Connection,
-    recheck::{self, Change, Place},
+    recheck::Change,
     telemetry::{Carried, Meter},
     upstream::{self, Busy, Io, Purpose},
     worker::Worker,
@@ -132,31 +132,40 @@ async fn open(
         client: connection.client,
         table: connection.table,
         port: connection.port,
-        seed: worker.front.random(),
         at: None,
     };
+    let seed = worker.front.random();
     let mut tried: Vec<Arc<str>> = Vec::new();
     let mut failed: Option<Refusal> = None;
     loop {
         let generation = worker.generation();
-        let (plan, backend) = {
-            let load = worker.front.pools.load();
-            let (table, judgement) = judged.judge(&generation, &worker.front.from, &tried, load)?;
+        let (plan, place) = {
+            let (table, port) = judged.served(&generation)?;
+            let asked = Asked {
+                table,
+                port,
+                client: &connection.client,
+                from: &worker.front.from,
+                seed,
+                tried: &tried,
+                load: worker.front.pools.load(),
+            };
+            let judgement = judge_connection(&generation, &asked);
             carried.judged(table, &judgement);
-            let plan = match judgement.outcome {
-                Ok(forward) => forward.plan,
+            match judgement.outcome {
+                Ok(forward) => {
+                    let place = forward.place(connection.table);
+                    (forward.plan, place)
+                }
                 // Where no other endpoint is left, the first reason is the better one.
                 Err(Answer::NoEndpoint(service)) => {
                     return Err(failed.map_or(Answer::NoEndpoint(service), Answer::Upstream));
                 }
                 Err(answer) => return Err(answer),
-            };
-            (plan, judgement.backend.map(|backend| backend.key))
+            }
         };
         let workload = plan.workload().map(|workload| Arc::clone(&workload.uid));
-        judged.at = backend
-            .zip(workload.clone())
-            .map(|(backend, endpoint)| Place { backend, endpoint });
+        judged.at = place;
         // Before anything is awaited: a rule that changes while the endpoint is slow to answer counts.
         entry.judged(judged.clone());
         let purpose = Purpose {
@@ -183,40 +192,26 @@ struct Judged {
     client: Client,
     table: Name,
     port: u16,
-    seed: u64,
     /// Where it leads.
     at: Option<Place>,
 }
 
 impl Judged {
-    fn judge<'a>(
-        &'a self,
-        generation: &'a Generation,
-        from: &'a Source,
-        tried: &'a [Arc<str>],
-        load: &'a dyn Fn(&Workload) -> Load,
-    ) -> Result<(&'a Arc<Table>, Judgement<'a>), Answer> {
-        let gone = || Answer::NotServed(format!("{}:{}", self.table, self.port));
-        let table = generation.table(self.table).ok_or_else(gone)?;
-        let port = table.port(self.port).ok_or_else(gone)?;
-        let asked = Asked {
-            table,
-            port,
-            client: &self.client,
-            from,
-            seed: self.seed,
-            tried,
-            load,
-        };
-        Ok((table, judge_connection(generation, &asked)))
+    fn served<'g>(&self, generation: &'g Generation) -> Result<(&'g Arc<Table>, &'g Port), Answer> {
+        let table = generation.table(self.table);
+        let served = table.and_then(|table| Some((table, table.port(self.port)?)));
+        served.ok_or_else(|| Answer::NotServed(format!("{}:{}", self.table, self.port)))
     }
 
     /// Why it may not go on where it leads, if it may not.
-    fn denied(&self, generation: &Generation, from: &Source) -> Option<Answer> {
-        let others = self.at.as_ref().map(|at| at.others(generation));
-        let others = others.unwrap_or_default();
-        let judged = self.judge(generation, from, &others, &|_| Load::default());
-        recheck::cut(judged.and_then(|(_, judgement)| judgement.outcome.map(drop)))
+    fn denied(&self, generation: &Generation) -> Option<Answer> {
+        match self.served(generation) {
+            Ok((table, port)) => {
+                let asked = (&**table, port.number);
+                judge_again(generation, asked, &self.client, None, self.at.as_ref())
+            }
+            Err(gone) => Some(gone),
+        }
     }
 }
 
@@ -286,11 +281,11 @@ impl Flows {
     }
 
     /// Judges all again that a change concerns, and stops what may not go on.
-    pub(crate) fn recheck(&self, from: &Source, change: &Change<'_>) {
+    pub(crate) fn recheck(&self, change: &Change<'_>) {
         let denied = |open: &Open| {
             let judged = open.judged.as_ref()?;
             let concerned = change.concerns(judged.table, judged.at.as_ref());
-            concerned.then(|| judged.denied(change.after, from))?
+            concerned.then(|| judged.denied(change.after))?
         };
         let mut open = self.open.borrow_mut();
         let denied: Vec<(u64, Answer)> = open

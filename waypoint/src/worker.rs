@@ -185,7 +185,7 @@ impl Worker {
             port.is_some_and(|port| port.protocol == mesh::waypoint::Protocol::Detect)
         });
         let change = Change::new(&before, &generation);
-        self.flows.recheck(&self.front.from, &change);
+        self.flows.recheck(&change);
     }
 
     /// The newest generation.

@@ -1,5 +1,6 @@
 //! What becomes of one request, or of one connection that carries no requests.
 
+mod again;
 mod changes;
 
 use std::{
@@ -7,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+pub use again::{Endpoint, Place, judge_again};
 use changes::{Changes, as_forwarded};
 
 use crate::{
@@ -25,6 +27,7 @@ use crate::{
     name::Name,
     pick::{Picked, Wanted, eligible},
     plan::{self, Flow, Outcome, Plan, Source},
+    store,
     waypoint::{Answer, Backend, Denial, Generation, Port, Protocol, Routes, Table},
 };
 
@@ -44,6 +47,23 @@ impl Client {
     pub fn asked(authority: &str) -> Option<IpAddr> {
         let address: SocketAddr = authority.parse().ok()?;
         Some(address.ip().to_canonical())
+    }
+
+    /// What layer 7 policies are asked about: the client, and what it connected to. Where it did so by name, and at a
+    /// service that a route leads to, that is the service's address if it has just one; else nobody knows.
+    fn connection(&self, table: &Table, service: &Service, port: u16) -> Connection {
+        let own = service.key == table.key;
+        let asked = self.destination.filter(|_| own);
+        let only = || match &service.vips[..] {
+            [vip] if vip.is_single() => Some(vip.address),
+            _ => None,
+        };
+        Connection {
+            peer: self.peer,
+            source: self.address.ip().to_canonical(),
+            destination: asked.or_else(only),
+            port,
+        }
     }
 }
 
@@ -96,6 +116,11 @@ pub struct Judgement<'g> {
 pub struct Forward<'g> {
     /// To which endpoint, and how.
     pub plan: Plan,
+    /// The backend, `<namespace>/<hostname>`.
+    backend: Name,
+    backend_port: u16,
+    /// A rule of the client's namespace leads there.
+    is_consumers: bool,
     /// What to speak to it: `Http1`, `Http2`, or `Http`, which is as the client speaks. `Tcp` for a connection.
     pub upstream: Protocol,
     /// Path and query, normal and rewritten. None: a connection.
@@ -172,14 +197,14 @@ impl<'g> Judgement<'g> {
         if self.is_consumers() {
             let connection = asked.connection(&table.service, lead.port_of(asked));
             let forwarded = |head: &Head<'_>| of_policies(&table.policies, connection, head);
-            let verdict = as_forwarded(head, &changes, &request_edits, forwarded)?;
+            let verdict = as_forwarded(head, &changes.forwarded(&request_edits), forwarded)?;
             self.take(verdict)?;
         }
         if lead.is_other {
             let service = lead.service;
             let connection = asked.connection(service, lead.port.service);
             let forwarded = |head: &Head<'_>| of_policies(&lead.backend.policies, connection, head);
-            let verdict = as_forwarded(head, &changes, &request_edits, forwarded)?;
+            let verdict = as_forwarded(head, &changes.forwarded(&request_edits), forwarded)?;
             self.backend_allowed_by = self.take(verdict)?;
         }
         let plan = self.plan(generation, asked, &lead)?;
@@ -190,6 +215,9 @@ impl<'g> Judgement<'g> {
         };
         Ok(Forward {
             plan,
+            backend: lead.backend.key,
+            backend_port: lead.port.service,
+            is_consumers: self.is_consumers(),
             upstream: match said {
                 Protocol::Http1 | Protocol::Http2 => said,
                 Protocol::Detect | Protocol::Http | Protocol::Tcp => Protocol::Http,
@@ -210,7 +238,7 @@ impl<'g> Judgement<'g> {
         let Asked { table, port, .. } = *asked;
         let decided = |policies: &'g [Arc<Policy>], service, port| {
             let connection = asked.connection(service, port);
-            authorize::decide_connection(policies.iter().map(|policy| &**policy), &connection)
+            decided_connection(policies, connection)
         };
         self.allowed_by = self.take(decided(&table.policies, &table.service, port.number))?;
         // Rules for requests match none.
@@ -227,6 +255,9 @@ impl<'g> Judgement<'g> {
         }
         Ok(Forward {
             plan: self.plan(generation, asked, &lead)?,
+            backend: lead.backend.key,
+            backend_port: lead.port.service,
+            is_consumers: self.is_consumers(),
             upstream: Protocol::Tcp,
             target: None,
             host: None,
@@ -347,13 +378,7 @@ impl<'g> Judgement<'g> {
         let picked = balance::choose(&candidates, seed, capacity, load)
             .ok_or(Answer::NoEndpoint(service.key))?;
         let to = SocketAddr::new(picked.address, picked.port);
-        let request = decide::Request {
-            peer: asked.client.peer,
-            source: asked.client.address.ip().to_canonical(),
-            destination: to.ip(),
-            port: to.port(),
-        };
-        let verdict = decide::decide(mesh, picked.workload, &request, Which::Written);
+        let verdict = of_endpoint(mesh, asked.client, picked.workload, to);
         self.connection_dry_run = verdict.dry_run;
         match verdict.decision {
             decide::Decision::Allow(policy) => self.connection_allowed_by = policy,
@@ -397,21 +422,8 @@ impl<'g> Asked<'g> {
         self.client.peer.map(|peer| peer.namespace)
     }
 
-    /// What layer 7 policies are asked about: the client, and what it connected to. Where it did so by name, and at a
-    /// service that a route leads to, that is the service's address if it has just one; else nobody knows.
     fn connection(&self, service: &Service, port: u16) -> Connection {
-        let own = service.key == self.table.key;
-        let asked = self.client.destination.filter(|_| own);
-        let only = || match &service.vips[..] {
-            [vip] if vip.is_single() => Some(vip.address),
-            _ => None,
-        };
-        Connection {
-            peer: self.client.peer,
-            source: self.client.address.ip().to_canonical(),
-            destination: asked.or_else(only),
-            port,
-        }
+        self.client.connection(self.table, service, port)
     }
 
     /// The rule, where the port has routes that are for this client. Those of other clients change nothing for it.
@@ -459,6 +471,26 @@ impl<'g> Asked<'g> {
 fn of_policies(policies: &[Arc<Policy>], connection: Connection, head: &Head<'_>) -> Verdict {
     let policies = policies.iter().map(|policy| &**policy);
     authorize::decide(policies, &authorize::Request { connection, head })
+}
+
+fn decided_connection(policies: &[Arc<Policy>], connection: Connection) -> Verdict {
+    authorize::decide_connection(policies.iter().map(|policy| &**policy), &connection)
+}
+
+/// By layer 4 policies. Those of the control plane's own making are the endpoint's own proxy's to decide.
+fn of_endpoint(
+    mesh: &store::Generation,
+    client: &Client,
+    workload: &Workload,
+    to: SocketAddr,
+) -> decide::Verdict {
+    let request = decide::Request {
+        peer: client.peer,
+        source: client.address.ip().to_canonical(),
+        destination: to.ip(),
+        port: to.port(),
+    };
+    decide::decide(mesh, workload, &request, Which::Written)
 }
 
 #[cfg(test)]

@@ -127,8 +127,7 @@ impl Exchange {
         self.upstream_security = matches!(forward.plan, Plan::Tunnel(_));
         self.workload = forward.plan.workload().cloned();
         if let Some(judged) = &self.judged {
-            let backend = self.backend.as_ref().map(|backend| backend.key);
-            judged.leads_to(backend, forward, by);
+            judged.leads_to(forward, by);
         }
     }
 

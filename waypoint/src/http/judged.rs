@@ -13,21 +13,16 @@ use std::{
 };
 
 use http::{HeaderMap, Method, Request, Version, header, request::Parts};
-use mesh::{
-    name::Name,
-    waypoint::{Answer, Forward, Generation},
-};
+use mesh::waypoint::{Answer, Forward, Generation, Place, judge_again};
 
 use super::{request, session::Session};
-use crate::recheck::{self, Change, Place};
+use crate::recheck::Change;
 
 /// One request that is under way.
 pub(super) struct Judged {
     session: Rc<Session>,
     /// As its client sent it, settled.
     head: Parts,
-    /// What chose among backends.
-    seed: u64,
     /// Where it leads.
     place: RefCell<Option<Place>>,
     /// It is bytes both ways from now on.
@@ -73,12 +68,11 @@ impl Judged {
     }
 
     /// From now on until it is dropped it is judged whenever the rules change.
-    pub(super) fn new(session: &Rc<Session>, head: &Parts, seed: u64) -> Rc<Self> {
+    pub(super) fn new(session: &Rc<Session>, head: &Parts) -> Rc<Self> {
         let mut all = session.front.requests.0.borrow_mut();
         let judged = Rc::new(Self {
             session: Rc::clone(session),
             head: copy(head),
-            seed,
             place: RefCell::default(),
             upgraded: Cell::new(false),
             cut: RefCell::default(),
@@ -95,19 +89,9 @@ impl Judged {
     }
 
     /// Remembers where it leads by a generation, before anything is awaited there.
-    pub(super) fn leads_to(
-        &self,
-        backend: Option<Name>,
-        forward: &Forward<'_>,
-        by: &Arc<Generation>,
-    ) {
-        let place = backend
-            .zip(forward.plan.workload())
-            .map(|(backend, workload)| Place {
-                backend,
-                endpoint: Arc::clone(&workload.uid),
-            });
-        self.place.replace(place);
+    pub(super) fn leads_to(&self, forward: &Forward<'_>, by: &Arc<Generation>) {
+        self.place
+            .replace(forward.place(self.session.connection.table));
         // Where another endpoint was tried before, that may have taken its time.
         let newest = self.session.front.generation();
         if !Arc::ptr_eq(&newest, by) {
@@ -160,19 +144,24 @@ impl Judged {
     fn denied(&self, generation: &Generation) -> Option<Answer> {
         let session = &*self.session;
         let (key, number) = (session.connection.table, session.connection.port);
-        let served = generation
-            .table(key)
-            .and_then(|table| Some((&**table, table.port(number)?)));
-        let Some(served) = served else {
+        let served = generation.table(key);
+        let Some(served) = served.filter(|table| table.port(number).is_some()) else {
             // A request in flight comes to its end: who unbinds a service under load must not lose it.
             let gone = || Answer::NotServed(format!("{key}:{number}"));
             return self.upgraded.get().then(gone);
         };
-        let place = self.place.borrow();
-        let others = place.as_ref().map(|place| place.others(generation));
-        let others = others.unwrap_or_default();
-        let judged = request::decide(session, generation, served, &self.head, self.seed, &others);
-        recheck::cut(judged.and_then(|judgement| judgement.outcome.map(drop)))
+        let (client, place) = (&session.connection.client, self.place.borrow());
+        let denied = request::read(session, served, &self.head, |head| {
+            judge_again(
+                generation,
+                (served, number),
+                client,
+                Some(head),
+                place.as_ref(),
+            )
+        });
+        // What cannot be read was answered so when it came.
+        denied.unwrap_or_default()
     }
 }
 

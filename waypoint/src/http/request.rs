@@ -55,7 +55,7 @@ pub(super) async fn respond(
     let mut exchange = Exchange::new(&session, &parts);
     let settled = headers::settle(&mut parts);
     if settled.is_ok() && Judged::is_worth_it(&parts, !body.is_end_stream(), exchange.grpc) {
-        exchange.judged = Some(Judged::new(&session, &parts, seed));
+        exchange.judged = Some(Judged::new(&session, &parts));
     }
     let forwarded = match settled {
         Ok(()) => forward(&session, &mut parts, body, seed, &mut exchange).await,
@@ -133,7 +133,7 @@ async fn forward(
         };
         let speaks = speaks(&forward, parts);
         if speaks == Speaks::Http2 && exchange.judged.is_none() {
-            exchange.judged = Some(Judged::new(session, parts, seed));
+            exchange.judged = Some(Judged::new(session, parts));
         }
         exchange.leads_to(&forward, &generation);
         let judged = exchange.judged.clone();
@@ -205,8 +205,8 @@ fn source(body: Incoming, patience: Duration, exchange: &mut Exchange) -> Option
     Some(source)
 }
 
-/// Reads a request's head and asks what becomes of it.
-pub(super) fn decide<'g>(
+/// Asks what becomes of a request.
+fn decide<'g>(
     session: &'g Session,
     generation: &'g Generation,
     (table, port): (&'g Table, &'g Port),
@@ -215,6 +215,27 @@ pub(super) fn decide<'g>(
     tried: &'g [Arc<str>],
 ) -> Result<Judgement<'g>, Answer> {
     let front = &session.front;
+    let asked = Asked {
+        table,
+        port,
+        client: &session.connection.client,
+        from: &front.from,
+        seed,
+        tried,
+        load: front.pools.load(),
+    };
+    read(session, table, parts, |head| {
+        judge(generation, &asked, head)
+    })
+}
+
+/// Reads a request's head for what asks about it.
+pub(super) fn read<T>(
+    session: &Session,
+    table: &Table,
+    parts: &Parts,
+    ask: impl FnOnce(&Head<'_>) -> T,
+) -> Result<T, Answer> {
     let method = &parts.method;
     if *method == Method::CONNECT {
         return Err(Answer::Unframed("CONNECT is for tunnels".to_owned()));
@@ -254,18 +275,10 @@ pub(super) fn decide<'g>(
             .map_or(&[][..], |it| it.as_str().as_bytes()),
         headers: fields,
     };
-    raw.within(&front.limits.head).map_err(Answer::TooLarge)?;
+    raw.within(&session.front.limits.head)
+        .map_err(Answer::TooLarge)?;
     let head = Head::read(&raw).map_err(Answer::Malformed)?;
-    let asked = Asked {
-        table,
-        port,
-        client: &session.connection.client,
-        from: &front.from,
-        seed,
-        tried,
-        load: front.pools.load(),
-    };
-    Ok(judge(generation, &asked, &head))
+    Ok(ask(&head))
 }
 
 /// When a request's time is over, if its rule sets one.

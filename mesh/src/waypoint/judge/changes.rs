@@ -2,7 +2,6 @@
 
 use crate::{
     http::{
-        authorize::Verdict,
         edit::{Edit, Filter, HeaderEdits},
         head::{Field, Head, Raw},
         path,
@@ -68,6 +67,15 @@ impl<'g> Changes<'g> {
         some(of_rule.chain(of_backend))
     }
 
+    /// What policies are asked about, where they are about what is forwarded.
+    pub(super) fn forwarded<'a>(&'a self, edits: &'a [&'a HeaderEdits]) -> Forwarded<'a> {
+        Forwarded {
+            target: &self.target,
+            host: self.host.as_deref(),
+            edits,
+        }
+    }
+
     pub(super) fn response_edits(
         &self,
         chosen: Option<&'g weight::Backend>,
@@ -90,24 +98,32 @@ fn some<'g>(edits: impl Iterator<Item = &'g HeaderEdits>) -> Vec<&'g HeaderEdits
     edits.filter(|edits| **edits != nothing).collect()
 }
 
+/// What of a request is forwarded otherwise than it was asked.
+pub(super) struct Forwarded<'a> {
+    /// Path and query.
+    pub(super) target: &'a [u8],
+    /// In place of the host.
+    pub(super) host: Option<&'a str>,
+    pub(super) edits: &'a [&'a HeaderEdits],
+}
+
 /// Policies are asked about the request that the backend would see: a rule that rewrites leads nobody around those of another
 /// service, nor a consumer's rule around those of the service that was asked for.
-pub(super) fn as_forwarded(
+pub(super) fn as_forwarded<T>(
     head: &Head<'_>,
-    changes: &Changes<'_>,
-    edits: &[&HeaderEdits],
-    decide: impl FnOnce(&Head<'_>) -> Verdict,
-) -> Result<Verdict, Answer> {
-    let host = match &changes.host {
-        Some(host) => host.to_string(),
+    forwarded: &Forwarded<'_>,
+    decide: impl FnOnce(&Head<'_>) -> T,
+) -> Result<T, Answer> {
+    let host = match forwarded.host {
+        Some(host) => host.to_owned(),
         None => head.host.to_string(),
     };
-    let headers = edited(head.headers, edits);
+    let headers = edited(head.headers, forwarded.edits);
     let raw = Raw {
         method: head.method,
         scheme: head.scheme,
         authority: Some(host.as_bytes()),
-        target: &changes.target,
+        target: forwarded.target,
         headers: &headers,
     };
     let forwarded = Head::read(&raw);

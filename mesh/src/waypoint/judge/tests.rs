@@ -67,7 +67,7 @@ struct Sent {
     response_edits: Vec<HeaderEdits>,
 }
 
-fn source() -> Source {
+pub(super) fn source() -> Source {
     Source {
         identity: Identity::new("cluster.local", "shop", "waypoint"),
         network: Name::EMPTY,
@@ -177,7 +177,7 @@ impl Said {
 }
 
 /// A policy of `shop` with one rule.
-fn authorization(name: &str, action: Action, rule: AuthorizationRule) -> Authorization {
+pub(super) fn authorization(name: &str, action: Action, rule: AuthorizationRule) -> Authorization {
     Authorization {
         namespace: "shop".to_owned(),
         name: name.to_owned(),
@@ -187,7 +187,7 @@ fn authorization(name: &str, action: Action, rule: AuthorizationRule) -> Authori
     }
 }
 
-fn paths(paths: &[&str]) -> AuthorizationRule {
+pub(super) fn paths(paths: &[&str]) -> AuthorizationRule {
     let operation = AuthorizationOperation {
         paths: paths.iter().map(|path| (*path).to_owned()).collect(),
         ..AuthorizationOperation::default()
@@ -198,7 +198,7 @@ fn paths(paths: &[&str]) -> AuthorizationRule {
     }
 }
 
-fn namespaces(namespaces: &[&str]) -> AuthorizationRule {
+pub(super) fn namespaces(namespaces: &[&str]) -> AuthorizationRule {
     let source = AuthorizationSource {
         namespaces: namespaces.iter().map(|it| (*it).to_owned()).collect(),
         ..AuthorizationSource::default()
@@ -954,7 +954,7 @@ fn of_a_connection_nothing_of_a_request_is_known() {
 }
 
 /// A route of the clients' own namespace, `abroad`, for a service of `shop`.
-fn consumers(told: Told, rule: Rule) -> Told {
+pub(super) fn consumers(told: Told, rule: Rule) -> Told {
     consumers_of("HTTPRoute", told, rule)
 }
 

@@ -7,20 +7,21 @@ use h2::{Reason, RecvStream, SendStream, client::SendRequest, server::SendRespon
 use http::{Request, Response};
 use mesh::{
     delta::Delta,
-    waypoint::{Generation, Store},
+    plan::Source,
+    waypoint::{Asked, Client, Generation, Load, Place, Store, judge_connection},
 };
-use proto::waypoint::{Action, Protocol, policy};
+use proto::{
+    security::{Authorization, Scope},
+    waypoint::{Action, Protocol, policy},
+};
 
 use super::{
-    fixture::{Endpoint, KEY, Lab, World, delta, run},
+    fixture::{CLIENT, Endpoint, KEY, Lab, World, delta, rule, run},
     policy::deny,
     settled::by_header,
     two::{client, next, server},
 };
-use crate::{
-    http::Version,
-    recheck::{Change, Place},
-};
+use crate::{http::Version, recheck::Change};
 
 const DENIED: &str = "rbac_access_denied_matched_policy[ns[shop]-policy[no-admin]-rule[0]]";
 
@@ -254,6 +255,58 @@ fn what_is_judged_again_is_what_its_client_sent() {
     });
 }
 
+/// What tells of a layer 4 policy without rules: it allows nobody.
+fn layer4(name: &str, scope: Scope) -> Delta {
+    let policy = Authorization {
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+        scope: scope.into(),
+        ..Authorization::default()
+    };
+    let policy = proto::waypoint::Policy {
+        policy: Some(policy::Policy::Connection(policy)),
+        requires: Vec::new(),
+    };
+    let name = format!("connection/shop/{name}");
+    delta(proto::POLICY_TYPE, &[(name, policy)].into())
+}
+
+#[test]
+fn where_a_call_is_may_deny_it_though_its_route_leads_there_no_more() {
+    run(async {
+        let mut way = Way::new().await;
+        let (answer, ask) = way.send.send_request(call("/x.Y/Chat"), false).unwrap();
+        let mut connection = server(&way.endpoint).await;
+        let (request, mut respond) = next!(connection);
+        let tell = respond.send_response(called(), false).unwrap();
+        let mut open = Open {
+            ask,
+            answer: answer.await.unwrap().into_body(),
+            asked: request.into_body(),
+            tell,
+        };
+        let elsewhere = World {
+            rules: vec![rule("/elsewhere")],
+            ..World::to(&way.endpoint)
+        };
+        let mut store = Store::new("ambit-system".into());
+        for delta in elsewhere.deltas() {
+            store.apply(&delta);
+        }
+        way.lab.front.adopt(Arc::clone(store.current()));
+        open.talks().await;
+        store.apply(&layer4("nobody", Scope::Namespace));
+        way.lab.front.adopt(Arc::clone(store.current()));
+        let trailers = open.answer.trailers().await.unwrap().unwrap();
+        assert_eq!(trailers["grpc-status"], "7");
+        assert!(
+            reset(open.asked).await.is_some(),
+            "the endpoint hears of it"
+        );
+        assert_eq!(way.lab.told().len(), 1);
+    });
+}
+
 #[test]
 fn a_request_whose_service_goes_comes_to_its_end() {
     run(async {
@@ -269,6 +322,26 @@ fn a_request_whose_service_goes_comes_to_its_end() {
     });
 }
 
+/// Where a connection for the service leads.
+fn place(generation: &Generation, from: &Source) -> Place {
+    let table = generation.table(KEY.into()).unwrap();
+    let asked = Asked {
+        table,
+        port: &table.ports[0],
+        client: &Client {
+            peer: None,
+            address: CLIENT.parse().unwrap(),
+            destination: None,
+        },
+        from,
+        seed: 0,
+        tried: &[],
+        load: &|_| Load::default(),
+    };
+    let judgement = judge_connection(generation, &asked);
+    judgement.outcome.unwrap().place(table.key).unwrap()
+}
+
 #[test]
 fn only_what_a_change_concerns_is_judged_again() {
     run(async {
@@ -278,10 +351,7 @@ fn only_what_a_change_concerns_is_judged_again() {
         for delta in world.deltas() {
             store.apply(&delta);
         }
-        let place = Place {
-            backend: KEY.into(),
-            endpoint: "Kubernetes//Pod/shop/p0".into(),
-        };
+        let place = place(store.current(), &world.clone().lab().front.from);
         let mut concerns = |delta: &Delta| {
             let before = Arc::clone(store.current());
             assert_eq!(store.apply(delta), []);
@@ -292,16 +362,7 @@ fn only_what_a_change_concerns_is_judged_again() {
         assert!(!concerns(&more), "one endpoint more");
         let [_, _, moved, _] = World::to_all(&[&other, &one]).deltas();
         assert!(concerns(&moved), "another endpoint of the same name");
-        let policy = proto::waypoint::Policy {
-            policy: Some(policy::Policy::Connection(proto::security::Authorization {
-                namespace: "shop".to_owned(),
-                name: "quiet".to_owned(),
-                ..proto::security::Authorization::default()
-            })),
-            requires: Vec::new(),
-        };
-        let name = "connection/shop/quiet".to_owned();
-        let policies = delta(proto::POLICY_TYPE, &[(name, policy)].into());
+        let policies = layer4("quiet", Scope::Global);
         assert!(concerns(&policies), "a policy of layer 4");
         let denying = World {
             policies: vec![deny("/a")],

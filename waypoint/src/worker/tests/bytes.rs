@@ -9,7 +9,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::fixture::{GET, KEY, Waypoint, alone, ask, echo, nobody, server, talk};
+use super::fixture::{GET, KEY, Waypoint, alone, ask, backend, echo, nobody, server, talk};
 
 #[test]
 fn bytes_that_are_no_http_are_carried() {
@@ -122,6 +122,27 @@ fn a_connection_that_is_denied_meanwhile_is_cut() {
         let tunnel = waypoint.tunnel("cart").await;
         let refused = ask(&tunnel, "10.96.0.9:80", &[]).await;
         assert_eq!(refused.err(), Some(ConnectError::Status(401)));
+    });
+}
+
+#[test]
+fn a_connection_is_cut_by_the_policy_of_a_pod_that_left_the_service() {
+    alone(async {
+        let waypoint = Waypoint::start().await;
+        let app = echo("").await;
+        waypoint.orders(Protocol::Tcp, app, &[]);
+        let mut stream = waypoint.stream("cart").await;
+        let mut byte = [0; 1];
+        stream.write_all(b"x").await.unwrap();
+        stream.read_exact(&mut byte).await.unwrap();
+        let mut left = backend(app);
+        left.workloads[0].services.clear();
+        waypoint.leads_to(Protocol::Tcp, left.clone(), &[]);
+        stream.write_all(b"y").await.unwrap();
+        stream.read_exact(&mut byte).await.unwrap();
+        let policies = [("connection/shop/nobody", nobody())];
+        waypoint.leads_to(Protocol::Tcp, left, &policies);
+        assert!(stream.read_exact(&mut byte).await.is_err());
     });
 }
 
