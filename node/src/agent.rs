@@ -106,9 +106,9 @@ impl Agent {
         self.publish();
     }
 
-    /// Looks at the manifests. True if some were still being written: look again soon.
+    /// Looks at the manifests. True if some were still being written or objects are about to go: look again soon.
     pub fn look(&mut self, now: Instant) -> bool {
-        let unsettled = self.read_manifests();
+        let unsettled = self.read_manifests(now);
         self.reconcile(false, now);
         unsettled
     }
@@ -125,14 +125,15 @@ impl Agent {
         if verify {
             self.verified = Some(now);
             // A directory that was replaced is no longer the one that is watched.
-            unsettled = self.read_manifests();
+            unsettled = self.read_manifests(now);
         }
         self.reconcile(verify, now);
         unsettled
     }
 
-    fn read_manifests(&mut self) -> bool {
-        let looked = match self.manifests.look(&self.directory, SystemTime::now()) {
+    fn read_manifests(&mut self, now: Instant) -> bool {
+        let looked = self.manifests.look(&self.directory, SystemTime::now(), now);
+        let looked = match looked {
             Ok(looked) => looked,
             Err(error) => {
                 if std::mem::replace(&mut self.readable, false) {
@@ -150,7 +151,7 @@ impl Agent {
         } in looked.faults
         {
             let (file, document) = (file.display(), document.unwrap_or_default());
-            error!(%file, document, reason, "a manifest cannot be read; its last good version stays");
+            error!(%file, document, reason, "a manifest is faulty; its last good version stays");
         }
         // An agent that has just started lets no pod go because a manifest is being written.
         if !(looked.incomplete && self.wanted.is_none()) {

@@ -1,19 +1,26 @@
 //! Pods and namespaces from a directory of Kubernetes manifests (`*.yaml`, `*.yml`, `*.json`; several documents a file).
 //!
-//! Other kinds are passed over. A document that cannot be read keeps its last good version in force, and is told once. So
-//! does a file that somebody is writing ([`sys::file`]) or has emptied.
+//! Other kinds are passed over. What is faulty, double or out of sight keeps its last good version in force (see `rule`),
+//! and is told once. So does a file that somebody is writing ([`sys::file`]) or has emptied.
 //! Nothing here waits: [`watch`](crate::watch) says when to look again.
 
 use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use mesh::enrol::{self, Enrolment, Reason, enrolled};
-use serde::Deserialize;
 use sys::file::{self, Content, Stamp};
+
+mod document;
+mod rule;
+
+use document::{Contents, Gap, Labels, Manifest, Object};
+use rule::{Files, Settled, settle};
+
+pub use rule::GONE;
 
 /// The annotation that names a pod's network namespace: a file in the agent's directory of namespaces.
 pub const NETNS_ANNOTATION: &str = "ambit.dev/netns";
@@ -50,6 +57,10 @@ pub struct Pod {
 #[derive(Debug, Default)]
 pub struct Manifests {
     files: BTreeMap<PathBuf, File>,
+    /// What counts of them.
+    settled: Settled,
+    /// Doubles that were told.
+    doubles: Vec<Fault>,
 }
 
 /// What a look at the directory found.
@@ -57,7 +68,7 @@ pub struct Manifests {
 pub struct Looked {
     /// What cannot be read and was not told before.
     pub faults: Vec<Fault>,
-    /// Some files are being written: look again soon.
+    /// Some files are being written, or some objects are about to go: look again soon.
     pub unsettled: bool,
     /// Some files are not read yet and may be any moment: what is known is not all.
     pub incomplete: bool,
@@ -80,72 +91,20 @@ struct File {
     stamp: Option<Stamp>,
     /// Since when it is known that it is being written, if it is.
     unsettled: Option<SystemTime>,
-    documents: Vec<Option<Object>>,
+    /// As read last.
+    contents: Contents,
+    /// It may have changed since, into what nobody can read yet.
+    unreadable: bool,
     faults: Vec<Fault>,
 }
 
-/// A document of a kind that counts, with the fields that count.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Object {
-    Namespace {
-        name: String,
-        labels: BTreeMap<String, String>,
-    },
-    Pod(Box<Manifest>),
-}
-
-#[derive(Deserialize)]
-struct Head {
-    #[serde(default)]
-    kind: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-struct Manifest {
-    metadata: Metadata,
-    #[serde(default)]
-    spec: Spec,
-    #[serde(default)]
-    status: Status,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-struct Metadata {
-    name: String,
-    namespace: Option<String>,
-    uid: Option<String>,
-    labels: Option<BTreeMap<String, String>>,
-    annotations: Option<BTreeMap<String, String>>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Spec {
-    node_name: Option<String>,
-    host_network: Option<bool>,
-    service_account_name: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-struct Status {
-    phase: Option<String>,
-    conditions: Option<Vec<Condition>>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-struct Condition {
-    #[serde(rename = "type")]
-    kind: String,
-    status: String,
-}
-
 impl Manifests {
-    /// Reads what has changed in `directory` as of `now`.
+    /// Reads what has changed in `directory` as of `now`, and decides what counts. `at` is the same time on the clock that
+    /// nobody sets.
     ///
     /// # Errors
     /// If the directory cannot be read: then all stays as it was.
-    pub fn look(&mut self, directory: &Path, now: SystemTime) -> io::Result<Looked> {
+    pub fn look(&mut self, directory: &Path, now: SystemTime, at: Instant) -> io::Result<Looked> {
         let mut looked = Looked::default();
         let mut present = Vec::new();
         for entry in fs::read_dir(directory)? {
@@ -161,7 +120,34 @@ impl Manifests {
             present.push(path);
         }
         self.files.retain(|path, _| present.contains(path));
+        self.settle(at, &mut looked);
         Ok(looked)
+    }
+
+    fn settle(&mut self, now: Instant, looked: &mut Looked) {
+        let files: Files<'_> = self
+            .files
+            .iter()
+            .map(|(path, file)| {
+                (
+                    path.as_path(),
+                    (file.contents.objects.as_slice(), file.gap()),
+                )
+            })
+            .collect();
+        self.settled = settle(&self.settled, &files, now);
+        looked.unsettled |= rule::going(&self.settled);
+        let doubles: Vec<_> = rule::doubles(&files)
+            .into_iter()
+            .map(|(key, first, last)| Fault {
+                file: last,
+                document: None,
+                reason: format!("{key} has other content in {}", first.display()),
+            })
+            .collect();
+        let new = doubles.iter().filter(|it| !self.doubles.contains(it));
+        looked.faults.extend(new.cloned());
+        self.doubles = doubles;
     }
 
     fn look_at(&mut self, path: &Path, now: SystemTime, looked: &mut Looked) {
@@ -172,7 +158,9 @@ impl Manifests {
             reason,
         };
         let since = file.unsettled.take();
-        let faults = match look(path, file.stamp, now) {
+        let found = look(path, file.stamp, now);
+        file.unreadable = matches!(found, Err(_) | Ok(Found::Unsettled));
+        let faults = match found {
             Err(reason) => vec![fault(reason)],
             Ok(Found::Same) => return,
             Ok(Found::Unsettled) => {
@@ -191,11 +179,16 @@ impl Manifests {
             }
             Ok(Found::Whole(stamp, text)) => {
                 file.stamp = Some(stamp);
-                let held = file.documents.iter().any(Option::is_some);
-                if held && text.trim().is_empty() {
+                if !file.contents.objects.is_empty() && text.trim().is_empty() {
                     vec![fault(EMPTY.to_owned())]
                 } else {
-                    read(path, &text, &mut file.documents)
+                    let (contents, faults) = document::read(&text);
+                    file.contents = contents;
+                    let faulty = faults.into_iter().map(|(document, reason)| Fault {
+                        document: Some(document),
+                        ..fault(reason)
+                    });
+                    faulty.collect()
                 }
             }
         };
@@ -208,60 +201,63 @@ impl Manifests {
         file.faults = faults;
     }
 
-    /// The pods of a node. Of two manifests for one pod the one in the file whose name sorts last counts.
+    /// The pods of a node. One of which nobody can say what is meant is in the mesh if any of its versions is.
     pub fn pods(&self, node: &str) -> BTreeMap<Key, Pod> {
-        let objects = || {
-            self.files
-                .values()
-                .flat_map(|file| file.documents.iter().flatten())
-        };
-        let mut namespaces = BTreeMap::new();
-        for object in objects() {
-            if let Object::Namespace { name, labels } = object {
-                namespaces.insert(name.as_str(), labels);
-            }
-        }
-        let (mut pods, none) = (BTreeMap::new(), BTreeMap::new());
-        for object in objects() {
-            let Object::Pod(manifest) = object else {
+        let (mut pods, none) = (BTreeMap::new(), [Object::Namespace(Labels::new())]);
+        for (key, kept) in &self.settled {
+            let document::Key::Pod((namespace, name)) = key else {
                 continue;
             };
-            let namespace = manifest.metadata.namespace.as_deref().unwrap_or("default");
-            if manifest.spec.node_name.as_deref() == Some(node) {
-                let pod = manifest.pod(
-                    namespace,
-                    namespaces.get(namespace).copied().unwrap_or(&none),
-                );
-                pods.insert((pod.namespace.clone(), pod.name.clone()), pod);
+            let around = self
+                .settled
+                .get(&document::Key::Namespace(namespace.clone()))
+                .map_or(none.as_slice(), |kept| &kept.versions);
+            let versions = kept.versions.iter().flat_map(|version| {
+                around
+                    .iter()
+                    .filter_map(move |around| match (version, around) {
+                        (Object::Pod(pod), Object::Namespace(labels)) => Some((pod, labels)),
+                        _ => None,
+                    })
+            });
+            let here = versions.filter(|(pod, _)| pod.node.as_deref() == Some(node));
+            let all = here.map(|(manifest, labels)| manifest.pod(namespace, name, labels));
+            // Of several, the last that is in.
+            if let Some(pod) = all.max_by_key(|pod| pod.out().is_none()) {
+                pods.insert((namespace.clone(), name.clone()), pod);
             }
         }
         pods
     }
 }
 
+impl File {
+    fn gap(&self) -> Gap {
+        if self.unreadable {
+            Gap::Any
+        } else {
+            self.contents.gap
+        }
+    }
+}
+
 impl Manifest {
-    fn pod(&self, namespace: &str, namespace_labels: &BTreeMap<String, String>) -> Pod {
-        let none = BTreeMap::new();
-        let annotations = self.metadata.annotations.as_ref().unwrap_or(&none);
-        let ended = matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    fn pod(&self, namespace: &str, name: &str, namespace_labels: &Labels) -> Pod {
         let facts = enrol::Pod {
-            labels: self.metadata.labels.as_ref().unwrap_or(&none),
-            annotations,
-            host_network: self.spec.host_network.unwrap_or(false),
-            ended,
+            labels: &self.labels,
+            annotations: &self.annotations,
+            host_network: self.host_network,
+            ended: self.ended,
         };
-        let service_account = match self.spec.service_account_name.as_deref() {
+        let service_account = match self.service_account.as_deref() {
             None | Some("") => "default",
             Some(name) => name,
         };
-        let name = &self.metadata.name;
-        let conditions = self.status.conditions.as_deref().unwrap_or_default();
         Pod {
             namespace: namespace.to_owned(),
-            name: name.clone(),
+            name: name.to_owned(),
             // A pod's service account never changes; where a manifest's does, it is another pod.
             uid: self
-                .metadata
                 .uid
                 .clone()
                 .unwrap_or_else(|| format!("{namespace}/{name}/{service_account}")),
@@ -272,14 +268,12 @@ impl Manifest {
                 },
                 facts,
             ),
-            netns: annotations
+            netns: self
+                .annotations
                 .get(NETNS_ANNOTATION)
                 .filter(|_| !facts.host_network)
                 .cloned(),
-            ready: !ended
-                && !conditions
-                    .iter()
-                    .any(|found| found.kind == "Ready" && found.status == "False"),
+            ready: !self.ended && !self.unready,
         }
     }
 }
@@ -326,72 +320,6 @@ fn look(path: &Path, last: Option<Stamp>, now: SystemTime) -> Result<Found, Stri
             }
         },
     )
-}
-
-/// Reads a file's documents over those of its last version, and tells those that cannot be read.
-fn read(path: &Path, text: &str, documents: &mut Vec<Option<Object>>) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    let found: Vec<_> = split(text);
-    documents.resize(found.len(), None);
-    for (at, (document, last)) in found.into_iter().zip(documents.iter_mut()).enumerate() {
-        match object(&document) {
-            Ok(object) => *last = object,
-            Err(reason) => faults.push(Fault {
-                file: path.to_owned(),
-                document: Some(at + 1),
-                reason,
-            }),
-        }
-    }
-    faults
-}
-
-/// Cuts a file at its document markers, which stand at the start of a line (YAML 1.2.2 §9.1). Documents without content
-/// are left out.
-fn split(text: &str) -> Vec<String> {
-    let mut documents = vec![String::new()];
-    for line in text.lines() {
-        let after = line
-            .strip_prefix("---")
-            .filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r']));
-        let content = match after {
-            Some(rest) => {
-                documents.push(String::new());
-                rest
-            }
-            None => line,
-        };
-        if let Some(document) = documents.last_mut() {
-            document.push_str(content);
-            document.push('\n');
-        }
-    }
-    let blank = |line: &str| {
-        line.trim().is_empty() || line.trim_start().starts_with('#') || line.starts_with("...")
-    };
-    documents.retain(|document| !document.lines().all(blank));
-    documents
-}
-
-/// The object of a document; none if it is of a kind that does not count here.
-fn object(document: &str) -> Result<Option<Object>, String> {
-    let reason = |error: serde_saphyr::Error| error.without_snippet().to_string();
-    let head: Head = serde_saphyr::from_str(document).map_err(reason)?;
-    Ok(match head.kind.as_str() {
-        "Namespace" => {
-            let manifest: Manifest = serde_saphyr::from_str(document).map_err(reason)?;
-            let Metadata { name, labels, .. } = manifest.metadata;
-            Some(Object::Namespace {
-                name,
-                labels: labels.unwrap_or_default(),
-            })
-        }
-        "Pod" => Some(Object::Pod(Box::new(
-            serde_saphyr::from_str(document).map_err(reason)?,
-        ))),
-        "" => return Err("it has no kind".into()),
-        _ => None,
-    })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     capture::{self, State},
+    manifests::GONE,
     readiness, rules,
 };
 use prost::Message;
@@ -262,7 +263,10 @@ async fn a_pod_that_is_gone_is_let_go_and_forgotten() {
     }
     let (mut node, netns, proxy) = captured("gone").await;
     fs::remove_file(node.root.join("manifests/pod.yaml")).unwrap();
-    node.agent.look(Instant::now());
+    let now = Instant::now();
+    assert!(node.agent.look(now), "to be looked at again");
+    assert!(node.report().captured, "it may be on its way elsewhere");
+    node.agent.look(now + GONE);
     assert!(matches!(node.told(&proxy).await.0, Payload::Del(_)));
     proxy.answer("");
     node.work().await;

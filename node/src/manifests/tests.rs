@@ -82,7 +82,9 @@ fn pods_of_this_node_are_found_with_what_their_namespace_asks() {
     directory.write(".hidden.yaml", "kind: [");
     let mut manifests = Manifests::default();
     assert_eq!(
-        manifests.look(&directory.0, later()).unwrap(),
+        manifests
+            .look(&directory.0, later(), Instant::now())
+            .unwrap(),
         Looked::default()
     );
     let pods = manifests.pods("n1");
@@ -106,7 +108,9 @@ fn what_a_pod_says_of_itself_counts() {
     let mut look = |change: (&str, &str)| {
         directory.write("namespace.yaml", NAMESPACE);
         directory.write("pod.yaml", &POD.replace(change.0, change.1));
-        manifests.look(&directory.0, later()).unwrap();
+        manifests
+            .look(&directory.0, later(), Instant::now())
+            .unwrap();
         let pods = manifests.pods("n1");
         pods.into_values().next().unwrap()
     };
@@ -142,7 +146,9 @@ fn a_broken_document_is_told_once_and_its_last_version_stays() {
     let directory = Directory::new("broken");
     directory.write("all.yaml", &format!("{NAMESPACE}---\n{POD}"));
     let mut manifests = Manifests::default();
-    manifests.look(&directory.0, later()).unwrap();
+    manifests
+        .look(&directory.0, later(), Instant::now())
+        .unwrap();
     let before = manifests.pods("n1");
     directory.write(
         "all.yaml",
@@ -152,7 +158,9 @@ fn a_broken_document_is_told_once_and_its_last_version_stays() {
             POD.replace("nodeName: n1", "nodeName: [")
         ),
     );
-    let looked = manifests.look(&directory.0, later()).unwrap();
+    let looked = manifests
+        .look(&directory.0, later(), Instant::now())
+        .unwrap();
     assert_eq!(looked.faults.len(), 1, "{looked:?}");
     assert_eq!(
         (
@@ -172,12 +180,16 @@ fn a_broken_document_is_told_once_and_its_last_version_stays() {
         "the good document counts"
     );
     assert_eq!(
-        manifests.look(&directory.0, later()).unwrap(),
+        manifests
+            .look(&directory.0, later(), Instant::now())
+            .unwrap(),
         Looked::default(),
         "told once"
     );
     directory.write("all.yaml", "just: text");
-    let looked = manifests.look(&directory.0, later()).unwrap();
+    let looked = manifests
+        .look(&directory.0, later(), Instant::now())
+        .unwrap();
     assert_eq!(looked.faults[0].reason, "it has no kind");
 }
 
@@ -186,14 +198,21 @@ fn a_file_that_goes_takes_its_pods_along() {
     let directory = Directory::new("gone");
     directory.write("pod.yaml", POD);
     let mut manifests = Manifests::default();
-    manifests.look(&directory.0, later()).unwrap();
+    manifests
+        .look(&directory.0, later(), Instant::now())
+        .unwrap();
     assert_eq!(manifests.pods("n1").len(), 1);
     fs::remove_file(directory.0.join("pod.yaml")).unwrap();
-    manifests.look(&directory.0, later()).unwrap();
+    let now = Instant::now();
+    let looked = manifests.look(&directory.0, later(), now).unwrap();
+    assert!(looked.unsettled, "to be looked at again");
+    assert_eq!(manifests.pods("n1").len(), 1);
+    let looked = manifests.look(&directory.0, later(), now + GONE).unwrap();
+    assert!(!looked.unsettled);
     assert!(manifests.pods("n1").is_empty());
     assert!(
         manifests
-            .look(&directory.0.join("nowhere"), later())
+            .look(&directory.0.join("nowhere"), later(), Instant::now())
             .is_err()
     );
 }
@@ -212,16 +231,28 @@ fn a_file_that_was_just_written_is_left_until_it_settles() {
         incomplete: true,
         ..Looked::default()
     };
-    assert_eq!(manifests.look(&directory.0, written).unwrap(), unsettled);
+    assert_eq!(
+        manifests
+            .look(&directory.0, written, Instant::now())
+            .unwrap(),
+        unsettled
+    );
     assert!(manifests.pods("n1").is_empty());
     assert_eq!(
-        manifests.look(&directory.0, written + SETTLED).unwrap(),
+        manifests
+            .look(&directory.0, written + SETTLED, Instant::now())
+            .unwrap(),
         Looked::default()
     );
     assert_eq!(manifests.pods("n1").len(), 1);
     // As in a loop of open, write and close.
     drop(directory.truncate("pod.yaml"));
-    assert!(manifests.look(&directory.0, written).unwrap().unsettled);
+    assert!(
+        manifests
+            .look(&directory.0, written, Instant::now())
+            .unwrap()
+            .unsettled
+    );
     assert_eq!(manifests.pods("n1").len(), 1, "what was read stays");
 }
 
@@ -231,7 +262,9 @@ fn no_pod_leaves_while_a_file_is_saved_in_place() {
     let all = format!("{NAMESPACE}---{POD}");
     directory.write("all.yaml", &all);
     let mut manifests = Manifests::default();
-    manifests.look(&directory.0, later()).unwrap();
+    manifests
+        .look(&directory.0, later(), Instant::now())
+        .unwrap();
     let before = manifests.pods("n1");
     assert_eq!(before[&key("cart")].enrolment, Enrolment::In);
     let being_written = Looked {
@@ -242,7 +275,9 @@ fn no_pod_leaves_while_a_file_is_saved_in_place() {
     for first in [0, NAMESPACE.len() - 30] {
         let mut writer = directory.truncate("all.yaml");
         writer.write_all(&all.as_bytes()[..first]).unwrap();
-        let looked = manifests.look(&directory.0, later()).unwrap();
+        let looked = manifests
+            .look(&directory.0, later(), Instant::now())
+            .unwrap();
         assert_eq!(
             (looked, manifests.pods("n1")),
             (being_written.clone(), before.clone())
@@ -250,7 +285,9 @@ fn no_pod_leaves_while_a_file_is_saved_in_place() {
         writer.write_all(&all.as_bytes()[first..]).unwrap();
         drop(writer);
         directory.closed("all.yaml");
-        let looked = manifests.look(&directory.0, later()).unwrap();
+        let looked = manifests
+            .look(&directory.0, later(), Instant::now())
+            .unwrap();
         assert_eq!(
             (looked, manifests.pods("n1")),
             (Looked::default(), before.clone())
@@ -268,7 +305,7 @@ fn a_file_that_is_written_for_too_long_is_told_once_and_waited_for_no_more() {
         (now + PATIENCE, false, 1),
         (now + 2 * PATIENCE, false, 0),
     ] {
-        let looked = manifests.look(&directory.0, at).unwrap();
+        let looked = manifests.look(&directory.0, at, Instant::now()).unwrap();
         assert_eq!(
             (looked.unsettled, looked.incomplete, looked.faults.len()),
             (true, incomplete, faults)
@@ -278,7 +315,7 @@ fn a_file_that_is_written_for_too_long_is_told_once_and_waited_for_no_more() {
     drop(writer);
     directory.closed("pod.yaml");
     assert_eq!(
-        manifests.look(&directory.0, now).unwrap(),
+        manifests.look(&directory.0, now, Instant::now()).unwrap(),
         Looked::default()
     );
     assert_eq!(manifests.pods("n1").len(), 1);
@@ -290,17 +327,51 @@ fn an_emptied_file_keeps_its_pods_until_it_is_removed() {
     directory.write("pod.yaml", POD);
     directory.write("nothing.yaml", "");
     let mut manifests = Manifests::default();
-    manifests.look(&directory.0, later()).unwrap();
+    manifests
+        .look(&directory.0, later(), Instant::now())
+        .unwrap();
     for (text, faults) in [("", 1), (" \n", 0)] {
         directory.write("pod.yaml", text);
-        let looked = manifests.look(&directory.0, later()).unwrap();
+        let looked = manifests
+            .look(&directory.0, later(), Instant::now())
+            .unwrap();
         assert_eq!(looked.faults.len(), faults, "told once: {looked:?}");
         assert_eq!(manifests.pods("n1").len(), 1);
     }
     fs::remove_file(directory.0.join("pod.yaml")).unwrap();
+    let now = Instant::now();
+    manifests.look(&directory.0, later(), now).unwrap();
     assert_eq!(
-        manifests.look(&directory.0, later()).unwrap(),
+        manifests.look(&directory.0, later(), now + GONE).unwrap(),
         Looked::default()
     );
     assert!(manifests.pods("n1").is_empty());
+}
+
+#[test]
+fn doubles_are_told_once() {
+    let directory = Directory::new("doubles");
+    directory.write("a.yaml", POD);
+    directory.write("b.yaml", POD);
+    let mut manifests = Manifests::default();
+    let mut look = || {
+        manifests
+            .look(&directory.0, later(), Instant::now())
+            .unwrap()
+            .faults
+    };
+    assert_eq!(look(), [], "they are the same");
+    directory.write("b.yaml", &POD.replace("nodeName: n1", "nodeName: n2"));
+    let faults = look();
+    assert_eq!(faults.len(), 1);
+    assert!(faults[0].file.ends_with("b.yaml"));
+    assert!(
+        faults[0]
+            .reason
+            .contains("pod shop/cart has other content in")
+            && faults[0].reason.ends_with("a.yaml"),
+        "{}",
+        faults[0].reason
+    );
+    assert_eq!(look(), []);
 }

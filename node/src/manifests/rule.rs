@@ -1,0 +1,121 @@
+//! Which version of each object counts, by what counted before and what the files hold now.
+//!
+//! A pod that leaves the mesh stands open. So nothing does for what is faulty, double or out of sight: only a version
+//! that is read well, or an object's absence from files that can all be read, takes something back.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use super::document::{Found, Gap, Key, Object};
+
+/// An object that is in no file for less than this may be on its way to another.
+pub const GONE: Duration = Duration::from_secs(1);
+
+/// What each file holds.
+pub(super) type Files<'a> = BTreeMap<&'a Path, (&'a [Found], Gap)>;
+
+/// All objects that count.
+pub(super) type Settled = BTreeMap<Key, Kept>;
+
+/// An object that counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// One if it was ever read well; else all that may be meant.
+    pub(super) versions: Vec<Object>,
+    /// It was read well.
+    good: bool,
+    /// Where it is or was last.
+    files: BTreeSet<PathBuf>,
+    /// Since when it is in no file, if it is in none and all can be read.
+    missing: Option<Instant>,
+}
+
+/// The objects that count now.
+pub(super) fn settle(previous: &Settled, files: &Files<'_>, now: Instant) -> Settled {
+    let hidden = files.values().any(|(_, gap)| *gap == Gap::Any);
+    let torn = |file: &Path| files.get(file).is_some_and(|(_, gap)| *gap != Gap::None);
+    let found = by_key(files);
+    let mut settled = Settled::new();
+    for (key, here) in &found {
+        let was = previous.get(key);
+        // A file that has it cannot hide it.
+        let out_of_sight: BTreeSet<_> = was
+            .into_iter()
+            .flat_map(|was| &was.files)
+            .filter(|file| torn(file) && !here.iter().any(|(at, _)| at == file))
+            .cloned()
+            .collect();
+        settled.insert(key.clone(), kept(was, here, out_of_sight));
+    }
+    for (key, was) in previous {
+        if found.contains_key(key) {
+            continue;
+        }
+        let stays = hidden || was.files.iter().any(|file| torn(file));
+        let missing = (!stays).then(|| was.missing.unwrap_or(now));
+        if missing.is_none_or(|since| now.saturating_duration_since(since) < GONE) {
+            let was = was.clone();
+            settled.insert(key.clone(), Kept { missing, ..was });
+        }
+    }
+    settled
+}
+
+/// Whether an object is about to go.
+pub(super) fn going(settled: &Settled) -> bool {
+    settled.values().any(|kept| kept.missing.is_some())
+}
+
+/// The objects that have different content in several places: which, the first file and the last.
+pub(super) fn doubles(files: &Files<'_>) -> Vec<(Key, PathBuf, PathBuf)> {
+    let doubles = by_key(files).into_iter().filter_map(|(key, here)| {
+        let ((first, one), (last, _)) = (here.first()?, here.last()?);
+        let differ = here.iter().any(|(_, other)| other.object != one.object);
+        differ.then(|| (key, first.to_path_buf(), last.to_path_buf()))
+    });
+    doubles.collect()
+}
+
+fn by_key<'a>(files: &Files<'a>) -> BTreeMap<Key, Vec<(&'a Path, &'a Found)>> {
+    let mut all: BTreeMap<Key, Vec<_>> = BTreeMap::new();
+    for (file, (objects, _)) in files {
+        for found in *objects {
+            all.entry(found.key.clone())
+                .or_default()
+                .push((*file, found));
+        }
+    }
+    all
+}
+
+fn kept(was: Option<&Kept>, here: &[(&Path, &Found)], out_of_sight: BTreeSet<PathBuf>) -> Kept {
+    let mut versions: Vec<Object> = Vec::new();
+    for (_, found) in here {
+        if !versions.contains(&found.object) {
+            versions.push(found.object.clone());
+        }
+    }
+    let mut good =
+        versions.len() == 1 && out_of_sight.is_empty() && !here.iter().any(|(_, it)| it.faulty);
+    match was {
+        Some(was) if !good && was.good => {
+            versions.clone_from(&was.versions);
+            good = true;
+        }
+        Some(was) if !out_of_sight.is_empty() => versions.extend_from_slice(&was.versions),
+        _ => {}
+    }
+    let files = here.iter().map(|(file, _)| file.to_path_buf());
+    Kept {
+        versions,
+        good,
+        files: files.chain(out_of_sight).collect(),
+        missing: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
