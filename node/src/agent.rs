@@ -132,7 +132,8 @@ impl Agent {
     }
 
     fn read_manifests(&mut self, now: Instant) -> bool {
-        let looked = self.manifests.look(&self.directory, SystemTime::now(), now);
+        let wall_clock = SystemTime::now() + now.saturating_duration_since(Instant::now());
+        let looked = self.manifests.look(&self.directory, wall_clock);
         let looked = match looked {
             Ok(looked) => looked,
             Err(error) => {

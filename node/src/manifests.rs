@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use mesh::enrol::{self, Enrolment, Reason, enrolled};
@@ -99,12 +99,11 @@ struct File {
 }
 
 impl Manifests {
-    /// Reads what has changed in `directory` as of `now`, and decides what counts. `at` is the same time on the clock that
-    /// nobody sets.
+    /// Reads what has changed in `directory` as of `now`, and decides what counts.
     ///
     /// # Errors
     /// If the directory cannot be read: then all stays as it was.
-    pub fn look(&mut self, directory: &Path, now: SystemTime, at: Instant) -> io::Result<Looked> {
+    pub fn look(&mut self, directory: &Path, now: SystemTime) -> io::Result<Looked> {
         let mut looked = Looked::default();
         let mut present = Vec::new();
         for entry in fs::read_dir(directory)? {
@@ -120,11 +119,11 @@ impl Manifests {
             present.push(path);
         }
         self.files.retain(|path, _| present.contains(path));
-        self.settle(at, &mut looked);
+        self.settle(now, &mut looked);
         Ok(looked)
     }
 
-    fn settle(&mut self, now: Instant, looked: &mut Looked) {
+    fn settle(&mut self, now: SystemTime, looked: &mut Looked) {
         let files: Files<'_> = self
             .files
             .iter()

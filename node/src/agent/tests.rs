@@ -266,7 +266,7 @@ async fn a_pod_that_is_gone_is_let_go_and_forgotten() {
     let now = Instant::now();
     assert!(node.agent.look(now), "to be looked at again");
     assert!(node.report().captured, "it may be on its way elsewhere");
-    node.agent.look(now + GONE);
+    node.agent.look(now + 2 * GONE);
     assert!(matches!(node.told(&proxy).await.0, Payload::Del(_)));
     proxy.answer("");
     node.work().await;

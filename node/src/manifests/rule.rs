@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::{Duration, SystemTime},
 };
 
 use super::document::{Found, Gap, Key, Object};
@@ -30,11 +30,11 @@ pub(super) struct Kept {
     /// Where it is or was last.
     files: BTreeSet<PathBuf>,
     /// Since when it is in no file, if it is in none and all can be read.
-    missing: Option<Instant>,
+    missing: Option<SystemTime>,
 }
 
 /// The objects that count now.
-pub(super) fn settle(previous: &Settled, files: &Files<'_>, now: Instant) -> Settled {
+pub(super) fn settle(previous: &Settled, files: &Files<'_>, now: SystemTime) -> Settled {
     let hidden = files.values().any(|(_, gap)| *gap == Gap::Any);
     let torn = |file: &Path| files.get(file).is_some_and(|(_, gap)| *gap != Gap::None);
     let found = by_key(files);
@@ -55,8 +55,9 @@ pub(super) fn settle(previous: &Settled, files: &Files<'_>, now: Instant) -> Set
             continue;
         }
         let stays = hidden || was.files.iter().any(|file| torn(file));
-        let missing = (!stays).then(|| was.missing.unwrap_or(now));
-        if missing.is_none_or(|since| now.saturating_duration_since(since) < GONE) {
+        // A clock that was set back begins anew.
+        let missing = (!stays).then(|| was.missing.map_or(now, |since| since.min(now)));
+        if missing.is_none_or(|since| now.duration_since(since).is_ok_and(|away| away < GONE)) {
             let was = was.clone();
             settled.insert(key.clone(), Kept { missing, ..was });
         }

@@ -82,9 +82,7 @@ fn pods_of_this_node_are_found_with_what_their_namespace_asks() {
     directory.write(".hidden.yaml", "kind: [");
     let mut manifests = Manifests::default();
     assert_eq!(
-        manifests
-            .look(&directory.0, later(), Instant::now())
-            .unwrap(),
+        manifests.look(&directory.0, later()).unwrap(),
         Looked::default()
     );
     let pods = manifests.pods("n1");
@@ -108,9 +106,7 @@ fn what_a_pod_says_of_itself_counts() {
     let mut look = |change: (&str, &str)| {
         directory.write("namespace.yaml", NAMESPACE);
         directory.write("pod.yaml", &POD.replace(change.0, change.1));
-        manifests
-            .look(&directory.0, later(), Instant::now())
-            .unwrap();
+        manifests.look(&directory.0, later()).unwrap();
         let pods = manifests.pods("n1");
         pods.into_values().next().unwrap()
     };
@@ -146,9 +142,7 @@ fn a_broken_document_is_told_once_and_its_last_version_stays() {
     let directory = Directory::new("broken");
     directory.write("all.yaml", &format!("{NAMESPACE}---\n{POD}"));
     let mut manifests = Manifests::default();
-    manifests
-        .look(&directory.0, later(), Instant::now())
-        .unwrap();
+    manifests.look(&directory.0, later()).unwrap();
     let before = manifests.pods("n1");
     directory.write(
         "all.yaml",
@@ -158,9 +152,7 @@ fn a_broken_document_is_told_once_and_its_last_version_stays() {
             POD.replace("nodeName: n1", "nodeName: [")
         ),
     );
-    let looked = manifests
-        .look(&directory.0, later(), Instant::now())
-        .unwrap();
+    let looked = manifests.look(&directory.0, later()).unwrap();
     assert_eq!(looked.faults.len(), 1, "{looked:?}");
     assert_eq!(
         (
@@ -180,16 +172,12 @@ fn a_broken_document_is_told_once_and_its_last_version_stays() {
         "the good document counts"
     );
     assert_eq!(
-        manifests
-            .look(&directory.0, later(), Instant::now())
-            .unwrap(),
+        manifests.look(&directory.0, later()).unwrap(),
         Looked::default(),
         "told once"
     );
     directory.write("all.yaml", "just: text");
-    let looked = manifests
-        .look(&directory.0, later(), Instant::now())
-        .unwrap();
+    let looked = manifests.look(&directory.0, later()).unwrap();
     assert_eq!(looked.faults[0].reason, "it has no kind");
 }
 
@@ -198,21 +186,19 @@ fn a_file_that_goes_takes_its_pods_along() {
     let directory = Directory::new("gone");
     directory.write("pod.yaml", POD);
     let mut manifests = Manifests::default();
-    manifests
-        .look(&directory.0, later(), Instant::now())
-        .unwrap();
+    manifests.look(&directory.0, later()).unwrap();
     assert_eq!(manifests.pods("n1").len(), 1);
     fs::remove_file(directory.0.join("pod.yaml")).unwrap();
-    let now = Instant::now();
-    let looked = manifests.look(&directory.0, later(), now).unwrap();
+    let now = later();
+    let looked = manifests.look(&directory.0, now).unwrap();
     assert!(looked.unsettled, "to be looked at again");
     assert_eq!(manifests.pods("n1").len(), 1);
-    let looked = manifests.look(&directory.0, later(), now + GONE).unwrap();
+    let looked = manifests.look(&directory.0, now + GONE).unwrap();
     assert!(!looked.unsettled);
     assert!(manifests.pods("n1").is_empty());
     assert!(
         manifests
-            .look(&directory.0.join("nowhere"), later(), Instant::now())
+            .look(&directory.0.join("nowhere"), later())
             .is_err()
     );
 }
@@ -231,28 +217,16 @@ fn a_file_that_was_just_written_is_left_until_it_settles() {
         incomplete: true,
         ..Looked::default()
     };
-    assert_eq!(
-        manifests
-            .look(&directory.0, written, Instant::now())
-            .unwrap(),
-        unsettled
-    );
+    assert_eq!(manifests.look(&directory.0, written).unwrap(), unsettled);
     assert!(manifests.pods("n1").is_empty());
     assert_eq!(
-        manifests
-            .look(&directory.0, written + SETTLED, Instant::now())
-            .unwrap(),
+        manifests.look(&directory.0, written + SETTLED).unwrap(),
         Looked::default()
     );
     assert_eq!(manifests.pods("n1").len(), 1);
     // As in a loop of open, write and close.
     drop(directory.truncate("pod.yaml"));
-    assert!(
-        manifests
-            .look(&directory.0, written, Instant::now())
-            .unwrap()
-            .unsettled
-    );
+    assert!(manifests.look(&directory.0, written).unwrap().unsettled);
     assert_eq!(manifests.pods("n1").len(), 1, "what was read stays");
 }
 
@@ -262,9 +236,7 @@ fn no_pod_leaves_while_a_file_is_saved_in_place() {
     let all = format!("{NAMESPACE}---{POD}");
     directory.write("all.yaml", &all);
     let mut manifests = Manifests::default();
-    manifests
-        .look(&directory.0, later(), Instant::now())
-        .unwrap();
+    manifests.look(&directory.0, later()).unwrap();
     let before = manifests.pods("n1");
     assert_eq!(before[&key("cart")].enrolment, Enrolment::In);
     let being_written = Looked {
@@ -275,9 +247,7 @@ fn no_pod_leaves_while_a_file_is_saved_in_place() {
     for first in [0, NAMESPACE.len() - 30] {
         let mut writer = directory.truncate("all.yaml");
         writer.write_all(&all.as_bytes()[..first]).unwrap();
-        let looked = manifests
-            .look(&directory.0, later(), Instant::now())
-            .unwrap();
+        let looked = manifests.look(&directory.0, later()).unwrap();
         assert_eq!(
             (looked, manifests.pods("n1")),
             (being_written.clone(), before.clone())
@@ -285,9 +255,7 @@ fn no_pod_leaves_while_a_file_is_saved_in_place() {
         writer.write_all(&all.as_bytes()[first..]).unwrap();
         drop(writer);
         directory.closed("all.yaml");
-        let looked = manifests
-            .look(&directory.0, later(), Instant::now())
-            .unwrap();
+        let looked = manifests.look(&directory.0, later()).unwrap();
         assert_eq!(
             (looked, manifests.pods("n1")),
             (Looked::default(), before.clone())
@@ -305,7 +273,7 @@ fn a_file_that_is_written_for_too_long_is_told_once_and_waited_for_no_more() {
         (now + PATIENCE, false, 1),
         (now + 2 * PATIENCE, false, 0),
     ] {
-        let looked = manifests.look(&directory.0, at, Instant::now()).unwrap();
+        let looked = manifests.look(&directory.0, at).unwrap();
         assert_eq!(
             (looked.unsettled, looked.incomplete, looked.faults.len()),
             (true, incomplete, faults)
@@ -315,7 +283,7 @@ fn a_file_that_is_written_for_too_long_is_told_once_and_waited_for_no_more() {
     drop(writer);
     directory.closed("pod.yaml");
     assert_eq!(
-        manifests.look(&directory.0, now, Instant::now()).unwrap(),
+        manifests.look(&directory.0, now).unwrap(),
         Looked::default()
     );
     assert_eq!(manifests.pods("n1").len(), 1);
@@ -327,22 +295,18 @@ fn an_emptied_file_keeps_its_pods_until_it_is_removed() {
     directory.write("pod.yaml", POD);
     directory.write("nothing.yaml", "");
     let mut manifests = Manifests::default();
-    manifests
-        .look(&directory.0, later(), Instant::now())
-        .unwrap();
+    manifests.look(&directory.0, later()).unwrap();
     for (text, faults) in [("", 1), (" \n", 0)] {
         directory.write("pod.yaml", text);
-        let looked = manifests
-            .look(&directory.0, later(), Instant::now())
-            .unwrap();
+        let looked = manifests.look(&directory.0, later()).unwrap();
         assert_eq!(looked.faults.len(), faults, "told once: {looked:?}");
         assert_eq!(manifests.pods("n1").len(), 1);
     }
     fs::remove_file(directory.0.join("pod.yaml")).unwrap();
-    let now = Instant::now();
-    manifests.look(&directory.0, later(), now).unwrap();
+    let now = later();
+    manifests.look(&directory.0, now).unwrap();
     assert_eq!(
-        manifests.look(&directory.0, later(), now + GONE).unwrap(),
+        manifests.look(&directory.0, now + GONE).unwrap(),
         Looked::default()
     );
     assert!(manifests.pods("n1").is_empty());
@@ -354,12 +318,7 @@ fn doubles_are_told_once() {
     directory.write("a.yaml", POD);
     directory.write("b.yaml", POD);
     let mut manifests = Manifests::default();
-    let mut look = || {
-        manifests
-            .look(&directory.0, later(), Instant::now())
-            .unwrap()
-            .faults
-    };
+    let mut look = || manifests.look(&directory.0, later()).unwrap().faults;
     assert_eq!(look(), [], "they are the same");
     directory.write("b.yaml", &POD.replace("nodeName: n1", "nodeName: n2"));
     let faults = look();
