@@ -141,6 +141,7 @@ pub fn load(files: &BTreeMap<PathBuf, String>, previous: Option<&Loaded>) -> Loa
     let mut loading = Loading {
         previous: previous.unwrap_or(&nothing),
         loaded: Loaded::default(),
+        read: BTreeSet::new(),
     };
     let (empty, full): (Vec<_>, Vec<_>) =
         files.iter().partition(|(_, text)| text.trim().is_empty());

@@ -34,8 +34,47 @@ pub(super) const TARGETS: [Kind; 4] = [
     Kind::Namespace,
 ];
 
+/// What the text looks like, of what it is unsafe to lose. That is more than one object if the line between two documents
+/// was forgotten.
+pub(super) fn objects(text: &str) -> Vec<Guess> {
+    parts(text).into_iter().filter_map(object).collect()
+}
+
+/// The text, cut where what begins an object comes once more.
+fn parts(text: &str) -> Vec<&str> {
+    let (mut parts, mut seen) = (Vec::new(), Vec::new());
+    let (mut begin, mut at) = (0, 0);
+    for line in text.split_inclusive('\n') {
+        if let Some(key) = HEAD.into_iter().find(|key| is_of(line, key)) {
+            let complete = seen.contains(&"kind") && seen.contains(&"metadata");
+            if complete && seen.contains(&key) {
+                parts.push(&text[begin..at]);
+                begin = at;
+                seen.clear();
+            }
+            seen.push(key);
+        }
+        at += line.len();
+    }
+    parts.push(&text[begin..]);
+    parts
+}
+
+/// What every object begins with, each at the left margin.
+const HEAD: [&str; 3] = ["apiVersion", "kind", "metadata"];
+
+fn is_of(line: &str, key: &str) -> bool {
+    let quotes = ['"', '\''];
+    let rest = line.trim_start_matches(quotes).strip_prefix(key);
+    rest.is_some_and(|rest| {
+        rest.trim_start_matches(quotes)
+            .trim_start()
+            .starts_with(':')
+    })
+}
+
 /// `None` if the text does not look like an object that it is unsafe to lose.
-pub(super) fn object(text: &str) -> Option<Guess> {
+fn object(text: &str) -> Option<Guess> {
     let first = words(text, "kind").find(|word| *word != "List");
     let security = || words(text, "apiVersion").find_map(|group| Kind::policy(group, ""));
     let kind = TELLING
@@ -233,6 +272,27 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn each_of_several_objects_that_run_together_is_recognised() {
+        let policy = |name: &str| {
+            format!(
+                "kind: AuthorizationPolicy\nmetadata:\n  name: {name}\n  namespace: shop\nspec: {{}}\n"
+            )
+        };
+        let both = |name| guess(Kind::AuthorizationPolicy, "shop", Some(name)).unwrap();
+        for version in [
+            "",
+            "apiVersion: security.istio.io/v1\n",
+            "\"apiVersion\" : v1\n",
+        ] {
+            let text = [version, &policy("p"), version, &policy("q")].concat();
+            assert_eq!(objects(&text), [both("p"), both("q")], "{text}");
+        }
+        let twice = format!("kind: AuthorizationPolicy\n{}spec: [\n", policy("p"));
+        assert_eq!(objects(&twice), [both("p")]);
+        assert_eq!(objects(""), []);
     }
 
     #[test]

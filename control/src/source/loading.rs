@@ -1,6 +1,6 @@
 //! From the text of files to objects in force, one file after the other.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use mesh::local;
 use serde_json::Value;
@@ -18,6 +18,8 @@ use crate::{
 pub(super) struct Loading<'a> {
     pub(super) previous: &'a Loaded,
     pub(super) loaded: Loaded,
+    /// What was read well, and not merely kept.
+    pub(super) read: BTreeSet<ObjectRef>,
 }
 
 /// A document of which nobody can say which object it holds.
@@ -40,7 +42,7 @@ impl Loading<'_> {
                 self.problem(file, None, None, fault.clone());
                 let kept = self.keep(file);
                 let documents = manifest::documents(text);
-                let guessed = documents.iter().map(|it| unread(it, fault.clone()));
+                let guessed = documents.iter().flat_map(|it| unread(it, &fault));
                 self.nameless(file, guessed.collect(), &kept);
                 return;
             }
@@ -54,7 +56,7 @@ impl Loading<'_> {
             match manifest::tree(document) {
                 Ok(tree) if is_stored(&tree) => torn.extend(self.stored(file, document)),
                 Ok(tree) => self.tree(file, document, &tree, &mut nameless),
-                Err(fault) => nameless.push(self.broken(file, document, fault)),
+                Err(fault) => nameless.extend(self.broken(file, document, fault)),
             }
         }
         if nameless.is_empty() && torn.is_empty() {
@@ -95,7 +97,7 @@ impl Loading<'_> {
         let items = tree.get("items");
         if is_list && items.is_none_or(|items| !items.is_array()) {
             let (field, reason) = ("items".to_owned(), "expected a list".to_owned());
-            nameless.push(self.broken(file, document, Fault { field, reason }));
+            nameless.extend(self.broken(file, document, Fault { field, reason }));
             return;
         }
         let manifests: Vec<_> = match items.and_then(Value::as_array).filter(|_| is_list) {
@@ -110,7 +112,7 @@ impl Loading<'_> {
             match manifest {
                 Manifest::Object(object) => self.object(file, document.number, *object),
                 Manifest::Unused(kind) => drop(self.loaded.unused.insert(kind)),
-                Manifest::Alien(fault) => nameless.push(self.broken(file, document, fault)),
+                Manifest::Alien(fault) => nameless.extend(self.broken(file, document, fault)),
                 Manifest::Refused(refused) => {
                     nameless.extend(self.refused(file, document.number, refused))
                 }
@@ -120,6 +122,7 @@ impl Loading<'_> {
 
     fn object(&mut self, file: &Path, document: usize, object: Object) {
         let reference = object.reference();
+        self.read.insert(reference.clone());
         let Some(first) = self.loaded.origins.get(&reference) else {
             self.loaded.origins.insert(reference, file.to_owned());
             return self.loaded.world.insert(object);
@@ -261,9 +264,9 @@ impl Loading<'_> {
         None
     }
 
-    fn broken(&mut self, file: &Path, document: &Document<'_>, fault: Fault) -> Nameless {
+    fn broken(&mut self, file: &Path, document: &Document<'_>, fault: Fault) -> Vec<Nameless> {
         self.problem(file, Some(document.number), None, fault.clone());
-        unread(document, fault)
+        unread(document, &fault)
     }
 
     /// What a nameless document held is among the objects of its file that are missing now: all of those stay. It denies
@@ -285,25 +288,26 @@ impl Loading<'_> {
             else {
                 continue;
             };
-            let named = name.clone().map(|name| ObjectRef {
+            let named = name.map(|name| ObjectRef {
                 kind,
                 namespace: namespace.clone(),
                 name,
             });
-            let stays = match named {
-                Some(reference) => self.loaded.origins.contains_key(&reference),
+            // What was read well is another one.
+            let named = named.filter(|reference| !self.read.contains(reference));
+            let stays = match &named {
+                Some(reference) => self.loaded.origins.contains_key(reference),
                 None => kept.iter().any(|reference| {
                     reference.kind == kind && self.previous.world.object(reference).is_some()
                 }),
             };
             if !stays {
                 // It has to be called something; no object can be called what is made up here.
-                let name = name.unwrap_or_else(|| unreadable(file, document));
-                let reference = ObjectRef {
+                let reference = named.unwrap_or_else(|| ObjectRef {
                     kind,
                     namespace,
-                    name,
-                };
+                    name: unreadable(file, document),
+                });
                 self.loaded
                     .origins
                     .insert(reference.clone(), file.to_owned());
@@ -426,9 +430,21 @@ fn add<T: PartialEq>(all: &mut Vec<T>, more: Vec<T>) {
     }
 }
 
-/// What can be seen of a document that cannot be read.
-fn unread(document: &Document<'_>, fault: Fault) -> Nameless {
-    let guess = guess::object(document.text);
+/// What can be seen of a document that cannot be read: at least one, even if nothing tells what that is.
+fn unread(document: &Document<'_>, fault: &Fault) -> Vec<Nameless> {
+    let mut guesses: Vec<_> = guess::objects(document.text)
+        .into_iter()
+        .map(Some)
+        .collect();
+    if guesses.is_empty() {
+        guesses.push(None);
+    }
+    let all = guesses.into_iter();
+    all.map(|guess| guessed(document, guess, fault.clone()))
+        .collect()
+}
+
+fn guessed(document: &Document<'_>, guess: Option<Guess>, fault: Fault) -> Nameless {
     let read = guess.as_ref().and_then(|guess| match guess.kind {
         Kind::Service => Some(Object::Service(Service::default())),
         Kind::Route(kind) => Some(Object::Route(Route {

@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     compile::{Settings, compile, json},
     manifest::{Kind, RouteKind},
+    world::UNREADABLE,
 };
 
 mod start;
@@ -313,6 +314,26 @@ fn a_document_that_is_not_yaml_costs_no_other() {
         [&reference("torn")],
         "it was a policy"
     );
+}
+
+#[test]
+fn a_broken_document_whose_name_is_taken_is_another_one() {
+    let denied = |loaded: &Loaded| loaded.world.denials.keys().cloned().collect::<Vec<_>>();
+    let good = policy("torn", DENY_BANK);
+    let made_up = reference(&format!("{UNREADABLE}a_2"));
+    let beside = one(&(good.clone() + TORN), None);
+    assert_eq!(denied(&beside), [made_up]);
+    assert_eq!(beside.world.authorization_policies.len(), 1);
+    let again = one(&(good.clone() + TORN), Some(&beside));
+    assert_eq!(again.world, beside.world);
+    // A line of `---` is forgotten.
+    let second = TORN.replace("torn", "second").replace("---\n", "");
+    let joined = TORN.replace("spec: {rules: [\n", "spec: {}\n") + &second;
+    let [first, second] = ["torn", "second"].map(reference);
+    assert_eq!(denied(&one(&joined, None)), [second, first]);
+    let before = one(&(good + &policy("second", DENY_BANK)), None);
+    let kept = one(&joined, Some(&before));
+    assert_eq!(kept.world, before.world, "the last good versions");
 }
 
 #[test]
