@@ -132,6 +132,7 @@ impl Agent {
     }
 
     fn read_manifests(&mut self, now: Instant) -> bool {
+        // Files have the times of this clock; `now` may be ahead of it.
         let wall_clock = SystemTime::now() + now.saturating_duration_since(Instant::now());
         let looked = self.manifests.look(&self.directory, wall_clock);
         let looked = match looked {
