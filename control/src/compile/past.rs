@@ -176,8 +176,10 @@ impl<'a> Passing<'a> {
                 }
                 TargetKind::Gateway => drop(gateways.insert(key)),
                 TargetKind::GatewayClass if scope.is_root(namespace) => {
-                    let ours = gateway::ours(scope).filter(|(_, it)| it.class == target.name);
-                    gateways.extend(ours.map(|(key, _)| key.clone()));
+                    let classes = gateway::aliases(scope, &target.name);
+                    let meant = gateway::ours(scope)
+                        .filter(|(_, gateway)| classes.contains(&gateway.class.as_str()));
+                    gateways.extend(meant.map(|(key, _)| key.clone()));
                 }
                 TargetKind::GatewayClass | TargetKind::ServiceEntry => {}
             }

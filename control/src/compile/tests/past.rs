@@ -87,6 +87,35 @@ fn pods_that_are_not_in_the_mesh_are_named_by_a_policy_for_them() {
     }
 }
 
+/// Where both names of our class are served, a policy of either is for all Gateways, and says so of all their services.
+#[test]
+fn a_policy_of_a_class_names_pods_outside_the_mesh_behind_either_name() {
+    let settings = Settings {
+        deploys: true,
+        ..settings()
+    };
+    let pod = pod(
+        "web",
+        "shop",
+        "labels: {app: web, istio.io/dataplane-mode: none}",
+        "",
+    );
+    let service = service(
+        "web",
+        LABEL,
+        "clusterIP: 10.0.1.1, selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]",
+    );
+    for class in ["ambit-waypoint", "istio-waypoint"] {
+        let target =
+            format!("{{group: gateway.networking.k8s.io, kind: GatewayClass, name: {class}}}");
+        let policy = policy("p", "root", &format!("{{targetRefs: [{target}], {GET}}}"));
+        let out = compile(&world(&(mesh() + &service + &pod + &policy)), &settings);
+        let reference = ObjectRef::new(Kind::AuthorizationPolicy, "root", "p");
+        let said = &out.statuses[&reference].conditions[0].message;
+        assert!(said.contains("shop/web"), "{class}: {said}");
+    }
+}
+
 #[test]
 fn a_service_that_may_be_bypassed_is_named_by_a_policy_for_it() {
     let may = format!("annotations: {{ambit.dev/waypoint-bypass: allowed}}, {LABEL}");
