@@ -380,14 +380,15 @@ pub fn publish(hub: &Hub, state: &StateDir, source: &Source, bindings: &mut Bind
     if !same {
         hub.mesh.send_replace(Arc::new(mesh));
     }
+    let Some(tokens) = hub.tokens() else { return };
     let gateways: BTreeSet<&Key> = snapshot.waypoints().keys().collect();
-    if let Err(error) = hub.tokens.retain(&gateways) {
+    if let Err(error) = tokens.retain(&gateways) {
         tracing::error!(%error, "the token of a Gateway that is gone is not removed");
     }
     // After the mesh: who has a token finds what it is to be told.
     let waypoints = gateways.into_iter().cloned().map(Subject::Waypoint);
     for subject in nodes.into_iter().map(Subject::Node).chain(waypoints) {
-        if let Err(error) = hub.tokens.ensure(&subject) {
+        if let Err(error) = tokens.ensure(&subject) {
             tracing::error!(%subject, %error, "no token");
         }
     }

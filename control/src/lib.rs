@@ -8,6 +8,8 @@ pub mod ca;
 pub mod compile;
 pub mod config;
 pub mod follow;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod manifest;
 pub mod phase;
 pub mod placements;

@@ -93,7 +93,8 @@ impl Kind {
         Self::ReferenceGrant,
     ];
 
-    fn all() -> impl Iterator<Item = Self> {
+    /// Every kind that is known.
+    pub fn all() -> impl Iterator<Item = Self> {
         let unserved = UnservedKind::ALL.map(Self::Unserved);
         Self::SERVED.into_iter().chain(unserved)
     }
@@ -142,7 +143,7 @@ impl Kind {
         !matches!(self, Self::Namespace | Self::Node | Self::GatewayClass)
     }
 
-    fn group(self) -> &'static str {
+    pub(crate) fn group(self) -> &'static str {
         match self {
             Self::EndpointSlice => "discovery.k8s.io",
             Self::AuthorizationPolicy | Self::PeerAuthentication => SECURITY,
@@ -152,7 +153,7 @@ impl Kind {
         }
     }
 
-    fn versions(self) -> &'static [&'static str] {
+    pub(crate) fn versions(self) -> &'static [&'static str] {
         match self {
             Self::AuthorizationPolicy
             | Self::PeerAuthentication

@@ -23,7 +23,7 @@ use crate::{
     follow::{self, Bindings, Refused, Source},
     reports::Reports,
     serve::{
-        self, Hub, Mesh,
+        self, Callers, Hub, Mesh,
         accept::{self, Certificate},
         admin,
         metrics::Metrics,
@@ -127,7 +127,7 @@ fn hub(config: &Config, state: &Arc<StateDir>) -> Result<Hub, Error> {
         authority,
         trust_domain: config.names.trust_domain.clone(),
         longest_life: config.ca_ttl,
-        tokens,
+        callers: Callers::Tokens(tokens),
         reports: Reports::open(Arc::clone(state)).map_err(Error::State)?,
         mesh: watch::Sender::new(Arc::new(Mesh::default())),
         streams: Streams::default(),

@@ -3,7 +3,7 @@
 //! Here requests meet decisions made elsewhere ([`crate::publish`], [`crate::placements`], [`crate::ca`]); nothing is
 //! decided here. Every call needs a token, and who calls is the node or the waypoint of that token.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use tokio::{io::AsyncRead, io::AsyncWrite, sync::watch};
 use tokio_stream::Stream;
@@ -24,7 +24,7 @@ use crate::{
         node::node_service_server::NodeServiceServer,
     },
     subject::Subject,
-    tokens::Tokens,
+    tokens::{NotAuthenticated, Tokens},
     world::{Key, Phase},
 };
 
@@ -66,7 +66,7 @@ pub struct Hub {
     /// The longest life of a leaf.
     pub longest_life: Duration,
     /// Who may call.
-    pub tokens: Tokens,
+    pub callers: Callers,
     /// What nodes said.
     pub reports: Reports,
     /// The state to bring every subscriber to.
@@ -79,24 +79,101 @@ pub struct Hub {
     pub closing: watch::Sender<bool>,
 }
 
+/// How it is known who calls.
+#[derive(Debug)]
+pub enum Callers {
+    /// By a token that was made here, for a directory's nodes and waypoints.
+    Tokens(Tokens),
+    /// By the token of a service account, which the API server reviews.
+    #[cfg(feature = "kubernetes")]
+    Reviews(crate::kubernetes::reviews::Reviews),
+}
+
+/// Who calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Whom resources are for.
+    Subject(Subject),
+    /// Another service account, by namespace and name: it may have a certificate of its own, and nothing else.
+    Account(Key),
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Subject(subject) => subject.fmt(f),
+            Self::Account((namespace, name)) => write!(f, "service account {namespace}/{name}"),
+        }
+    }
+}
+
 impl Hub {
-    fn caller<T>(
+    /// The tokens, if they are made here.
+    pub fn tokens(&self) -> Option<&Tokens> {
+        match &self.callers {
+            Callers::Tokens(tokens) => Some(tokens),
+            #[cfg(feature = "kubernetes")]
+            Callers::Reviews(_) => None,
+        }
+    }
+
+    async fn caller<T>(
         &self,
         request: &tonic::Request<T>,
         call: &'static str,
-    ) -> Result<Subject, Status> {
-        let caller = self
-            .tokens
-            .caller(request.metadata().as_ref())
-            .map_err(|refused| {
-                tracing::warn!(call, reason = %refused, "refused a caller");
-                self.metrics.refused_callers.inc();
-                Status::unauthenticated(refused.to_string())
-            })?;
+    ) -> Result<Caller, Status> {
+        let caller = self.known(request.metadata().as_ref()).await;
+        let caller = caller.map_err(|refused| {
+            tracing::warn!(call, reason = %refused, "refused a caller");
+            self.metrics.refused_callers.inc();
+            match refused.is_callers_fault() {
+                true => Status::unauthenticated(refused.to_string()),
+                false => Status::unavailable(refused.to_string()),
+            }
+        })?;
         if let Some(connection) = request.extensions().get::<accept::Caller>() {
             connection.is_known();
         }
         Ok(caller)
+    }
+
+    async fn known(&self, headers: &http::HeaderMap) -> Result<Caller, NotAuthenticated> {
+        match &self.callers {
+            Callers::Tokens(tokens) => tokens.caller(headers).map(Caller::Subject),
+            #[cfg(feature = "kubernetes")]
+            Callers::Reviews(reviews) => {
+                let mesh = Arc::clone(&self.mesh.borrow());
+                let caller = reviews.caller(headers, &mesh.placements).await?;
+                Ok(match caller {
+                    Caller::Account(account) => {
+                        let waypoint = Subject::Waypoint(account.clone());
+                        match mesh.snapshot.knows(&waypoint) {
+                            true => Caller::Subject(waypoint),
+                            false => Caller::Account(account),
+                        }
+                    }
+                    subject => subject,
+                })
+            }
+        }
+    }
+
+    /// As [`caller`](Self::caller), for what is told to nodes and waypoints alone.
+    async fn subject<T>(
+        &self,
+        request: &tonic::Request<T>,
+        call: &'static str,
+    ) -> Result<Subject, Status> {
+        match self.caller(request, call).await? {
+            Caller::Subject(subject) => Ok(subject),
+            caller @ Caller::Account(_) => {
+                tracing::warn!(call, %caller, "refused a caller that is neither a node proxy nor a waypoint");
+                self.metrics.refused_callers.inc();
+                let reason =
+                    format!("{caller} is neither a node proxy nor the waypoint of a Gateway");
+                Err(Status::permission_denied(reason))
+            }
+        }
     }
 }
 

@@ -46,6 +46,18 @@ pub enum NotAuthenticated {
     BadCharacter,
     /// Nobody has this token.
     Unknown,
+    /// The API server could not be asked, and why.
+    Unreviewed(String),
+    /// The API server does not take the token, and why.
+    Refused(String),
+    /// The token is made for others.
+    WrongAudience,
+    /// The token is of this user, who is no service account.
+    NotAServiceAccount(String),
+    /// The token is not bound to a pod.
+    NotOfAPod,
+    /// It is not known on which node this pod of a node proxy runs.
+    NoNode(String),
 }
 
 impl Tokens {
@@ -111,12 +123,7 @@ impl Tokens {
 
     /// Who sends a request, by its `authorization` headers.
     pub fn caller(&self, headers: &http::HeaderMap) -> Result<Subject, NotAuthenticated> {
-        let mut values = headers.get_all(http::header::AUTHORIZATION).iter();
-        let value = values.next().ok_or(NotAuthenticated::Missing)?;
-        if values.next().is_some() {
-            return Err(NotAuthenticated::Several);
-        }
-        let token = bearer(value.as_bytes())?;
+        let token = presented(headers)?;
         let tokens = self
             .by_subject
             .read()
@@ -199,6 +206,16 @@ fn stored(state: &StateDir, name: &str) -> Result<Option<String>, StateError> {
     }
 }
 
+/// The token of a request.
+pub fn presented(headers: &http::HeaderMap) -> Result<&[u8], NotAuthenticated> {
+    let mut values = headers.get_all(http::header::AUTHORIZATION).iter();
+    let value = values.next().ok_or(NotAuthenticated::Missing)?;
+    match values.next() {
+        Some(_) => Err(NotAuthenticated::Several),
+        None => bearer(value.as_bytes()),
+    }
+}
+
 /// The token in an `authorization` header's value (RFC 6750 §2.1).
 fn bearer(value: &[u8]) -> Result<&[u8], NotAuthenticated> {
     let (scheme, token) = value
@@ -215,9 +232,25 @@ fn bearer(value: &[u8]) -> Result<&[u8], NotAuthenticated> {
     }
 }
 
+impl NotAuthenticated {
+    /// Whether it would be the same if the caller tried again later.
+    pub fn is_callers_fault(&self) -> bool {
+        !matches!(self, Self::Unreviewed(_) | Self::NoNode(_))
+    }
+}
+
 impl fmt::Display for NotAuthenticated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Unreviewed(error) => return write!(f, "the API server cannot review the bearer token: {error}"),
+            Self::Refused(why) if why.is_empty() => "the API server does not take the bearer token",
+            Self::Refused(why) => return write!(f, "the API server does not take the bearer token: {why}"),
+            Self::NotAServiceAccount(user) => {
+                return write!(f, "the bearer token is of {user:?}, which is no service account");
+            }
+            Self::NoNode(pod) => return write!(f, "nobody knows yet on which node pod {pod} runs; try again"),
+            Self::WrongAudience => "the bearer token is not for the audience istio-ca: project one with that audience",
+            Self::NotOfAPod => "the bearer token is not bound to a pod: use a projected one",
             Self::Missing => "no bearer token: send `authorization: Bearer <token of the node or the waypoint>`",
             Self::Several => "more than one authorization header",
             Self::NotBearer => "the authorization header is not `Bearer <token>`",

@@ -8,7 +8,7 @@ use proto::auth::{IstioCertificateRequest, IstioCertificateResponse};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tonic::{Request, Response, Status};
 
-use super::Hub;
+use super::{Caller, Hub};
 use crate::{
     ca, ca::Issued, placements,
     stubs::certificate::istio_certificate_service_server::IstioCertificateService,
@@ -24,7 +24,7 @@ impl IstioCertificateService for Certificates {
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let hub = &self.0;
-        let caller = hub.caller(&request, "certificate")?;
+        let caller = hub.caller(&request, "certificate").await?;
         let request = request.into_inner();
         let asked = impersonated(&request);
         let shown: String = asked
@@ -65,16 +65,21 @@ impl IstioCertificateService for Certificates {
 
 fn sign(
     hub: &Hub,
-    caller: &Subject,
+    caller: &Caller,
     asked: Option<&str>,
     request: &IstioCertificateRequest,
 ) -> Result<Issued, Status> {
     let mesh = Arc::clone(&hub.mesh.borrow());
     let identity = match caller {
-        Subject::Node(node) => mesh.placements.may_ask(node, asked, &hub.trust_domain),
-        Subject::Waypoint(gateway) => {
-            let is_there = mesh.snapshot.knows(caller);
+        Caller::Subject(Subject::Node(node)) => {
+            mesh.placements.may_ask(node, asked, &hub.trust_domain)
+        }
+        Caller::Subject(waypoint @ Subject::Waypoint(gateway)) => {
+            let is_there = mesh.snapshot.knows(waypoint);
             placements::own_identity(gateway, is_there, asked, &hub.trust_domain)
+        }
+        Caller::Account(account) => {
+            placements::own_identity(account, true, asked, &hub.trust_domain)
         }
     };
     let identity = identity.map_err(|refused| Status::permission_denied(refused.to_string()))?;

@@ -34,7 +34,7 @@ impl AggregatedDiscoveryService for Discovery {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let subject = self.0.caller(&request, "discovery")?;
+        let subject = self.0.subject(&request, "discovery").await?;
         let entry =
             self.0.streams.enter(&subject).ok_or_else(|| {
                 Status::resource_exhausted("this caller has too many streams open")

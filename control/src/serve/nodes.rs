@@ -23,7 +23,7 @@ impl NodeService for Nodes {
         &self,
         request: Request<ReportRequest>,
     ) -> Result<Response<ReportResponse>, Status> {
-        let node = match self.0.caller(&request, "report")? {
+        let node = match self.0.subject(&request, "report").await? {
             Subject::Node(node) => node,
             caller @ Subject::Waypoint(_) => {
                 tracing::warn!(%caller, "refused a report: only nodes report");

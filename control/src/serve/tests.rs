@@ -54,7 +54,7 @@ impl Control {
             authority: Authority::open(&state, "cluster.local", SystemTime::now()).unwrap(),
             trust_domain: "cluster.local".to_owned(),
             longest_life: Duration::from_hours(24),
-            tokens: Tokens::open(Arc::clone(&state)).unwrap(),
+            callers: Callers::Tokens(Tokens::open(Arc::clone(&state)).unwrap()),
             reports: Reports::open(state).unwrap(),
             mesh: watch::Sender::new(Arc::new(Mesh::default())),
             streams: Streams::default(),
@@ -62,7 +62,10 @@ impl Control {
             closing: watch::Sender::new(false),
         });
         for node in ["n1", "n2"] {
-            hub.tokens.ensure(&Subject::Node(node.to_owned())).unwrap();
+            hub.tokens()
+                .unwrap()
+                .ensure(&Subject::Node(node.to_owned()))
+                .unwrap();
         }
         let (connections, accepted) = mpsc::channel(1);
         let served = tokio::spawn(serve(Arc::clone(&hub), ReceiverStream::new(accepted)));
@@ -121,7 +124,7 @@ impl Control {
         let snapshot = Arc::new(Snapshot::new(compiled, &previous));
         for gateway in compiled.told.keys() {
             let waypoint = Subject::Waypoint(gateway.clone());
-            self.hub.tokens.ensure(&waypoint).unwrap();
+            self.hub.tokens().unwrap().ensure(&waypoint).unwrap();
         }
         self.hub.mesh.send_replace(Arc::new(Mesh {
             snapshot,

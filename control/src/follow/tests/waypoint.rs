@@ -366,7 +366,7 @@ async fn what_subscribers_accept_is_followed() {
         authority: Authority::open(&state, "cluster.local", now).unwrap(),
         trust_domain: "cluster.local".to_owned(),
         longest_life: Duration::from_hours(1),
-        tokens: Tokens::open(Arc::clone(&state)).unwrap(),
+        callers: crate::serve::Callers::Tokens(Tokens::open(Arc::clone(&state)).unwrap()),
         reports: Reports::open(Arc::clone(&state)).unwrap(),
         mesh: tokio::sync::watch::Sender::default(),
         streams: Streams::default(),

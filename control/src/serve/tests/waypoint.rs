@@ -84,7 +84,12 @@ async fn a_waypoint_gets_its_own_identity_alone_and_only_while_its_gateway_is_th
         "{}",
         refused.message()
     );
-    control.hub.tokens.retain(&[&key("other")].into()).unwrap();
+    control
+        .hub
+        .tokens()
+        .unwrap()
+        .retain(&[&key("other")].into())
+        .unwrap();
     let refused = client.sign(asking(None)).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
 }

@@ -1,0 +1,5 @@
+//! A Kubernetes API server as the source, and as the only place where anything is kept.
+
+pub mod objects;
+pub mod reviews;
+pub mod watch;
