@@ -44,6 +44,23 @@ pub struct Authority {
     expires: SystemTime,
 }
 
+/// Why there is no authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadRoot {
+    /// [`ROOT_CERT`] or [`ROOT_KEY`].
+    pub part: &'static str,
+    /// In words.
+    pub reason: String,
+}
+
+impl fmt::Display for BadRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.part, self.reason)
+    }
+}
+
+impl std::error::Error for BadRoot {}
+
 /// A signed leaf.
 #[derive(Clone, Debug)]
 pub struct Issued {
@@ -77,40 +94,45 @@ pub enum NotSigned {
 impl Authority {
     /// The root that the state directory keeps; on first start a new one (P-256, ten years).
     pub fn open(state: &StateDir, trust_domain: &str, now: SystemTime) -> Result<Self, StateError> {
-        let refused = |name: &str, reason: String| StateError {
-            path: state.path(name),
-            reason,
+        let refused = |bad: BadRoot| StateError {
+            path: state.path(bad.part),
+            reason: bad.reason,
         };
+        let bad = |part, reason| refused(BadRoot { part, reason });
         let key = match (state.read(ROOT_KEY)?, state.read(ROOT_CERT)?) {
-            (Some(key), Some(certificate)) => return Self::load(state, &key, certificate),
+            (Some(key), Some(certificate)) => {
+                return Self::load(&key, certificate).map_err(refused);
+            }
             (None, Some(_)) => {
                 let reason = "is missing beside the root certificate: restore it, or, if it is lost, remove \
                               root-cert.pem to start with a new root (every node must then be given the new one)";
-                return Err(refused(ROOT_KEY, reason.to_owned()));
+                return Err(bad(ROOT_KEY, reason.to_owned()));
             }
             // A first start that was cut short between the two files: nobody has seen a certificate of this key.
-            (Some(key), None) => key_pair(&key).map_err(|reason| refused(ROOT_KEY, reason))?,
+            (Some(key), None) => key_pair(&key).map_err(|reason| bad(ROOT_KEY, reason))?,
             (None, None) => {
-                let key = KeyPair::generate()
-                    .map_err(|error| refused(ROOT_KEY, format!("cannot be made: {error}")))?;
+                let key = new_key().map_err(refused)?;
                 state.write(ROOT_KEY, key.serialize_pem().as_bytes(), SECRET)?;
                 key
             }
         };
-        let certificate = root(trust_domain, now, &key)
-            .map_err(|error| refused(ROOT_CERT, format!("cannot be made: {error}")))?;
+        let certificate = new_root(trust_domain, now, &key).map_err(refused)?;
         state.write(ROOT_CERT, certificate.as_bytes(), PUBLIC)?;
         tracing::info!(file = %state.path(ROOT_CERT).display(), "made a new root");
-        Self::load(
-            state,
-            key.serialize_pem().as_bytes(),
-            certificate.into_bytes(),
-        )
+        Self::load(key.serialize_pem().as_bytes(), certificate.into_bytes()).map_err(refused)
     }
 
-    fn load(state: &StateDir, key: &[u8], certificate: Vec<u8>) -> Result<Self, StateError> {
-        let refused = |name: &str, reason: &str| StateError {
-            path: state.path(name),
+    /// A new root (P-256, ten years), as PEM of its key (PKCS#8) and of its certificate.
+    pub fn make(trust_domain: &str, now: SystemTime) -> Result<(String, String), BadRoot> {
+        let key = new_key()?;
+        let certificate = new_root(trust_domain, now, &key)?;
+        Ok((key.serialize_pem(), certificate))
+    }
+
+    /// The authority of a root, whose key and certificate are in PEM.
+    pub fn load(key: &[u8], certificate: Vec<u8>) -> Result<Self, BadRoot> {
+        let refused = |part: &'static str, reason: &str| BadRoot {
+            part,
             reason: reason.to_owned(),
         };
         let key = key_pair(key).map_err(|reason| refused(ROOT_KEY, &reason))?;
@@ -281,6 +303,20 @@ pub fn life(asked: i64, longest: Duration) -> Result<Duration, NotSigned> {
         Ok(seconds) => Ok(Duration::from_secs(seconds).min(longest)),
         Err(_) => Err(NotSigned::NegativeLife(asked)),
     }
+}
+
+fn new_key() -> Result<KeyPair, BadRoot> {
+    KeyPair::generate().map_err(|error| BadRoot {
+        part: ROOT_KEY,
+        reason: format!("cannot be made: {error}"),
+    })
+}
+
+fn new_root(trust_domain: &str, now: SystemTime, key: &KeyPair) -> Result<String, BadRoot> {
+    root(trust_domain, now, key).map_err(|error| BadRoot {
+        part: ROOT_CERT,
+        reason: format!("cannot be made: {error}"),
+    })
 }
 
 fn root(trust_domain: &str, now: SystemTime, key: &KeyPair) -> Result<String, rcgen::Error> {

@@ -2,4 +2,5 @@
 
 pub mod objects;
 pub mod reviews;
+pub mod root;
 pub mod watch;

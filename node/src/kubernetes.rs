@@ -1,0 +1,9 @@
+//! The node's pods from a Kubernetes API server, and what the agent tells it of them.
+//!
+//! Only this node's pods are watched. What a pod is, is decided by the same rules as for a directory of manifests
+//! ([`mesh::enrol`]); its network namespace is found by its processes.
+
+pub mod netns;
+pub mod pods;
+pub mod publish;
+pub mod watch;

@@ -1,0 +1,87 @@
+//! Lists and watches this node's pods, and all namespaces. A thin driver: [`pods`](super::pods) says what a change means.
+
+use k8s_openapi::api::core::v1;
+use kube::{
+    Api, Client, ResourceExt,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
+};
+use tokio::sync::mpsc::Sender;
+use tokio_stream::StreamExt;
+use tracing::warn;
+
+use super::pods::Change;
+
+/// Watches until `changes` is closed.
+pub async fn watch(client: Client, node: String, changes: Sender<Change>) {
+    tokio::join!(
+        pods(client.clone(), &node, &changes),
+        namespaces(client, &changes)
+    );
+}
+
+async fn pods(client: Client, node: &str, changes: &Sender<Change>) {
+    let own = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
+    let events = watcher(Api::<v1::Pod>::all(client), own).default_backoff();
+    tokio::pin!(events);
+    let mut all = Vec::new();
+    while let Some(event) = events.next().await {
+        let change = match event {
+            Ok(Event::Init) => {
+                all.clear();
+                continue;
+            }
+            Ok(Event::InitApply(pod)) => {
+                all.push(pod);
+                continue;
+            }
+            Ok(Event::InitDone) => Change::Pods(std::mem::take(&mut all)),
+            Ok(Event::Apply(pod)) => Change::Pod(Box::new(pod)),
+            Ok(Event::Delete(pod)) => {
+                Change::PodGone((pod.namespace().unwrap_or_default(), pod.name_any()))
+            }
+            Err(error) => {
+                warn!(%error, "pods cannot be watched: what is known of them stays");
+                continue;
+            }
+        };
+        if changes.send(change).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn namespaces(client: Client, changes: &Sender<Change>) {
+    let events = watcher(
+        Api::<v1::Namespace>::all(client),
+        watcher::Config::default(),
+    )
+    .default_backoff();
+    tokio::pin!(events);
+    let labels = |it: &v1::Namespace| it.metadata.labels.clone().unwrap_or_default();
+    let mut all = std::collections::BTreeMap::new();
+    while let Some(event) = events.next().await {
+        let change = match event {
+            Ok(Event::Init) => {
+                all.clear();
+                continue;
+            }
+            Ok(Event::InitApply(it)) => {
+                all.insert(it.name_any(), labels(&it));
+                continue;
+            }
+            Ok(Event::InitDone) => Change::Namespaces(std::mem::take(&mut all)),
+            Ok(Event::Apply(it)) => Change::Namespace(it.name_any(), labels(&it)),
+            Ok(Event::Delete(it)) => Change::NamespaceGone(it.name_any()),
+            Err(error) => {
+                warn!(%error, "namespaces cannot be watched: what is known of them stays");
+                continue;
+            }
+        };
+        if changes.send(change).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! A real Kubernetes cluster for tests: two nodes on this machine, up in seconds, or whichever KUBECONFIG names.
+//!
+//! Everything is done by the tools that users have, `kubectl` and `helm`. What a test makes is gone when its cluster is
+//! dropped.
+
+pub mod cluster;
+pub mod image;
+pub mod program;
+
+pub use cluster::Cluster;
