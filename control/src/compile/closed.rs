@@ -56,7 +56,7 @@ pub(super) fn policed(scope: Scope<'_>, attached: &Attached, workload: &Workload
     let pod = scope.world.pods.get(&key)?;
     let gateway = binding::label(scope, &pod.meta)?;
     let reference = ObjectRef::new(Kind::Gateway, &gateway.0, &gateway.1);
-    let concerned = match gateway::find(scope, &gateway) {
+    let concerned = match scope.world.gateways.get(&gateway) {
         Some(found) => gateway::is_for_workloads(scope, found),
         None => scope.world.hides(&reference),
     };
