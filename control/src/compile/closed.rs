@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     manifest::{Kind, Labels, Object, ObjectRef},
-    world::Key,
+    world::{Key, UNREADABLE},
 };
 
 /// No object can have a name with a `_`.
@@ -46,6 +46,20 @@ pub(super) fn compile(scope: Scope<'_>, attached: &Attached, compiled: &mut Comp
             workload.authorization_policies.push(name.clone());
             compiled.authorizations.entry(name).or_insert(denial);
         }
+    }
+}
+
+/// Says of which services that is, so that what closes one later, for good, takes over from here. Where all pods of a namespace
+/// are closed, it may be any service of it, and one that nobody knows yet.
+pub(super) fn tell(scope: Scope<'_>, attached: &Attached, compiled: &mut Compiled) {
+    let any = |home: &str| (home.to_owned(), UNREADABLE.to_owned());
+    let homes = namespaces(scope);
+    compiled.closed.extend(homes.into_iter().map(any));
+    for (service, labels) in services(scope, attached) {
+        compiled
+            .closed
+            .extend(labels.is_empty().then(|| any(&service.0)));
+        compiled.closed.insert(service);
     }
 }
 
