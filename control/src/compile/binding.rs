@@ -14,7 +14,7 @@ use super::{
 use crate::{
     manifest::{Kind, Meta, ObjectRef, Service},
     status::{Condition, Status},
-    world::{Key, Phase},
+    world::{Key, Phase, World},
 };
 
 const USE_WAYPOINT: &str = "istio.io/use-waypoint";
@@ -169,11 +169,16 @@ fn bind(asked: Asked<'_>) -> Binding {
 /// The gateway that the label of a service or pod, or of its namespace, names. Whose label it is also says in which
 /// namespace.
 pub(super) fn label(scope: Scope<'_>, meta: &Meta) -> Option<Key> {
+    named(scope.world, meta)
+}
+
+/// The same, of a world of which nothing else matters.
+pub(super) fn named(world: &World, meta: &Meta) -> Option<Key> {
     let own = &meta.labels;
     let labels = if own.contains_key(USE_WAYPOINT) {
         own
     } else {
-        let namespace = scope.world.namespaces.get(&meta.namespace)?;
+        let namespace = world.namespaces.get(&meta.namespace)?;
         &namespace.meta.labels
     };
     let name = labels.get(USE_WAYPOINT).filter(|name| *name != "none")?;

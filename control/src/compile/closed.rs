@@ -10,7 +10,8 @@ use proto::{
 };
 
 use super::{
-    Compiled, Scope, binding, concern,
+    Compiled, Scope, binding,
+    concern::{self, Behind},
     gateway::{self, Obstacle},
     policy::Attached,
     workloads::has_all,
@@ -115,18 +116,10 @@ fn may_be_behind(scope: Scope<'_>, attached: &Attached, service: &ObjectRef) -> 
     if !attached.polices_gateways() {
         return false;
     }
-    let faulty = scope.world.faults.get(service);
-    let faults = faulty.into_iter().flat_map(|it| &it.faults);
-    let mut of_metadata = faults.filter(|it| it.field.starts_with("metadata"));
-    match scope.world.refused.get(service) {
-        // One of which nobody knows the name is not known by its labels either.
-        Some(Object::Service(read))
-            if !read.meta.name.is_empty() && of_metadata.next().is_none() =>
-        {
-            let gateway = binding::label(scope, &read.meta);
-            gateway.is_some_and(|gateway| attached.polices_gateway(scope, &gateway))
-        }
-        _ => true,
+    match concern::behind(scope.world, service) {
+        Behind::Nothing => false,
+        Behind::Gateway(gateway) => attached.polices_gateway(scope, &gateway),
+        Behind::Anything => true,
     }
 }
 
