@@ -177,6 +177,19 @@ pub fn sees(world: &World, settings: &Settings, namespace: &str) -> bool {
     scope.sees(namespace)
 }
 
+/// The Gateway that the label of a Service, or of its Namespace, names, whether it is there or not.
+pub fn gateway_of(world: &World, settings: &Settings, service: &Key) -> Option<Key> {
+    let (made, shared) = (BTreeMap::new(), BTreeMap::new());
+    let scope = Scope {
+        world,
+        settings,
+        made: &made,
+        shared: &shared,
+    };
+    let service = world.services.get(service)?;
+    binding::label(scope, &service.meta)
+}
+
 /// The Gateways that are ours, each of which gets a waypoint.
 pub fn gateways(world: &World, settings: &Settings) -> Vec<Key> {
     let (made, shared) = (BTreeMap::new(), BTreeMap::new());

@@ -44,7 +44,7 @@ pub(super) fn conditions(
                 WAYPOINTS,
                 "MissingWaypoint",
                 format!(
-                    "Service {}/{} has no waypoint, so the route changes nothing",
+                    "Service {}/{} has no waypoint (label istio.io/use-waypoint), so the route changes nothing",
                     service.0, service.1
                 ),
             ),
