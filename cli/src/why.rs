@@ -16,6 +16,7 @@ mod facts;
 mod live;
 mod next;
 mod request;
+mod said;
 mod text;
 mod through;
 mod trace;

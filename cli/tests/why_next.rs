@@ -143,3 +143,155 @@ fn an_address_that_another_namespace_lists_leads_nowhere() {
     let said = next(&answer);
     assert!(said.contains("pods of other namespaces"), "{answer:#}");
 }
+
+fn route(rules: &str) -> String {
+    let parent = "{group: '', kind: Service, name: orders}";
+    format!(
+        "---\n{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: r, namespace: shop}}, \
+         spec: {{parentRefs: [{parent}], rules: [{rules}]}}}}\n"
+    )
+}
+
+#[test]
+fn a_rule_that_leads_nowhere_is_named_with_what_is_wrong_with_it() {
+    const AT: &str = "backendRefs[0] of rule 0 of HTTPRoute shop/r";
+    let guard = "{filters: [{type: ExternalAuth, externalAuht: {}}], backendRefs: [{name: orders, port: 80}]}";
+    let served = guard.replace("externalAuht", "externalAuth");
+    let to = |backend: &str| format!("{{backendRefs: [{{{backend}}}]}}");
+    let pay = "---\n{apiVersion: v1, kind: Service, metadata: {name: pay, namespace: infra}, spec: {clusterIP: 10.96.0.31, ports: [{port: 80}]}}\n";
+    for (at, (rule, expected)) in [
+        (
+            guard.to_owned(),
+            ["correct HTTPRoute shop/r", "externalAuht: no such field"],
+        ),
+        (
+            served,
+            ["rule 0 of HTTPRoute shop/r", "ExternalAuth is not served"],
+        ),
+        (
+            "{matches: [{path: {value: /}}]}".to_owned(),
+            ["rule 0 of HTTPRoute shop/r", "names no backend"],
+        ),
+        (to("name: nope, port: 80"), [AT, "make Service shop/nope"]),
+        (to("name: orders, port: 8080"), [AT, "it has 80"]),
+        (
+            to("name: orders, port: 80, weight: 0"),
+            ["rule 0 of HTTPRoute shop/r", "a weight above 0"],
+        ),
+        (
+            to("name: pay, namespace: infra, port: 80"),
+            [AT, "make a ReferenceGrant in namespace infra"],
+        ),
+        (
+            to("kind: Bucket, name: orders"),
+            [AT, "Bucket is not a kind"],
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let text = BASE.to_owned() + &gateway("shop", "") + pay + &route(&rule);
+        let answer = why(&format!("rule-{at}"), &text, &["shop/orders"]);
+        let said = next(&answer);
+        assert!(
+            expected.iter().all(|it| said.contains(it)),
+            "{rule}: {answer:#}"
+        );
+    }
+}
+
+/// Also where two have the name, and the one that is refused stands in for itself.
+#[test]
+fn of_two_routes_of_a_name_the_faulty_one_is_to_be_corrected() {
+    let guard = "{filters: [{type: ExternalAuth, externalAuht: {}}], backendRefs: [{name: orders, port: 80}]}";
+    let good = "{backendRefs: [{name: orders, port: 80}]}";
+    let text = BASE.to_owned() + &gateway("shop", "") + &route(good) + &route(guard);
+    let answer = why("twice", &text, &["shop/orders"]);
+    let said = next(&answer);
+    assert!(said.contains("correct HTTPRoute shop/r:"), "{answer:#}");
+}
+
+#[test]
+fn a_waypoint_that_cannot_be_is_told_by_what_is_wrong_with_its_gateway() {
+    let policed = |gateway: &str| BASE.to_owned() + gateway + &policy("Service", "orders");
+    let of_class = |class: &str| gateway("shop", "").replace("ambit-waypoint", class);
+    let faulty = gateway("shop", "").replace("port: 15008", "port: x");
+    for (name, gateway, expected) in [
+        ("missing", String::new(), "make Gateway shop/wp"),
+        (
+            "foreign",
+            of_class("istio"),
+            "Gateway shop/wp is there, but its class istio is not ours",
+        ),
+        (
+            "no-gateway",
+            faulty,
+            "correct Gateway shop/wp: spec.listeners[0].port",
+        ),
+    ] {
+        let answer = why(name, &policed(&gateway), &["shop/orders"]);
+        assert_eq!(answer["ways"][0]["end"]["outcome"], "refused", "{answer:#}");
+        assert!(next(&answer).contains(expected), "{answer:#}");
+        // Without a policy it is not refused, and told all the same.
+        let answer = why(name, &(BASE.to_owned() + &gateway), &["shop/orders"]);
+        assert_eq!(answer["arrives"], true, "{answer:#}");
+        let said = answer["steps"][0]["status"].to_string();
+        assert!(
+            said.contains(expected) && said.contains("straight to the endpoints"),
+            "{answer:#}"
+        );
+    }
+}
+
+#[test]
+fn what_objects_say_of_a_service_is_told_also_where_nothing_is_refused() {
+    let elsewhere = "use-waypoint: wp, istio.io/use-waypoint-namespace: infra}";
+    let good = route("{backendRefs: [{name: orders, port: 80}]}");
+    let mesh = BASE.to_owned() + &gateway("shop", "");
+    let cases = [
+        (
+            BASE.replace("use-waypoint: wp}", elsewhere) + &gateway("infra", ""),
+            "allowedRoutes",
+        ),
+        (
+            mesh.clone() + &policy("Service", "order"),
+            "AuthorizationPolicy/shop/p: Service order: it is not there",
+        ),
+        (
+            mesh.clone() + &good.replace("name: orders}]", "name: orders, port: 81}]"),
+            "it has 80 (http)",
+        ),
+        (
+            mesh.clone() + &good.replace("{group: '', kind: Service, name: orders}", "{name: wp}"),
+            "name the Service as parent",
+        ),
+        (
+            mesh.replace("istio.io/use-waypoint: wp", "a: b") + &good,
+            "label istio.io/use-waypoint",
+        ),
+    ];
+    for (at, (text, expected)) in cases.into_iter().enumerate() {
+        let answer = why(&format!("said-{at}"), &text, &["shop/orders"]);
+        assert_eq!(answer["arrives"], true, "{answer:#}");
+        let said = answer["steps"][0]["status"].to_string();
+        assert!(said.contains(expected), "{expected}: {answer:#}");
+    }
+    // Not of others.
+    let fine = why("fine", &(mesh + &good), &["shop/orders"]);
+    assert!(fine["steps"][0]["status"].is_null(), "{fine:#}");
+}
+
+#[test]
+fn a_policy_that_wants_what_no_node_proxy_sees_says_so_where_it_denies() {
+    let selecting = policy("Service", "orders").replace(
+        "targetRefs: [{kind: Service, name: orders}], action: DENY",
+        "selector: {matchLabels: {app: orders}}, action: ALLOW",
+    );
+    let text = BASE.to_owned() + &gateway("shop", "") + &selecting;
+    let answer = why("selector", &text, &["shop/orders"]);
+    let said = next(&answer);
+    assert!(
+        said.contains("shop/p") && said.contains("targetRefs"),
+        "{answer:#}"
+    );
+}

@@ -85,7 +85,8 @@ pub struct Compiled {
     /// By service: what its binding is to become. It depends on the manifests alone, not on how far bindings have come; but
     /// a service whose label names a waypoint that does not serve it is here only if it is bound already.
     pub wanted: BTreeMap<Key, Wanted>,
-    /// Services of which no binding is to become anything: a policy needs a waypoint that they cannot have.
+    /// Services of which no binding is to become anything: a policy needs a waypoint that they cannot have, or is, or may be,
+    /// for them and something of them cannot be understood.
     pub closed: BTreeSet<Key>,
 }
 
@@ -155,6 +156,7 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
         &mut compiled,
     );
     bindings.tell(scope, &mut compiled);
+    closed::tell(scope, &attached, &mut compiled);
     past::tell(scope, &attached, &bindings, &mut compiled);
     endpoints::statuses(scope, &mut compiled);
     unserved::statuses(scope, &mut compiled);
@@ -173,6 +175,19 @@ pub fn sees(world: &World, settings: &Settings, namespace: &str) -> bool {
         shared: &shared,
     };
     scope.sees(namespace)
+}
+
+/// The Gateway that the label of a Service, or of its Namespace, names, whether it is there or not.
+pub fn gateway_of(world: &World, settings: &Settings, service: &Key) -> Option<Key> {
+    let (made, shared) = (BTreeMap::new(), BTreeMap::new());
+    let scope = Scope {
+        world,
+        settings,
+        made: &made,
+        shared: &shared,
+    };
+    let service = world.services.get(service)?;
+    binding::label(scope, &service.meta)
 }
 
 /// The Gateways that are ours, each of which gets a waypoint.

@@ -28,6 +28,7 @@ use crate::{
     serve::{Hub, Mesh, streams::Subscribers},
     source::{
         self, Loaded, Problem,
+        check::Refusal,
         files::{Files, PATIENCE},
     },
     state::{PUBLIC, StateDir},
@@ -78,8 +79,8 @@ pub struct Source {
 pub enum Refused {
     /// The source cannot be read.
     Unreadable(PathBuf, io::Error),
-    /// A policy, or the configuration of the mesh, is invalid, and there is no earlier version of it that could stand in.
-    Invalid(Vec<Problem>),
+    /// What is invalid may let somebody in, and there is no earlier version of it that could stand in.
+    Invalid(Refusal, Vec<Problem>),
     /// Files are still being written, and nobody knows what they held: there may be policies in them.
     Unsettled(Vec<Problem>),
     /// What the bindings that are recorded need cannot be understood, and they would end.
@@ -96,8 +97,8 @@ impl Source {
             return Err(Refused::Unsettled(unsettled));
         }
         let loaded = source::load_for(files.texts(), None, &settings);
-        if source::check::refusal(&loaded, path.is_file(), &settings).is_some() {
-            return Err(Refused::Invalid(loaded.problems));
+        if let Some(refusal) = source::check::refusal(&loaded, path.is_file(), &settings) {
+            return Err(Refused::Invalid(refusal, loaded.problems));
         }
         let problems = loaded.problems.clone();
         let source = Self {
@@ -476,9 +477,8 @@ impl fmt::Display for Refused {
                     .iter()
                     .try_for_each(|problem| write!(f, "\n  {problem}"))
             }
-            Self::Invalid(problems) => {
-                f.write_str("a policy that cannot be understood denies for its scope, a mesh is not without what configures it, and of two of one \
-                     name nobody can say which is meant; correct it before the start:")?;
+            Self::Invalid(refusal, problems) => {
+                write!(f, "{refusal}; correct it before the start:")?;
                 problems
                     .iter()
                     .try_for_each(|problem| write!(f, "\n  {problem}"))

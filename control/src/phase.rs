@@ -15,7 +15,8 @@
 //! told, and trusted, until nobody is sent to it; to take that away shuts the way through it. Between two waypoints
 //! ([`Phase::Moving`]) both are told, and a denial lets both through, first while the service is published with the old one
 //! and then with the new one; to forget the old one shuts the way through that. A service that a policy closes because it can
-//! have no waypoint ([`Phase::Closed`]) is closed at once, and goes from there to a denial without being open in between. Nothing but the wish itself ends a binding: neither does a waypoint that is away, nor a Gateway that is deleted.
+//! have no waypoint, or because something of it cannot be understood ([`Phase::Closed`]), is closed at once, and goes from
+//! there to a denial without being open in between. Nothing but the wish itself ends a binding: neither does a waypoint that is away, nor a Gateway that is deleted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +25,7 @@ use std::{
 
 use crate::{
     compile::Wanted,
-    world::{Key, Phase, Waypoints},
+    world::{Key, Phase, UNREADABLE, Waypoints},
 };
 
 #[cfg(test)]
@@ -92,7 +93,8 @@ pub fn next(recorded: &Waypoints, known: &Known<'_>) -> Waypoints {
         }
         let wanted = known.wanted.get(service);
         let begins = wanted.filter(|it| it.policed || ready.contains(&it.gateway));
-        let recorded = recorded.phases.get(service);
+        let own = recorded.phases.get(service);
+        let recorded = own.or_else(|| unknown(recorded, service));
         let mut phase = recorded.cloned();
         for _ in 0..STEPS {
             let is_published = phase.as_ref() == recorded;
@@ -107,6 +109,12 @@ pub fn next(recorded: &Waypoints, known: &Known<'_>) -> Waypoints {
     });
     let phases = phases.collect();
     Waypoints { ready, phases }
+}
+
+/// The phase of all that nobody knew of a service's namespace: it may have been among that.
+fn unknown<'a>(recorded: &'a Waypoints, service: &Key) -> Option<&'a Phase> {
+    let any = (service.0.clone(), UNREADABLE.to_owned());
+    recorded.phases.get(&any)
 }
 
 /// One step of one service. `begins` is `wanted`, if that is enough to bind a service that is not bound. `settled` says

@@ -98,14 +98,44 @@ pub fn read_dir(path: &Path) -> io::Result<BTreeMap<PathBuf, String>> {
     })
 }
 
+/// How often a directory is listed at most until nothing changes meanwhile.
+const LISTINGS: usize = 8;
+
 /// What `read` makes of each file. It reads at most one byte more than is allowed, which [`load`] then sees.
 fn each<T>(path: &Path, read: impl Fn(&Path) -> io::Result<T>) -> io::Result<BTreeMap<PathBuf, T>> {
-    let mut files = BTreeMap::new();
     if !fs::metadata(path)?.is_dir() {
-        files.insert(path.to_owned(), read(path)?);
-        return Ok(files);
+        return Ok([(path.to_owned(), read(path)?)].into());
     }
-    for entry in fs::read_dir(path)? {
+    let mut files = BTreeMap::new();
+    let mut listed = list(path)?;
+    // A listing is no snapshot: of what is renamed meanwhile it may have neither name. The next one has the new name.
+    for _ in 0..LISTINGS {
+        files.clear();
+        for path in &listed {
+            match read(path) {
+                Ok(found) => drop(files.insert(path.clone(), found)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    return Err(io::Error::new(
+                        error.kind(),
+                        format!("{}: {error}", path.display()),
+                    ));
+                }
+            }
+        }
+        let now = list(path)?;
+        if now == listed && files.len() == listed.len() {
+            break;
+        }
+        listed = now;
+    }
+    Ok(files)
+}
+
+/// The manifests of a directory.
+fn list(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let mut files = BTreeSet::new();
+    for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         let hidden = path
             .file_name()
@@ -113,18 +143,8 @@ fn each<T>(path: &Path, read: impl Fn(&Path) -> io::Result<T>) -> io::Result<BTr
         let manifest = path
             .extension()
             .is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
-        if hidden || !manifest || !path.is_file() {
-            continue;
-        }
-        match read(&path) {
-            Ok(found) => drop(files.insert(path, found)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                return Err(io::Error::new(
-                    error.kind(),
-                    format!("{}: {error}", path.display()),
-                ));
-            }
+        if !hidden && manifest && path.is_file() {
+            files.insert(path);
         }
     }
     Ok(files)
@@ -142,12 +162,14 @@ pub fn load(files: &BTreeMap<PathBuf, String>, previous: Option<&Loaded>) -> Loa
         previous: previous.unwrap_or(&nothing),
         loaded: Loaded::default(),
         read: BTreeSet::new(),
+        unclear: Vec::new(),
     };
     let (empty, full): (Vec<_>, Vec<_>) =
         files.iter().partition(|(_, text)| text.trim().is_empty());
     for (file, text) in full {
         loading.file(file, text);
     }
+    loading.unclear();
     // Last, so that what another file holds now is known.
     for (file, _) in empty {
         loading.empty(file);

@@ -66,7 +66,8 @@ pub struct World {
 pub struct Waypoints {
     /// Gateways whose waypoint was ready once.
     pub ready: BTreeSet<Key>,
-    /// By service; a service that is not here is not bound.
+    /// By service; a service that is not here is not bound. One that is called [`UNREADABLE`] stands for those of its namespace
+    /// that nobody knew.
     pub phases: BTreeMap<Key, Phase>,
 }
 

@@ -9,6 +9,10 @@
 //! Captured outlives the proxy's connection, and damage to the rules: peers must not fall back to plaintext. What is wrong is
 //! reported beside it. An agent that starts and finds rules of ours takes the pod for captured already, for the same
 //! reason.
+//!
+//! What cannot be read takes nothing back, also where no earlier version of it is known: a pod that may be in the mesh or not
+//! keeps the rules that it has, and is not ready without; and as long as pods may be hidden from an agent that has just
+//! started, neither the control plane nor proxies are told of all.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -40,6 +44,8 @@ use tracked::{Found, Stage, Tracked, take_out};
 /// How often the rules of captured pods are looked at.
 const VERIFY: Duration = Duration::from_secs(2);
 
+const HIDDEN: &str = "there may be captured pods of this node whose manifests cannot be read: until they can, the control plane is told nothing new, and proxies keep the pods that they have";
+
 /// The agent's state.
 #[derive(Debug)]
 pub struct Agent {
@@ -51,6 +57,10 @@ pub struct Agent {
     readable: bool,
     /// This node's pods by their manifests; none before the first look, when nothing must be let go.
     wanted: Option<BTreeMap<Key, Pod>>,
+    /// Every pod that an earlier run of the agent may have captured is among them.
+    complete: bool,
+    /// It was told that they are not complete.
+    held_back: bool,
     pods: BTreeMap<Key, Tracked>,
     zds: Zds<Arc<Netns>>,
     server: Server,
@@ -74,6 +84,8 @@ impl Agent {
             manifests: Manifests::default(),
             readable: true,
             wanted: None,
+            complete: false,
+            held_back: false,
             pods: BTreeMap::new(),
             zds: Zds::default(),
             server,
@@ -155,9 +167,11 @@ impl Agent {
             let (file, document) = (file.display(), document.unwrap_or_default());
             error!(%file, document, reason, "a manifest is faulty; its last good version stays");
         }
-        // An agent that has just started lets no pod go because a manifest is being written.
-        if !(looked.incomplete && self.wanted.is_none()) {
-            self.wanted = Some(self.manifests.pods(&self.node));
+        self.wanted = Some(self.manifests.pods(&self.node));
+        self.complete |= !self.manifests.hides(&self.node);
+        // What is being written mostly settles at once.
+        if !self.complete && !looked.unsettled && !std::mem::replace(&mut self.held_back, true) {
+            error!("{HIDDEN}");
         }
         looked.unsettled
     }
@@ -191,6 +205,10 @@ impl Agent {
         for key in keys {
             self.step(&key, verify, now);
         }
+        if self.complete {
+            let list = self.zds.complete(now);
+            self.carry_out(list, now);
+        }
         self.publish();
     }
 
@@ -207,7 +225,7 @@ impl Agent {
         let name = wanted.unwrap_or(&tracked.pod).netns.clone();
         let found = tracked.find(name.as_deref(), &self.namespaces);
         let with_proxy = matches!(tracked.stage, Stage::Told | Stage::Captured);
-        let stays = wanted.is_some_and(|pod| pod.out().is_none() && pod.uid == tracked.pod.uid);
+        let stays = wanted.is_some_and(|pod| !pod.is_out() && pod.uid == tracked.pod.uid);
         if with_proxy && (!stays || found == Found::Another) {
             tracked.stage = Stage::Leaving;
             info!(namespace = key.0, pod = key.1, "leaves the mesh");
@@ -222,7 +240,7 @@ impl Agent {
                     self.carry_out(list, now);
                 }
             }
-            Some(pod) if pod.out().is_some() => {
+            Some(pod) if pod.is_out() => {
                 let uid = tracked.pod.uid.clone();
                 tracked.stay_out(key, pod.clone(), verify);
                 // Proxies may have been asked to keep it.
@@ -235,7 +253,10 @@ impl Agent {
             }
             Some(pod) => {
                 tracked.pod = pod.clone();
-                let list = tracked.go_in(key, verify, &mut self.zds, now);
+                let list = match pod.enrolment {
+                    None => tracked.stay(key, verify, &mut self.zds, now),
+                    Some(_) => tracked.go_in(key, verify, &mut self.zds, now),
+                };
                 self.carry_out(list, now);
             }
         }
@@ -331,7 +352,8 @@ impl Agent {
     }
 
     fn publish(&self) {
-        if self.wanted.is_none() {
+        // What is not reported is published as not captured.
+        if !self.complete {
             return;
         }
         let reports: Vec<_> = self.pods.values().filter_map(Tracked::report).collect();

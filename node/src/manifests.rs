@@ -11,14 +11,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use mesh::enrol::{self, Enrolment, Reason, enrolled};
+use mesh::enrol::{self, Enrolment, enrolled};
 use sys::file::{self, Content, Stamp};
 
 mod document;
 mod rule;
 
 use document::{Contents, Gap, Labels, Manifest, Object};
-use rule::{Files, Settled, settle};
+use rule::{Files, Kept, Settled, settle};
 
 pub use rule::GONE;
 
@@ -28,8 +28,8 @@ pub const NETNS_ANNOTATION: &str = "ambit.dev/netns";
 /// Whoever writes a file for longer than this is told about.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A file larger than this is not read.
-const LARGEST_FILE: u64 = 16 << 20;
+/// A file larger than this is not read, here as by the control plane.
+const LARGEST_FILE: u64 = 64 << 20;
 
 /// Namespace and name of a pod.
 pub type Key = (String, String);
@@ -45,8 +45,8 @@ pub struct Pod {
     pub uid: String,
     /// Service account.
     pub service_account: String,
-    /// In the mesh, or why not.
-    pub enrolment: Enrolment,
+    /// In the mesh, or why not; `None` if nobody can say, for what would say so cannot be read and never could.
+    pub enrolment: Option<Enrolment>,
     /// The file name of its network namespace, if it has one of its own.
     pub netns: Option<String>,
     /// Its manifest does not say that it is not ready.
@@ -70,8 +70,6 @@ pub struct Looked {
     pub faults: Vec<Fault>,
     /// Some files are being written, or some objects are about to go: look again soon.
     pub unsettled: bool,
-    /// Some files are not read yet and may be any moment: what is known is not all.
-    pub incomplete: bool,
 }
 
 /// A document, or a whole file, that cannot be read.
@@ -112,7 +110,7 @@ impl Manifests {
             let hidden = path
                 .file_name()
                 .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-            if hidden || !matches!(extension, Some("yaml" | "yml" | "json")) {
+            if hidden || !matches!(extension, Some("yaml" | "yml" | "json")) || !is_file(&path) {
                 continue;
             }
             self.look_at(&path, now, &mut looked);
@@ -171,14 +169,13 @@ impl Manifests {
                     .duration_since(since)
                     .is_ok_and(|so_far| so_far < PATIENCE)
                 {
-                    looked.incomplete |= file.stamp.is_none();
                     return;
                 }
                 vec![fault(WRITTEN.to_owned())]
             }
             Ok(Found::Whole(stamp, text)) => {
                 file.stamp = Some(stamp);
-                if !file.contents.objects.is_empty() && text.trim().is_empty() {
+                if file.contents != Contents::default() && text.trim().is_empty() {
                     vec![fault(EMPTY.to_owned())]
                 } else {
                     let (contents, faults) = document::read(&text);
@@ -200,33 +197,70 @@ impl Manifests {
         file.faults = faults;
     }
 
-    /// The pods of a node. One of which nobody can say what is meant is in the mesh if any of its versions is.
+    /// Whether there may be pods of the node that [`pods`](Self::pods) does not name, because they can be read neither
+    /// now nor ever before.
+    pub fn hides(&self, node: &str) -> bool {
+        let vague = |kept: &Kept| {
+            let mut versions = kept.versions.iter();
+            versions.any(|version| match version {
+                Object::Pod(pod) => pod.vague && pod.node.as_deref().is_none_or(|it| it == node),
+                Object::Namespace(_) => false,
+            })
+        };
+        !self.settled.seen || self.settled.objects.values().any(vague)
+    }
+
+    /// The pods of a node. One of which there are several versions is in the mesh if any of them is.
     pub fn pods(&self, node: &str) -> BTreeMap<Key, Pod> {
-        let (mut pods, none) = (BTreeMap::new(), [Object::Namespace(Labels::new())]);
-        for (key, kept) in &self.settled {
+        let mut pods = BTreeMap::new();
+        for (key, kept) in &self.settled.objects {
             let document::Key::Pod((namespace, name)) = key else {
                 continue;
             };
-            let around = self
-                .settled
-                .get(&document::Key::Namespace(namespace.clone()))
-                .map_or(none.as_slice(), |kept| &kept.versions);
-            let versions = kept.versions.iter().flat_map(|version| {
-                around
-                    .iter()
-                    .filter_map(move |around| match (version, around) {
-                        (Object::Pod(pod), Object::Namespace(labels)) => Some((pod, labels)),
-                        _ => None,
-                    })
+            let here = kept.versions.iter().filter_map(|version| match version {
+                Object::Pod(pod) if !pod.vague && pod.node.as_deref() == Some(node) => Some(pod),
+                _ => None,
             });
-            let here = versions.filter(|(pod, _)| pod.node.as_deref() == Some(node));
-            let all = here.map(|(manifest, labels)| manifest.pod(namespace, name, labels));
+            let all = here.map(|manifest| {
+                let enrolment = self.enrolment(namespace, manifest, kept.doubtful);
+                manifest.pod(namespace, name, enrolment)
+            });
+            let rank = |pod: &Pod| match pod.enrolment {
+                Some(Enrolment::Out(_)) => 0,
+                None => 1,
+                Some(Enrolment::In) => 2,
+            };
             // Of several, the last that is in.
-            if let Some(pod) = all.max_by_key(|pod| pod.out().is_none()) {
+            if let Some(pod) = all.max_by_key(rank) {
                 pods.insert((namespace.clone(), name.clone()), pod);
             }
         }
         pods
+    }
+
+    fn enrolment(&self, namespace: &str, pod: &Manifest, doubtful: bool) -> Option<Enrolment> {
+        let key = document::Key::Namespace(namespace.to_owned());
+        let none = [Object::Namespace(Labels::new())];
+        let (versions, hidden) = match self.settled.objects.get(&key) {
+            Some(kept) => (kept.versions.as_slice(), kept.doubtful),
+            None => (none.as_slice(), !self.settled.seen),
+        };
+        let all = versions.iter().filter_map(|version| match version {
+            Object::Namespace(labels) => Some(pod.enrolled(labels)),
+            Object::Pod(_) => None,
+        });
+        let found = all.max_by_key(|it| *it == Enrolment::In)?;
+        let asks = Labels::from([(enrol::DATAPLANE_MODE.to_owned(), "ambient".to_owned())]);
+        let may_be_in = doubtful || hidden && pod.enrolled(&asks) == Enrolment::In;
+        (found == Enrolment::In || !may_be_in).then_some(found)
+    }
+}
+
+/// Whether there is a file, or something of which nobody can say what it is.
+fn is_file(path: &Path) -> bool {
+    match fs::metadata(path) {
+        Ok(found) => found.is_file(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
 
@@ -241,13 +275,20 @@ impl File {
 }
 
 impl Manifest {
-    fn pod(&self, namespace: &str, name: &str, namespace_labels: &Labels) -> Pod {
-        let facts = enrol::Pod {
+    fn enrolled(&self, namespace_labels: &Labels) -> Enrolment {
+        let namespace = enrol::Namespace {
+            labels: namespace_labels,
+        };
+        let pod = enrol::Pod {
             labels: &self.labels,
             annotations: &self.annotations,
             host_network: self.host_network,
             ended: self.ended,
         };
+        enrolled(namespace, pod)
+    }
+
+    fn pod(&self, namespace: &str, name: &str, enrolment: Option<Enrolment>) -> Pod {
         let service_account = match self.service_account.as_deref() {
             None | Some("") => "default",
             Some(name) => name,
@@ -261,16 +302,11 @@ impl Manifest {
                 .clone()
                 .unwrap_or_else(|| format!("{namespace}/{name}/{service_account}")),
             service_account: service_account.to_owned(),
-            enrolment: enrolled(
-                enrol::Namespace {
-                    labels: namespace_labels,
-                },
-                facts,
-            ),
+            enrolment,
             netns: self
                 .annotations
                 .get(NETNS_ANNOTATION)
-                .filter(|_| !facts.host_network)
+                .filter(|_| !self.host_network)
                 .cloned(),
             ready: !self.ended && !self.unready,
         }
@@ -278,12 +314,9 @@ impl Manifest {
 }
 
 impl Pod {
-    /// Why it is not in the mesh, if it is not.
-    pub fn out(&self) -> Option<Reason> {
-        match self.enrolment {
-            Enrolment::In => None,
-            Enrolment::Out(reason) => Some(reason),
-        }
+    /// It is not in the mesh.
+    pub fn is_out(&self) -> bool {
+        matches!(self.enrolment, Some(Enrolment::Out(_)))
     }
 }
 
@@ -314,8 +347,11 @@ fn look(path: &Path, last: Option<Stamp>, now: SystemTime) -> Result<Found, Stri
         match file::read(&opened, LARGEST_FILE, now).map_err(words)? {
             Content::Unsettled(_) => Found::Unsettled,
             Content::Whole(stamp, bytes) => {
-                let text = String::from_utf8(bytes).map_err(|_| "not UTF-8 text".to_owned())?;
-                Found::Whole(stamp, text)
+                // Nor the character that others put in the place of what is not.
+                let text = String::from_utf8(bytes)
+                    .ok()
+                    .filter(|it| !it.contains('\u{fffd}'));
+                Found::Whole(stamp, text.ok_or("not UTF-8 text")?)
             }
         },
     )

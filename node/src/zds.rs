@@ -1,6 +1,7 @@
 //! ZDS, version 1: tells node proxies which pods are theirs (`istio.workload.zds`). Decisions only; [`serve`] moves packets.
 //!
-//! A proxy connects and greets. It is then told of every pod, and that these are all; later of each that comes or goes.
+//! A proxy connects and greets. It is then told of every pod, and, once that is known, that these are all; later of each that comes or
+//! goes.
 //! It answers each message before it gets the next, within [`PATIENCE`], or the connection is closed. While two proxies
 //! are connected, as during an upgrade, the newer one gets what comes and both are told what goes.
 //!
@@ -38,6 +39,8 @@ pub struct Zds<H> {
     connections: BTreeMap<Id, Connection>,
     /// Pods that go, with the connections that have not answered yet.
     leaving: BTreeMap<String, BTreeSet<Id>>,
+    /// These are all pods. Until then no proxy is told so: it would let the others go.
+    complete: bool,
 }
 
 /// What is to be done, in this order.
@@ -89,6 +92,7 @@ impl<H: Clone> Default for Zds<H> {
             pods: BTreeMap::new(),
             connections: BTreeMap::new(),
             leaving: BTreeMap::new(),
+            complete: false,
         }
     }
 }
@@ -176,6 +180,17 @@ impl<H: Clone> Zds<H> {
         self.advance(now)
     }
 
+    /// All pods that proxies may have from before are known now.
+    pub fn complete(&mut self, now: Instant) -> Vec<Do<H>> {
+        if std::mem::replace(&mut self.complete, true) {
+            return Vec::new();
+        }
+        for connection in self.connections.values_mut().filter(|it| it.serving) {
+            connection.queue.push_back(Item::SnapshotSent);
+        }
+        self.advance(now)
+    }
+
     /// Whether a pod of this uid has been added and not removed.
     pub fn knows(&self, uid: &str) -> bool {
         self.pods.contains_key(uid)
@@ -244,7 +259,9 @@ impl<H: Clone> Zds<H> {
             connection
                 .queue
                 .extend(self.pods.keys().cloned().map(Item::Pod));
-            connection.queue.push_back(Item::SnapshotSent);
+            if self.complete {
+                connection.queue.push_back(Item::SnapshotSent);
+            }
         }
         Ok(Vec::new())
     }

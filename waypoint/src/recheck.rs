@@ -35,7 +35,7 @@ impl<'a> Change<'a> {
         let Some(place) = place else {
             return true;
         };
-        let (backend, endpoint) = (place.backend, &place.endpoint.uid);
+        let (backend, endpoint) = (place.backend, &place.endpoint.workload.uid);
         let stays = self.same_policies
             && is_same(before.table(table), after.table(table))
             && match (before.backend(backend), after.backend(backend)) {

@@ -1,9 +1,17 @@
 //! What to do where the answer is no: which object to change, and whose identity it has to name.
 
-use control::manifest::{Kind, ObjectRef};
+use control::{
+    compile,
+    manifest::{Kind, Object, ObjectRef, RouteKind},
+    world::Key,
+};
 use mesh::{
     decide,
-    http::authorize,
+    http::{
+        authorize, route,
+        select::Selected,
+        weight::{self, Target},
+    },
     identity::Identity,
     model::is_generated,
     name::Name,
@@ -13,14 +21,19 @@ use mesh::{
 
 use super::{
     facts::Facts,
+    said,
     trace::{End, Outcome},
 };
 
+/// Of the Gateway API.
+const GROUP: &str = "gateway.networking.k8s.io";
+/// The names of routes begin so that stand in for objects: one of two of the same name, and a wish for TLS.
+const REFUSED: &str = "refused_";
+const NO_TLS: &str = "unserved_tls_";
+
 /// A name under `invalid` is nobody's (RFC 2606 §2): a service that has it is to reach no waypoint.
 const NOWHERE: &str = ".invalid";
-/// What says of a Service whether it is behind its waypoint.
-const BOUND: &str = "istio.io/WaypointBound";
-/// And whether all that is listed of it may be its endpoint.
+/// What says of a Service whether all that is listed of it may be its endpoint.
 const ENDPOINTS: &str = "ResolvedRefs";
 
 /// Who came, as policies see it.
@@ -55,6 +68,93 @@ pub(super) fn answered(answer: &Answer, asker: &Asker<'_>, grpc: bool) -> End {
     }
 }
 
+/// What to do about a rule that cannot be carried out; `None` if that is not why.
+pub(super) fn of_rule(answer: &Answer, selected: Selected<'_>, facts: &Facts) -> Option<String> {
+    let route = selected.route;
+    let kind = match route.kind {
+        route::Kind::Grpc => RouteKind::Grpc,
+        route::Kind::Http => RouteKind::Http,
+        route::Kind::Tcp => RouteKind::Tcp,
+    };
+    let name = route.name.strip_prefix(REFUSED).unwrap_or(&route.name);
+    let reference = ObjectRef::new(Kind::Route(kind), route.namespace.as_str(), name);
+    let words = format!("{} {}/{name}", kind.as_str(), route.namespace);
+    let rule = format!("rule {} of {words}", selected.at);
+    let why = match answer {
+        Answer::NoBackend => {
+            return Some(format!(
+                "give a backendRef of {rule} a weight above 0: together they have none"
+            ));
+        }
+        Answer::InvalidBackend(why) => why,
+        _ => return None,
+    };
+    // Those that nobody wrote have a name that no object can have.
+    if route.name.starts_with(NO_TLS) {
+        return Some(format!(
+            "take away what wants TLS, or let a route lead elsewhere: {why}"
+        ));
+    }
+    let stands_in = name != &*route.name || facts.world.object(&reference).is_none();
+    if stands_in && let Some(faults) = said::faults(facts, &reference) {
+        return Some(format!(
+            "correct {words}: {faults}. Until then what it wants guarded is refused"
+        ));
+    }
+    if selected.rule.invalid.is_some() {
+        return Some(format!(
+            "change {rule}, so that it can be carried out: {why}"
+        ));
+    }
+    let wrong = |it: &weight::Backend| matches!(&it.target, Target::Invalid(all) if **all == **why);
+    let at = selected.rule.backends.iter().position(wrong);
+    let place = at.map_or(rule.clone(), |at| format!("backendRefs[{at}] of {rule}"));
+    Some(match lack(&reference, selected.at, at, facts) {
+        Some(other) => format!("correct {place}, or {other}"),
+        None => format!("correct {place}: {why}"),
+    })
+}
+
+/// What else than the reference may be changed, so that it leads somewhere.
+fn lack(route: &ObjectRef, rule: usize, at: Option<usize>, facts: &Facts) -> Option<String> {
+    let Some(Object::Route(written)) = facts.world.object(route) else {
+        return None;
+    };
+    let backend = written.rules.get(rule)?.backends.get(at?)?;
+    if !backend.is_service() {
+        return None;
+    }
+    let own = &route.namespace;
+    let namespace = backend.namespace.as_ref().unwrap_or(own);
+    let service = (namespace.clone(), backend.name.clone());
+    let name = &backend.name;
+    let mut grants = facts.world.reference_grants.values();
+    let is_granted = grants.any(|it| {
+        it.meta.namespace == *namespace && it.grants_service(GROUP, route.kind.as_str(), own, name)
+    });
+    if namespace != own && !is_granted {
+        return Some(format!(
+            "make a ReferenceGrant in namespace {namespace}, from {}s ({GROUP}) of namespace {own} to Service {name}",
+            route.kind.as_str()
+        ));
+    }
+    match facts.world.services.get(&service) {
+        None => Some(format!("make Service {namespace}/{name}")),
+        Some(found) => {
+            let ports: Vec<_> = found.ports.iter().filter(|it| !it.udp).collect();
+            let number = backend.port.unwrap_or_default();
+            let has = ports.iter().any(|it| it.port == number);
+            let listed: Vec<_> = ports.iter().map(|it| it.port.to_string()).collect();
+            (!has).then(|| {
+                format!(
+                    "give Service {namespace}/{name} a port {number}: it has {}",
+                    listed.join(", ")
+                )
+            })
+        }
+    }
+}
+
 /// In words that come after the outcome.
 fn said(answer: &Answer) -> String {
     match answer {
@@ -85,9 +185,7 @@ fn of_answer(answer: &Answer, asker: &Asker<'_>) -> Option<String> {
         Answer::NoRoute => {
             "add a rule that matches the request to a route of the service".to_owned()
         }
-        Answer::InvalidBackend(_) | Answer::NoBackend => {
-            "correct the backendRefs of the rule; the route's status says more".to_owned()
-        }
+        Answer::InvalidBackend(why) => format!("mend what leads there: {why}"),
         Answer::NoEndpoint(service) => endpointless(*service, asker.facts),
         Answer::NotServed(_) => "ask for a port that the service has".to_owned(),
         Answer::NotReady => "wait until the waypoint is told of the service".to_owned(),
@@ -111,12 +209,24 @@ fn of_request(denial: authorize::Denial, asker: &Asker<'_>) -> String {
 }
 
 fn of_connection(denial: decide::Denial, asker: &Asker<'_>) -> String {
-    match denial {
+    let next = match denial {
         decide::Denial::Denied(policy) if is_generated(policy) => generated(policy, asker),
         decide::Denial::Denied(policy) => denies(policy, None, asker),
         decide::Denial::NotAllowed(policy) => allow(policy, "connect", asker),
         decide::Denial::NotUnderstood(policy) | decide::Denial::Unknown(policy) => correct(policy),
+    };
+    match beyond(denial.policy(), asker.facts) {
+        Some(said) => format!("{next}. Of that policy: {said}"),
+        None => next,
     }
+}
+
+/// What a policy wants that no node proxy sees.
+fn beyond(policy: Name, facts: &Facts) -> Option<&str> {
+    let (namespace, name) = policy.as_str().split_once('/')?;
+    let reference = ObjectRef::new(Kind::AuthorizationPolicy, namespace, name);
+    let condition = said::failing(facts, &reference, "ZtunnelAccepted")?;
+    Some(&condition.message)
 }
 
 /// Of policies that nobody wrote. Their names say why they are there.
@@ -155,16 +265,36 @@ fn generated(policy: Name, asker: &Asker<'_>) -> String {
 
 /// What a service says of a condition that does not hold.
 fn lacking(service: Name, kind: &str, facts: &Facts) -> Option<String> {
-    let (namespace, host) = service.as_str().split_once('/')?;
-    let name = host.split('.').next()?;
-    let reference = ObjectRef::new(Kind::Service, namespace, name);
-    let status = facts.statuses.get(&reference)?;
-    let mut conditions = status.conditions.iter();
-    let condition = conditions.find(|it| it.kind == kind && !it.holds)?;
+    let (namespace, name) = key(service)?;
+    let reference = ObjectRef::new(Kind::Service, &namespace, &name);
+    let condition = said::failing(facts, &reference, kind)?;
     Some(format!(
-        "change what {kind} says of Service {namespace}/{name}: {}",
+        "mend what is in the way of Service {namespace}/{name} ({kind}): {}",
         condition.message
     ))
+}
+
+/// Namespace and name, of `namespace/hostname`.
+fn key(service: Name) -> Option<Key> {
+    let (namespace, host) = service.as_str().split_once('/')?;
+    let name = host.split('.').next()?;
+    Some((namespace.to_owned(), name.to_owned()))
+}
+
+/// What keeps a service from the waypoint that it is to have.
+fn unbound(service: Name, facts: &Facts) -> Option<String> {
+    let own = key(service)?;
+    let reference = ObjectRef::new(Kind::Service, &own.0, &own.1);
+    let condition = said::failing(facts, &reference, said::BOUND)?;
+    let gateway = compile::gateway_of(&facts.world, &facts.settings, &own);
+    match (condition.reason, gateway) {
+        ("AttachmentDenied", Some((namespace, name))) => Some(format!(
+            "let Gateway {namespace}/{name} admit services of namespace {}, by allowedRoutes.namespaces (from: All, or a \
+             selector) of its listener for HBONE; or label Service {}/{} to a Gateway of its own namespace",
+            own.0, own.0, own.1
+        )),
+        _ => lacking(service, said::BOUND, facts),
+    }
 }
 
 /// Where nobody serves it.
@@ -210,13 +340,13 @@ fn of_refusal(refusal: &Refusal, asker: &Asker<'_>) -> Option<String> {
             lack,
         } => match lack {
             Lack::Unknown if waypoint.to_string().ends_with(NOWHERE) => {
-                return lacking(*service, BOUND, asker.facts);
+                return unbound(*service, asker.facts);
             }
-            Lack::Unknown => format!(
-                "make the Gateway whose waypoint {waypoint} is, or correct the label istio.io/use-waypoint of {service}"
-            ),
-            Lack::NoHealthyEndpoint => {
-                format!("see why the waypoint {waypoint} has no ready pod")
+            Lack::Unknown | Lack::NoHealthyEndpoint => {
+                let own = key(*service);
+                let gateway = own.and_then(|own| said::waypointless(asker.facts, &own));
+                gateway
+                    .unwrap_or_else(|| format!("see why the waypoint {waypoint} has no ready pod"))
             }
             _ => return None,
         },

@@ -254,6 +254,9 @@ impl Judge<'_> {
             Ok(forward) => forward,
             Err(answer) => {
                 let mut end = next::answered(answer, self.asker, grpc);
+                let ruled = judgement.route;
+                let ruled = ruled.and_then(|it| next::of_rule(answer, it, self.walk.facts));
+                end.next = ruled.or(end.next);
                 if self.head.is_none() {
                     // Its bytes are not read, so nobody writes into them: it is closed.
                     (end.status, end.details) = (None, None);

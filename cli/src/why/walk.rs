@@ -27,6 +27,7 @@ use super::{
     live::Standing,
     next::{Asker, refused},
     request::Request,
+    said,
     through::{Arriving, through},
     trace::{self, Choice, End, Step, Way},
 };
@@ -168,6 +169,9 @@ impl Walk<'_> {
                     (None, _) => ", which has no waypoint".to_owned(),
                 };
                 step.tell("service", format!("{} at {to}{waypoint}", short(service)));
+                let key = (service.namespace.to_string(), service.name.to_string());
+                let said = said::about(self.facts, &key, service.waypoint.is_none());
+                step.list("status", said.clone(), json!(said));
             }
             Known::Workload(workload) => step.tell("pod", format!("{} at {to}", called(workload))),
             Known::Unusable(name) => step.tell("resource", name),

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     manifest::{Kind, Meta, ObjectRef, Service},
     status::{Condition, Status},
-    world::{Key, Phase},
+    world::{Key, Phase, World},
 };
 
 const USE_WAYPOINT: &str = "istio.io/use-waypoint";
@@ -45,7 +45,7 @@ pub(super) struct Binding {
     /// Who is denied at its target ports.
     pub(super) denied: Denied,
     wanted: Option<Wanted>,
-    /// A policy needs a waypoint that it cannot have.
+    /// A policy needs a waypoint that it cannot have, or may need one.
     closed: bool,
     condition: Option<Condition>,
 }
@@ -169,11 +169,16 @@ fn bind(asked: Asked<'_>) -> Binding {
 /// The gateway that the label of a service or pod, or of its namespace, names. Whose label it is also says in which
 /// namespace.
 pub(super) fn label(scope: Scope<'_>, meta: &Meta) -> Option<Key> {
+    named(scope.world, meta)
+}
+
+/// The same, of a world of which nothing else matters.
+pub(super) fn named(world: &World, meta: &Meta) -> Option<Key> {
     let own = &meta.labels;
     let labels = if own.contains_key(USE_WAYPOINT) {
         own
     } else {
-        let namespace = scope.world.namespaces.get(&meta.namespace)?;
+        let namespace = world.namespaces.get(&meta.namespace)?;
         &namespace.meta.labels
     };
     let name = labels.get(USE_WAYPOINT).filter(|name| *name != "none")?;
@@ -278,13 +283,14 @@ fn labelled(asked: Asked<'_>, gateway: Key, named: bool) -> Binding {
     } else {
         Denied::Nobody
     };
-    // What nobody carries out does not begin; it does not end either.
-    let begins = !refused && !foreign;
+    // What nobody carries out does not begin; it does not end either. Nor does anything begin where all is denied.
+    let untold = may_be_named(scope, &service.meta.namespace);
+    let begins = !refused && !foreign && !untold;
     let bound = phase.is_some_and(|phase| *phase != Phase::Closed);
     let wanted = (begins || bound).then(|| Wanted {
         gateway: gateway.clone(),
         policed,
-        deny: policed && around != Denied::Nobody,
+        deny: (policed || untold) && around != Denied::Nobody,
     });
     Binding {
         condition: Some(condition(asked, &gateway, obstacle, published.as_ref())),
@@ -295,11 +301,23 @@ fn labelled(asked: Asked<'_>, gateway: Key, named: bool) -> Binding {
         ),
         told: told(asked, phase, Some(&gateway)),
         accepted: obstacle.is_none().then_some(gateway),
-        closed: policed && refused,
+        closed: untold || policed && (refused || foreign),
         published,
         denied,
         wanted,
     }
+}
+
+/// Whether a policy of a namespace may name any of its services, while it denies all of it: nobody can tell what it is
+/// attached to.
+fn may_be_named(scope: Scope<'_>, namespace: &str) -> bool {
+    let mut denials = scope.world.denials.iter();
+    denials.any(|(policy, denial)| {
+        policy.kind != Kind::PeerAuthentication
+            && policy.namespace == namespace
+            && denial.selector.is_none()
+            && denial.targets.is_empty()
+    })
 }
 
 fn phase<'a>(asked: Asked<'a>) -> Option<&'a Phase> {

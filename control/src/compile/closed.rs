@@ -10,14 +10,15 @@ use proto::{
 };
 
 use super::{
-    Compiled, Scope, binding, concern,
+    Compiled, Scope, binding,
+    concern::{self, Behind},
     gateway::{self, Obstacle},
     policy::Attached,
     workloads::has_all,
 };
 use crate::{
     manifest::{Kind, Labels, Object, ObjectRef},
-    world::Key,
+    world::{Key, UNREADABLE},
 };
 
 /// No object can have a name with a `_`.
@@ -49,6 +50,20 @@ pub(super) fn compile(scope: Scope<'_>, attached: &Attached, compiled: &mut Comp
     }
 }
 
+/// Says of which services that is, so that what closes one later, for good, takes over from here. Where all pods of a namespace
+/// are closed, it may be any service of it, and one that nobody knows yet.
+pub(super) fn tell(scope: Scope<'_>, attached: &Attached, compiled: &mut Compiled) {
+    let any = |home: &str| (home.to_owned(), UNREADABLE.to_owned());
+    let homes = namespaces(scope);
+    compiled.closed.extend(homes.into_iter().map(any));
+    for (service, labels) in services(scope, attached) {
+        compiled
+            .closed
+            .extend(labels.is_empty().then(|| any(&service.0)));
+        compiled.closed.insert(service);
+    }
+}
+
 /// The Gateway of a waypoint for workloads that a pod is labelled to, if a policy is attached to that which is enforced: what
 /// is sent to the pod's own address would go past it.
 pub(super) fn policed(scope: Scope<'_>, attached: &Attached, workload: &Workload) -> Option<Key> {
@@ -56,7 +71,7 @@ pub(super) fn policed(scope: Scope<'_>, attached: &Attached, workload: &Workload
     let pod = scope.world.pods.get(&key)?;
     let gateway = binding::label(scope, &pod.meta)?;
     let reference = ObjectRef::new(Kind::Gateway, &gateway.0, &gateway.1);
-    let concerned = match gateway::find(scope, &gateway) {
+    let concerned = match scope.world.gateways.get(&gateway) {
         Some(found) => gateway::is_for_workloads(scope, found),
         None => scope.world.hides(&reference),
     };
@@ -101,18 +116,10 @@ fn may_be_behind(scope: Scope<'_>, attached: &Attached, service: &ObjectRef) -> 
     if !attached.polices_gateways() {
         return false;
     }
-    let faulty = scope.world.faults.get(service);
-    let faults = faulty.into_iter().flat_map(|it| &it.faults);
-    let mut of_metadata = faults.filter(|it| it.field.starts_with("metadata"));
-    match scope.world.refused.get(service) {
-        // One of which nobody knows the name is not known by its labels either.
-        Some(Object::Service(read))
-            if !read.meta.name.is_empty() && of_metadata.next().is_none() =>
-        {
-            let gateway = binding::label(scope, &read.meta);
-            gateway.is_some_and(|gateway| attached.polices_gateway(scope, &gateway))
-        }
-        _ => true,
+    match concern::behind(scope.world, service) {
+        Behind::Nothing => false,
+        Behind::Gateway(gateway) => attached.polices_gateway(scope, &gateway),
+        Behind::Anything => true,
     }
 }
 

@@ -1,25 +1,37 @@
 //! Which policies may be for an object that cannot be understood. Not what they do: `policy`, `authorization` and `peer`
 //! say that of what is there.
 
-use super::authorization::is_dry_run;
+use super::{authorization::is_dry_run, binding};
 use crate::{
     manifest::{
-        Kind, ObjectRef, TargetRef,
+        Kind, Object, ObjectRef, TargetRef,
         authorization::{Action, PolicyTarget, TargetKind},
         unserved::Target,
     },
-    world::{UNREADABLE, World},
+    world::{Key, UNREADABLE, World},
 };
 
 /// A policy that may be for an object, which is not in force. By a Service and its Namespace it would be known which
-/// waypoint is asked, by a Gateway and its class which policies that has, and by a Namespace which pods are in the mesh at
-/// all; of other kinds only what is named counts.
+/// waypoint is asked, by a Gateway and its class which policies that has, by a Namespace which pods are in the mesh at all, and
+/// by a Pod which policies select it; of other kinds only what is named counts.
 pub(crate) fn policy(world: &World, root: &str, object: &ObjectRef) -> Option<ObjectRef> {
+    if object.kind == Kind::Pod {
+        return of_pods(world, root, &object.namespace);
+    }
+    let behind = behind(world, object);
     let concerns = |(policy, targets): &(ObjectRef, &[TargetRef])| {
         let any = |kinds: &[TargetKind]| targets.iter().any(|it| kinds.contains(&it.kind));
         let through = [TargetKind::Gateway, TargetKind::GatewayClass];
         match object.kind {
-            Kind::Service | Kind::GatewayClass => any(&through),
+            Kind::Service => match &behind {
+                Behind::Nothing => false,
+                Behind::Gateway((home, name)) => targets.iter().any(|it| match it.kind {
+                    TargetKind::Gateway => policy.namespace == *home && it.name == *name,
+                    kind => kind == TargetKind::GatewayClass,
+                }),
+                Behind::Anything => any(&through),
+            },
+            Kind::GatewayClass => any(&through),
             // A policy of a Gateway names it.
             Kind::Gateway => any(&[TargetKind::GatewayClass]),
             Kind::Namespace => {
@@ -30,6 +42,32 @@ pub(crate) fn policy(world: &World, root: &str, object: &ObjectRef) -> Option<Ob
     };
     let found = all(world).find(concerns);
     found.map(|(policy, _)| policy)
+}
+
+/// What a Service that cannot be understood is behind.
+pub(super) enum Behind {
+    /// No waypoint.
+    Nothing,
+    /// The waypoint of this Gateway.
+    Gateway(Key),
+    /// Nobody knows.
+    Anything,
+}
+
+/// What a Service that cannot be understood is behind, as far as its label and that of its namespace can be read.
+pub(super) fn behind(world: &World, service: &ObjectRef) -> Behind {
+    let faulty = world.faults.get(service);
+    let faults = faulty.into_iter().flat_map(|it| &it.faults);
+    let mut of_metadata = faults.filter(|it| it.field.starts_with("metadata"));
+    match world.refused.get(service) {
+        // One of which nobody knows the name is not known by its labels either.
+        Some(Object::Service(read))
+            if !read.meta.name.is_empty() && of_metadata.next().is_none() =>
+        {
+            binding::named(world, &read.meta).map_or(Behind::Nothing, Behind::Gateway)
+        }
+        _ => Behind::Anything,
+    }
 }
 
 /// A policy that may be for a pod of a namespace by the pod's labels.

@@ -194,7 +194,7 @@ fn service((namespace, name): &Key) -> Service {
 /// Why a Gateway does not serve a service that is labelled to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Obstacle {
-    /// It is not there.
+    /// It is not there, or its namespace is not looked at.
     Missing,
     /// Its listener does not admit the service's namespace.
     Denied,
@@ -213,7 +213,7 @@ impl Obstacle {
 
 /// Whether the Gateway serves services of a namespace.
 pub(super) fn obstacle(scope: Scope<'_>, gateway: &Key, namespace: &str) -> Option<Obstacle> {
-    let Some(found) = find(scope, gateway) else {
+    let Some(found) = scope.world.gateways.get(gateway) else {
         return Some(Obstacle::Missing);
     };
     let none = Labels::new();
@@ -225,6 +225,8 @@ pub(super) fn obstacle(scope: Scope<'_>, gateway: &Key, namespace: &str) -> Opti
     };
     if !admits {
         Some(Obstacle::Denied)
+    } else if !scope.sees(&gateway.0) {
+        Some(Obstacle::Missing)
     } else if scope.shared.contains_key(gateway) {
         Some(Obstacle::Shared)
     } else if !is_for_services(scope, found) {

@@ -99,7 +99,8 @@ impl Attached {
         attached
     }
 
-    /// A policy is for objects of its own namespace; one of the root namespace may be for a class.
+    /// A policy is for objects of its own namespace; one of the root namespace may be for a class. Of a namespace that is not
+    /// looked at those count that are for Gateways: by their labels others go through these, and not past a policy.
     fn add(
         &mut self,
         scope: Scope<'_>,
@@ -107,7 +108,10 @@ impl Attached {
         targets: &[TargetRef],
         policy: impl FnOnce() -> Policy,
     ) {
-        if targets.is_empty() || !scope.sees(namespace) {
+        let seen = scope.sees(namespace);
+        let counts = |target: &&TargetRef| seen || target.kind == TargetKind::Gateway;
+        let targets: Vec<_> = targets.iter().filter(counts).collect();
+        if targets.is_empty() {
             return;
         }
         let policy = Rc::new(policy());
@@ -155,10 +159,11 @@ impl Attached {
             .any(|policy| policy.enforced)
     }
 
-    /// Whether a policy of a gateway or of its class is enforced. Of which class a Gateway is that cannot be understood
-    /// nobody knows: any may be its.
+    /// Whether a policy of a gateway or of its class is enforced, whether its namespace is looked at or not. Of which class a
+    /// Gateway is that cannot be understood nobody knows: any may be its.
     pub(super) fn polices_gateway(&self, scope: Scope<'_>, gateway: &Key) -> bool {
-        let class = gateway::find(scope, gateway).map(|found| found.class.as_str());
+        let class = scope.world.gateways.get(gateway);
+        let class = class.map(|found| found.class.as_str());
         let reference = ObjectRef::new(Kind::Gateway, &gateway.0, &gateway.1);
         let unknown = class.is_none() && scope.world.hides(&reference);
         let classes = self.classes.values().filter(|_| unknown).flatten();

@@ -157,9 +157,12 @@ fn status(
         let outcome = attached.outcome(candidate.route, place);
         parents.push(ParentStatus {
             parent: parent.clone(),
-            conditions: conditions::conditions(&candidate.converted, outcome, |service| {
-                bindings.of(service).is_some()
-            }),
+            conditions: conditions::conditions(
+                &candidate.converted,
+                outcome,
+                &meta.namespace,
+                |service| bindings.of(service).is_some(),
+            ),
         });
     }
     Status {

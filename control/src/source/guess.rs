@@ -27,11 +27,12 @@ const TELLING: [Kind; 5] = [
 ];
 
 /// What policies are attached to, or are for by its label. Other objects name these too, below their own kind.
-pub(super) const TARGETS: [Kind; 4] = [
+pub(super) const TARGETS: [Kind; 5] = [
     Kind::Service,
     Kind::Gateway,
     Kind::GatewayClass,
     Kind::Namespace,
+    Kind::Pod,
 ];
 
 /// What the text looks like, of what it is unsafe to lose. That is more than one object if the line between two documents
@@ -241,6 +242,11 @@ mod tests {
                 "",
             ),
             (
+                "kind: Pod\nmetadata: {name: x, namespace: shop\nspec: {[{type: ExtensionRef",
+                Kind::Pod,
+                "shop",
+            ),
+            (
                 "kind: BackendTLSPolicy\nmetadata: {name: x}\nspec: {targetRefs: [{kind: Service",
                 Kind::Unserved(UnservedKind::BackendTlsPolicy),
                 "default",
@@ -299,13 +305,13 @@ mod tests {
     fn anything_else_is_not() {
         for text in [
             "",
-            "kind: Pod\n[",
+            "kind: Node\n[",
             "# about AuthorizationPolicy\n[",
             "mykind: AuthorizationPolicy",
             "apiVersion: networking.istio.io/v1\nkind: Sidecar\n[",
             "kind: HTTPRoute\nspec: {parentRefs: [{kind: Service",
             "kind: HTTPRoute\nspec: {rules: [{matches: [{path: {type: Exact, value: /auth}}], filters: [{type: CORS",
-            "kind: Pod\nspec: {[{type: ExtensionRef",
+            "kind: Node\nspec: {[{type: ExtensionRef",
             "kind:",
         ] {
             assert_eq!(object(text), None, "{text:?}");

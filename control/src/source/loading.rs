@@ -1,6 +1,9 @@
 //! From the text of files to objects in force, one file after the other.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use mesh::local;
 use serde_json::Value;
@@ -18,8 +21,25 @@ use crate::{
 pub(super) struct Loading<'a> {
     pub(super) previous: &'a Loaded,
     pub(super) loaded: Loaded,
-    /// What was read well, and not merely kept.
+    /// What has a name that was read, and is not merely kept.
     pub(super) read: BTreeSet<ObjectRef>,
+    /// What has none, until all files are read.
+    pub(super) unclear: Vec<Unclear>,
+}
+
+/// What of a file has no name, so that it may be anything that the file held before and nobody has now.
+pub(super) struct Unclear {
+    file: PathBuf,
+    nameless: Vec<Nameless>,
+    torn: Vec<Torn>,
+}
+
+/// A document of stored resources that cannot be read.
+struct Torn {
+    document: usize,
+    /// Those that its policies seem to be of.
+    namespaces: BTreeSet<String>,
+    fault: Fault,
 }
 
 /// A document of which nobody can say which object it holds.
@@ -40,10 +60,13 @@ impl Loading<'_> {
                 let field = String::new();
                 let fault = Fault { field, reason };
                 self.problem(file, None, None, fault.clone());
-                let kept = self.keep(file);
                 let documents = manifest::documents(text);
                 let guessed = documents.iter().flat_map(|it| unread(it, &fault));
-                self.nameless(file, guessed.collect(), &kept);
+                self.unclear.push(Unclear {
+                    file: file.to_owned(),
+                    nameless: guessed.collect(),
+                    torn: Vec::new(),
+                });
                 return;
             }
         };
@@ -59,17 +82,31 @@ impl Loading<'_> {
                 Err(fault) => nameless.extend(self.broken(file, document, fault)),
             }
         }
-        if nameless.is_empty() && torn.is_empty() {
-            return;
+        if !nameless.is_empty() || !torn.is_empty() {
+            self.unclear.push(Unclear {
+                file: file.to_owned(),
+                nameless,
+                torn,
+            });
         }
-        // Only now is it known what is missing.
-        let kept = self.keep(file);
-        for (document, fault) in torn {
-            if !self.previous.stored.contains_key(file) {
-                self.deny_stored(file, document, &fault);
+    }
+
+    /// To be done once all files are read: only then is it known what is missing.
+    pub(super) fn unclear(&mut self) {
+        for Unclear {
+            file,
+            nameless,
+            torn,
+        } in std::mem::take(&mut self.unclear)
+        {
+            let kept = self.keep(&file);
+            for torn in torn {
+                if !self.previous.stored.contains_key(&file) {
+                    self.deny_stored(&file, torn);
+                }
             }
+            self.nameless(&file, nameless, &kept);
         }
-        self.nameless(file, nameless, &kept);
     }
 
     /// A file without content is most likely one that somebody is about to fill: what it held stays. Who wants that gone
@@ -220,6 +257,7 @@ impl Loading<'_> {
         for fault in &faults {
             self.problem(file, Some(document), reference.clone(), fault.clone());
         }
+        self.read.extend(reference.clone());
         let faulty = Faulty { generation, faults };
         let Some(reference) = reference else {
             let counts = kind.is_policy()
@@ -293,7 +331,7 @@ impl Loading<'_> {
                 namespace: namespace.clone(),
                 name,
             });
-            // What was read well is another one.
+            // What has its name is another one.
             let named = named.filter(|reference| !self.read.contains(reference));
             let stays = match &named {
                 Some(reference) => self.loaded.origins.contains_key(reference),
@@ -360,12 +398,8 @@ impl Loading<'_> {
         kept
     }
 
-    /// What is wrong with the document, if it cannot be read.
-    fn stored<'d>(
-        &mut self,
-        file: &Path,
-        document: &'d Document<'d>,
-    ) -> Option<(&'d Document<'d>, Fault)> {
+    /// What the document seems to be about, if it cannot be read.
+    fn stored(&mut self, file: &Path, document: &Document<'_>) -> Option<Torn> {
         match local::parse(document.text) {
             Ok(stored) => {
                 let all = self.loaded.stored.entry(file.to_owned()).or_default();
@@ -379,16 +413,21 @@ impl Loading<'_> {
                     reason: error.reason,
                 };
                 self.problem(file, Some(document.number), None, fault.clone());
-                Some((document, fault))
+                let namespaces = guess::policy_namespaces(document.text);
+                Some(Torn {
+                    document: document.number,
+                    namespaces: namespaces.into_iter().map(str::to_owned).collect(),
+                    fault,
+                })
             }
         }
     }
 
     /// Denies in every namespace that the policies of an unreadable stored file seem to be of.
-    fn deny_stored(&mut self, file: &Path, document: &Document<'_>, fault: &Fault) {
-        for namespace in guess::policy_namespaces(document.text) {
-            let name = unreadable(file, document.number);
-            let reference = ObjectRef::new(Kind::AuthorizationPolicy, namespace, &name);
+    fn deny_stored(&mut self, file: &Path, torn: Torn) {
+        for namespace in torn.namespaces {
+            let name = unreadable(file, torn.document);
+            let reference = ObjectRef::new(Kind::AuthorizationPolicy, &namespace, &name);
             self.loaded
                 .origins
                 .insert(reference.clone(), file.to_owned());
@@ -398,7 +437,7 @@ impl Loading<'_> {
                 reference,
                 Denial::default(),
                 None,
-                unversioned(fault.clone()),
+                unversioned(torn.fault.clone()),
             );
         }
     }

@@ -326,6 +326,27 @@ fn a_broken_document_whose_name_is_taken_is_another_one() {
     assert_eq!(beside.world.authorization_policies.len(), 1);
     let again = one(&(good.clone() + TORN), Some(&beside));
     assert_eq!(again.world, beside.world);
+    // Whichever file has it, and whether or not the other one is good.
+    let faulty = policy("torn", "{selector: {matchLabels: {a: b}}, no: such}");
+    for (other, all) in [(&good, 1), (&faulty, 2)] {
+        for [torn, whole] in [["a.yaml", "b.yaml"], ["b.yaml", "a.yaml"]] {
+            let both = files(&[(torn, TORN), (whole, other)]);
+            let beside = load(&both, None);
+            let stem = torn.trim_end_matches(".yaml");
+            let made_up = reference(&format!("{UNREADABLE}{stem}_1"));
+            assert_eq!(denied(&beside).len(), all, "{torn} {other}");
+            assert!(denied(&beside).contains(&made_up), "{torn} {other}");
+            assert_eq!(beside.problems.len(), all, "{:?}", beside.problems);
+            assert_eq!(load(&both, Some(&beside)).world, beside.world);
+        }
+    }
+    // What has moved is not there twice.
+    let moved = files(&[("a.yaml", &TORN.replace("torn", "new")), ("b.yaml", &good)]);
+    let moved = load(&moved, Some(&one(&good, None)));
+    assert_eq!(
+        (moved.problems.len(), denied(&moved)),
+        (1, vec![reference("new")])
+    );
     // A line of `---` is forgotten.
     let second = TORN.replace("torn", "second").replace("---\n", "");
     let joined = TORN.replace("spec: {rules: [\n", "spec: {}\n") + &second;
@@ -665,6 +686,34 @@ fn a_second_nameless_policy_denies_beside_the_first_and_each_is_told_of_once() {
         assert_eq!(namespaces, expected);
         assert_eq!(one(&both, Some(&second)).world, second.world);
     }
+}
+
+#[test]
+fn what_is_renamed_while_a_directory_is_read_is_not_lost() {
+    let scratch = crate::state::scratch::Scratch::new();
+    let at = |name: &str| scratch.path().join(name);
+    for name in ["b.yaml", "c.yaml"] {
+        fs::write(at(name), name).unwrap();
+    }
+    let read = each(scratch.path(), |path| {
+        // Before what is read first, where the listing is no more.
+        if at("c.yaml").exists() {
+            fs::rename(at("c.yaml"), at("a.yaml")).unwrap();
+        }
+        fs::read_to_string(path)
+    });
+    let expected = [("a.yaml", "c.yaml"), ("b.yaml", "b.yaml")];
+    let expected = expected.map(|(name, text)| (at(name), text.to_owned()));
+    assert_eq!(read.unwrap(), expected.into());
+    // What is always renamed keeps nobody waiting.
+    let times = std::cell::Cell::new(0);
+    let read = each(scratch.path(), |path| {
+        times.set(times.get() + 1);
+        fs::rename(path, at(&format!("{}.yaml", times.get())))?;
+        fs::read_to_string(path)
+    });
+    assert_eq!(read.unwrap(), BTreeMap::new());
+    assert_eq!(times.get(), 2 * LISTINGS);
 }
 
 #[test]

@@ -20,12 +20,15 @@ struct Node {
     root: PathBuf,
     agent: Agent,
     reports: watch::Receiver<Reports>,
+    /// Where the other ends of the pods' links are: a link goes with either of its ends.
+    hosts: Vec<Netns>,
 }
 
 /// A proxy that does as the test says.
 struct Proxy(AsyncFd<Connection>);
 
 const POD: &str = "
+apiVersion: v1
 kind: Pod
 metadata:
   name: cart
@@ -58,6 +61,7 @@ impl Node {
             root,
             agent,
             reports,
+            hosts: Vec::new(),
         };
         node.label("ambient");
         node.write("pod.yaml", POD);
@@ -82,12 +86,12 @@ impl Node {
         let labels = format!("labels: {{istio.io/dataplane-mode: {mode}}}");
         self.write(
             "namespace.yaml",
-            &format!("kind: Namespace\nmetadata: {{name: shop, {labels}}}\n"),
+            &format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, {labels}}}\n"),
         );
     }
 
     /// Gives the pod a namespace with an address, in place of one that it may have.
-    fn namespace(&self) -> Netns {
+    fn namespace(&mut self) -> Netns {
         let (pod, host) = (Netns::create().unwrap(), Netns::create().unwrap());
         pod.within(|| {
             route::set_up("lo")?;
@@ -96,6 +100,7 @@ impl Node {
             route::set_up("eth0")
         })
         .unwrap();
+        self.hosts.push(host);
         let link = self.root.join("netns/cart");
         let _ = fs::remove_file(&link);
         let target = format!(
@@ -336,6 +341,98 @@ async fn an_agent_that_starts_while_a_manifest_is_being_written_lets_no_pod_go()
     assert!(node.report().captured);
 }
 
+const FAULTY: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio.io/dataplane-mode: 5}}
+";
+
+#[tokio::test]
+async fn a_faulty_namespace_takes_no_captured_pod_out_at_a_start() {
+    let test = "a_faulty_namespace_takes_no_captured_pod_out_at_a_start";
+    if !privileged(test) {
+        return;
+    }
+    let (mut node, netns, _) = captured("faulty-namespace").await;
+    node.write("namespace.yaml", FAULTY);
+    node.restart();
+    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    let report = node.report();
+    assert!(report.captured && report.ready, "{report:?}");
+    let proxy = node.proxy();
+    assert!(is_add_of(&node.told(&proxy).await, &netns));
+    // As long as it is not clear, its rules are put back like any captured pod's.
+    netns.within(|| nft::remove(rules::TABLE)).unwrap();
+    node.agent.tick(Instant::now() + VERIFY);
+    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    node.label("none");
+    node.agent.look(Instant::now());
+    proxy.answer("");
+    assert!(matches!(
+        node.told(&proxy).await.0,
+        Payload::SnapshotSent(_)
+    ));
+    proxy.answer("");
+    assert!(matches!(node.told(&proxy).await.0, Payload::Del(_)));
+}
+
+#[tokio::test]
+async fn a_faulty_pod_is_not_taken_out_at_a_start() {
+    if !privileged("a_faulty_pod_is_not_taken_out_at_a_start") {
+        return;
+    }
+    let (mut node, netns, _) = captured("faulty-pod").await;
+    node.label("none");
+    let labels = "namespace: shop\n  labels: {istio.io/dataplane-mode: 5}\n";
+    node.write("pod.yaml", &POD.replace("namespace: shop\n", labels));
+    node.restart();
+    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    assert!(node.report().captured);
+}
+
+#[tokio::test]
+async fn a_pod_that_may_be_in_the_mesh_is_neither_captured_nor_ready() {
+    if !privileged("a_pod_that_may_be_in_the_mesh_is_neither_captured_nor_ready") {
+        return;
+    }
+    let mut node = Node::new("unclear");
+    let netns = node.namespace();
+    node.write("namespace.yaml", FAULTY);
+    node.agent.look(Instant::now());
+    let report = node.report();
+    assert_eq!((report.captured, report.ready), (false, false));
+    assert!(report.reason.contains("never read well"), "{report:?}");
+    assert_eq!(report.addresses, [[192, 0, 2, 1]]);
+    assert_eq!(capture::verify(&netns).unwrap(), State::Absent);
+    node.label("ambient");
+    node.agent.look(Instant::now());
+    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    assert!(node.report().ready);
+}
+
+#[tokio::test]
+async fn a_pod_that_cannot_be_read_at_a_start_stays_with_its_proxy_and_as_it_was_reported() {
+    let test = "a_pod_that_cannot_be_read_at_a_start_stays_with_its_proxy_and_as_it_was_reported";
+    if !privileged(test) {
+        return;
+    }
+    for faulty in [("spec:", "\tspec:"), ("keeper", "7"), ("n1", "1")] {
+        let (mut node, netns, _) = captured("hidden").await;
+        node.write("pod.yaml", &POD.replace(faulty.0, faulty.1));
+        node.restart();
+        let proxy = node.proxy();
+        node.work().await;
+        node.work().await;
+        assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+        assert_eq!(*node.reports.borrow(), None, "{faulty:?}");
+        node.write("pod.yaml", POD);
+        node.agent.look(Instant::now());
+        // Nothing was told before: no end of all pods, among which it would not have been.
+        assert!(is_add_of(&node.told(&proxy).await, &netns));
+        assert!(node.report().captured);
+    }
+}
+
 /// A table of another tool, in the way of ours.
 fn theirs() -> nft::Table {
     let redirect = nft::Rule {
@@ -501,7 +598,7 @@ async fn without_its_manifests_the_agent_lets_nothing_go_and_says_nothing() {
 
 /// Runs a whole agent until its pod is captured, and says whether the rules still stand when it has ended.
 async fn after_exit(test: &str, remove_on_exit: bool) -> State {
-    let node = Node::new(test);
+    let mut node = Node::new(test);
     let netns = node.namespace();
     let path = node.root.join("run.sock");
     let config = crate::Config {

@@ -4,13 +4,15 @@ use std::{net::IpAddr, path::Path, sync::Arc, time::Instant};
 
 use proto::{node::PodReport, workload::zds::WorkloadInfo};
 use sys::{netns::Netns, route};
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::{
     capture::{self, State},
     manifests::{Key, Pod},
     zds::{Do, Zds},
 };
+
+const UNCLEAR: &str = "its manifest, or its namespace's, is faulty and was never read well: nobody can say whether it is in the mesh, and its capture is left as it is";
 
 /// A pod that the agent knows.
 #[derive(Debug)]
@@ -122,6 +124,33 @@ impl Tracked {
         }
     }
 
+    /// A pod of which nobody can say whether it is in the mesh: rules that stand go on to do so, and no others come.
+    pub(super) fn stay(
+        &mut self,
+        key: &Key,
+        verify: bool,
+        zds: &mut Zds<Arc<Netns>>,
+        now: Instant,
+    ) -> Vec<Do<Arc<Netns>>> {
+        let with_proxy = matches!(self.stage, Stage::Told | Stage::Captured);
+        let stand = |netns: &Arc<Netns>| match capture::verify(netns) {
+            Ok(ours) | Err(capture::Error::Obstacle { ours, .. }) => ours != State::Absent,
+            Err(capture::Error::Os(_)) => false,
+        };
+        if with_proxy || self.netns.as_ref().is_none_or(stand) {
+            return self.go_in(key, verify, zds, now);
+        }
+        if verify {
+            self.read_addresses();
+        }
+        if self.reason != UNCLEAR {
+            let (namespace, pod) = (&key.0, &key.1);
+            error!(namespace, pod, "{UNCLEAR}");
+            self.reason = UNCLEAR.to_owned();
+        }
+        Vec::new()
+    }
+
     /// A pod that is in the mesh: has the rules stand, and the proxy told.
     pub(super) fn go_in(
         &mut self,
@@ -211,7 +240,8 @@ impl Tracked {
 
     /// What the control plane is told; nothing of a pod that the agent has no eyes on.
     pub(super) fn report(&self) -> Option<PodReport> {
-        if self.stage != Stage::Leaving && self.pod.out().is_some() && self.pod.netns.is_none() {
+        let is_out = self.pod.is_out();
+        if self.stage != Stage::Leaving && is_out && self.pod.netns.is_none() {
             return None;
         }
         // Also while its rules are damaged: peers that took it for an ordinary pod would send it plaintext, which nobody
@@ -221,14 +251,15 @@ impl Tracked {
             IpAddr::V4(ip) => ip.octets().to_vec(),
             IpAddr::V6(ip) => ip.octets().to_vec(),
         };
-        let silent = self.pod.out().is_some();
+        // Nobody is to send plaintext to what may be in the mesh.
+        let unclear = self.pod.enrolment.is_none() && !captured;
         Some(PodReport {
             namespace: self.pod.namespace.clone(),
             name: self.pod.name.clone(),
             addresses: self.addresses.iter().map(bytes).collect(),
-            ready: self.pod.ready && self.at_hand && !self.addresses.is_empty(),
+            ready: self.pod.ready && self.at_hand && !self.addresses.is_empty() && !unclear,
             captured,
-            reason: if silent {
+            reason: if is_out {
                 String::new()
             } else {
                 self.reason.clone()

@@ -65,6 +65,17 @@ pub(super) struct Manifest {
     pub(super) service_account: Option<String>,
     pub(super) ended: bool,
     pub(super) unready: bool,
+    /// Nobody can say what it runs as, or where.
+    pub(super) vague: bool,
+}
+
+impl Key {
+    fn is_incomplete(&self) -> bool {
+        match self {
+            Self::Namespace(name) => name.is_empty(),
+            Self::Pod((namespace, name)) => namespace.is_empty() || name.is_empty(),
+        }
+    }
 }
 
 impl fmt::Display for Key {
@@ -87,7 +98,11 @@ pub(super) fn read(text: &str) -> (Contents, Vec<Fault>) {
         match tree(&document) {
             Ok(tree) => object(&tree, &mut contents, &mut told),
             Err(reason) => {
-                contents.gap = Gap::Any;
+                let gap = match is_other(&document) {
+                    true => Gap::Own,
+                    false => Gap::Any,
+                };
+                contents.gap = contents.gap.max(gap);
                 told.push(reason);
             }
         }
@@ -96,8 +111,18 @@ pub(super) fn read(text: &str) -> (Contents, Vec<Fault>) {
     (contents, faults)
 }
 
+/// The limits are the control plane's: neither may read what the other refuses.
 fn tree(document: &str) -> Result<Value, String> {
-    let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_depth: 64,
+            max_nodes: 1 << 22,
+            max_events: 2 << 22,
+        },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 1 << 16 },
+        with_snippet: false,
+        strict_booleans: true,
+    };
     serde_saphyr::from_str_with_options(document, options).map_err(|error| error.to_string())
 }
 
@@ -107,42 +132,55 @@ fn object(tree: &Value, contents: &mut Contents, faults: &mut Vec<String>) {
         contents.gap = contents.gap.max(gap);
         faults.push(reason);
     };
+    let version = tree.get("apiVersion").and_then(Value::as_str);
+    let group = version.and_then(|version| Some(version.split_once('/')?.0));
+    let grouped = group.is_some_and(|group| !group.is_empty());
     let kind = match tree.get("kind") {
-        None | Some(Value::Null) => return missing(Gap::Own, "it has no kind".to_owned()),
+        None | Some(Value::Null) => {
+            let ours = tree.get("metadata").is_some() && !grouped;
+            let gap = if ours { Gap::Any } else { Gap::Own };
+            return missing(gap, "it has no kind".to_owned());
+        }
         Some(Value::String(kind)) => kind.as_str(),
         Some(_) => return missing(Gap::Any, expected("kind", "text")),
     };
-    let is_pod = match kind {
-        "Pod" => true,
-        "Namespace" => false,
-        "List" => {
-            let Some(items) = tree.get("items").and_then(Value::as_array) else {
-                return missing(Gap::Any, expected("items", "a list"));
-            };
-            return items.iter().for_each(|item| object(item, contents, faults));
-        }
-        other => {
-            let mut kinds = ["Pod", "Namespace", "List"].into_iter();
-            if let Some(meant) = kinds.find(|kind| kind.eq_ignore_ascii_case(other)) {
-                missing(Gap::Own, format!("kind {other:?} is written {meant:?}"));
-            }
-            return;
-        }
+    let mut kinds = KINDS.into_iter();
+    let Some(meant) = kinds.find(|known| known.eq_ignore_ascii_case(kind)) else {
+        return;
     };
-    let mut wrong = Vec::new();
-    let metadata = section(tree, "metadata", &mut wrong);
-    let name = text(metadata, "name", &mut wrong);
-    let namespace = text(metadata, "namespace", &mut wrong);
-    let (Some(name), true) = (name.filter(|name| !name.is_empty()), wrong.is_empty()) else {
-        return missing(Gap::Any, format!("nobody can say which {kind} this is"));
-    };
-    let labels = labels(metadata, "labels", &mut wrong);
-    let (key, object) = if is_pod {
+    if meant == "List" {
+        let Some(items) = tree.get("items").and_then(Value::as_array) else {
+            return missing(Gap::Any, expected("items", "a list"));
+        };
+        return items.iter().for_each(|item| object(item, contents, faults));
+    }
+    if grouped {
+        return;
+    }
+    let mut unnamed = Vec::new();
+    let metadata = section(tree, "metadata", &mut unnamed);
+    let named = name(metadata, "name", &mut unnamed).unwrap_or_default();
+    let key = if meant == "Pod" {
+        let namespace = name(metadata, "namespace", &mut unnamed);
         let namespace = namespace.unwrap_or_else(|| "default".to_owned());
-        let manifest = pod(tree, metadata, labels, &mut wrong);
-        (Key::Pod((namespace, name)), Object::Pod(Box::new(manifest)))
+        Key::Pod((namespace, named))
     } else {
-        (Key::Namespace(name), Object::Namespace(labels))
+        Key::Namespace(named)
+    };
+    if !unnamed.is_empty() || key.is_incomplete() {
+        return missing(Gap::Any, format!("nobody can say which {meant} this is"));
+    }
+    let mut wrong = Vec::new();
+    if version != Some("v1") {
+        wrong.push(expected("apiVersion", "v1"));
+    }
+    if kind != meant {
+        wrong.push(format!("kind {kind:?} is written {meant:?}"));
+    }
+    let labels = labels(metadata, "labels", &mut wrong);
+    let object = match key {
+        Key::Pod(_) => Object::Pod(Box::new(pod(tree, metadata, labels, &mut wrong))),
+        Key::Namespace(_) => Object::Namespace(labels),
     };
     contents.objects.push(Found {
         key,
@@ -152,10 +190,35 @@ fn object(tree: &Value, contents: &mut Contents, faults: &mut Vec<String>) {
     faults.append(&mut wrong);
 }
 
+/// The kinds that count here.
+const KINDS: [&str; 3] = ["Pod", "Namespace", "List"];
+
+/// Whether a text that is not YAML says what it is, and names no kind that counts here. The last one may be cut.
+fn is_other(text: &str) -> bool {
+    let text = text.trim_end();
+    let mut kinds = text.match_indices("kind").filter_map(|(at, key)| {
+        let rest = text[at + key.len()..].trim_start_matches(QUOTES);
+        let value = rest.trim_start().strip_prefix(':')?.trim_start();
+        let value = value.trim_start_matches(QUOTES);
+        let end = value.find(|c: char| !c.is_ascii_alphanumeric());
+        Some(end.map_or("", |end| &value[..end]))
+    });
+    let counts = |kind: &str| {
+        let mut known = KINDS.into_iter();
+        kind.is_empty() || known.any(|known| known.eq_ignore_ascii_case(kind))
+    };
+    text.lines().any(|line| line.starts_with("kind:")) && !kinds.any(counts)
+}
+
+const QUOTES: [char; 2] = ['"', '\''];
+
 fn pod(tree: &Value, metadata: &Value, of_pod: Labels, faults: &mut Vec<String>) -> Manifest {
-    let uid = text(metadata, "uid", faults);
-    let annotations = labels(metadata, "annotations", faults);
-    let spec = section(tree, "spec", faults);
+    let mut vague = Vec::new();
+    let uid = text(metadata, "uid", &mut vague).filter(|uid| !uid.is_empty());
+    let annotations = labels(metadata, "annotations", &mut vague);
+    let spec = section(tree, "spec", &mut vague);
+    let node = name(spec, "nodeName", &mut vague);
+    let service_account = name(spec, "serviceAccountName", &mut vague);
     let status = section(tree, "status", faults);
     let phase = text(status, "phase", faults);
     let mut unready = false;
@@ -170,16 +233,19 @@ fn pod(tree: &Value, metadata: &Value, of_pod: Labels, faults: &mut Vec<String>)
         }
         Some(_) => faults.push(expected("conditions", "a list")),
     }
-    Manifest {
+    let manifest = Manifest {
         uid,
         labels: of_pod,
         annotations,
-        node: text(spec, "nodeName", faults),
+        node,
         host_network: flag(spec, "hostNetwork", faults),
-        service_account: text(spec, "serviceAccountName", faults),
+        service_account,
         ended: matches!(phase.as_deref(), Some("Succeeded" | "Failed")),
         unready,
-    }
+        vague: !vague.is_empty(),
+    };
+    faults.append(&mut vague);
+    manifest
 }
 
 fn expected(field: &str, what: &str) -> String {
@@ -206,6 +272,21 @@ fn text(at: &Value, field: &str, faults: &mut Vec<String>) -> Option<String> {
             None
         }
     }
+}
+
+/// Text that an object may be called (RFC 1123, a subdomain), or none.
+fn name(at: &Value, field: &str, faults: &mut Vec<String>) -> Option<String> {
+    let name = text(at, field, faults)?;
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let part = |part: &str| {
+        let ends = part.starts_with('-') || part.ends_with('-');
+        !part.is_empty() && part.bytes().all(allowed) && !ends
+    };
+    if name.is_empty() || name.len() <= 253 && name.split('.').all(part) {
+        return Some(name);
+    }
+    faults.push(format!("{field}: {name:?} is not a name"));
+    None
 }
 
 fn flag(at: &Value, field: &str, faults: &mut Vec<String>) -> bool {
@@ -255,7 +336,8 @@ fn split(text: &str) -> Vec<String> {
         }
     }
     let blank = |line: &str| {
-        line.trim().is_empty() || line.trim_start().starts_with('#') || line.starts_with("...")
+        let line = line.trim();
+        line.is_empty() || line.starts_with(['#', '%']) || line == "..."
     };
     documents.retain(|document| !document.lines().all(blank));
     documents

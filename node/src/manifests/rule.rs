@@ -17,8 +17,13 @@ pub const GONE: Duration = Duration::from_secs(1);
 /// What each file holds.
 pub(super) type Files<'a> = BTreeMap<&'a Path, (&'a [Found], Gap)>;
 
-/// All objects that count.
-pub(super) type Settled = BTreeMap<Key, Kept>;
+/// All that counts.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Settled {
+    pub(super) objects: BTreeMap<Key, Kept>,
+    /// Once there was no document that may have been any object: what is not there is not hidden.
+    pub(super) seen: bool,
+}
 
 /// An object that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +32,8 @@ pub(super) struct Kept {
     pub(super) versions: Vec<Object>,
     /// It was read well.
     good: bool,
+    /// It never was, and part of what is meant cannot be read.
+    pub(super) doubtful: bool,
     /// Where it is or was last.
     files: BTreeSet<PathBuf>,
     /// Since when it is in no file, if it is in none and all can be read.
@@ -38,9 +45,9 @@ pub(super) fn settle(previous: &Settled, files: &Files<'_>, now: SystemTime) -> 
     let hidden = files.values().any(|(_, gap)| *gap == Gap::Any);
     let torn = |file: &Path| files.get(file).is_some_and(|(_, gap)| *gap != Gap::None);
     let found = by_key(files);
-    let mut settled = Settled::new();
+    let mut objects = BTreeMap::new();
     for (key, here) in &found {
-        let was = previous.get(key);
+        let was = previous.objects.get(key);
         // A file that has it cannot hide it.
         let out_of_sight: BTreeSet<_> = was
             .into_iter()
@@ -48,9 +55,9 @@ pub(super) fn settle(previous: &Settled, files: &Files<'_>, now: SystemTime) -> 
             .filter(|file| torn(file) && !here.iter().any(|(at, _)| at == file))
             .cloned()
             .collect();
-        settled.insert(key.clone(), kept(was, here, out_of_sight));
+        objects.insert(key.clone(), kept(was, here, out_of_sight));
     }
-    for (key, was) in previous {
+    for (key, was) in &previous.objects {
         if found.contains_key(key) {
             continue;
         }
@@ -59,15 +66,17 @@ pub(super) fn settle(previous: &Settled, files: &Files<'_>, now: SystemTime) -> 
         let missing = (!stays).then(|| was.missing.map_or(now, |since| since.min(now)));
         if missing.is_none_or(|since| now.duration_since(since).is_ok_and(|away| away < GONE)) {
             let was = was.clone();
-            settled.insert(key.clone(), Kept { missing, ..was });
+            objects.insert(key.clone(), Kept { missing, ..was });
         }
     }
-    settled
+    let seen = previous.seen || !hidden;
+    Settled { objects, seen }
 }
 
 /// Whether an object is about to go.
 pub(super) fn going(settled: &Settled) -> bool {
-    settled.values().any(|kept| kept.missing.is_some())
+    let mut all = settled.objects.values();
+    all.any(|kept| kept.missing.is_some())
 }
 
 /// The objects that have different content in several places: which, the first file and the last.
@@ -99,8 +108,8 @@ fn kept(was: Option<&Kept>, here: &[(&Path, &Found)], out_of_sight: BTreeSet<Pat
             versions.push(found.object.clone());
         }
     }
-    let mut good =
-        versions.len() == 1 && out_of_sight.is_empty() && !here.iter().any(|(_, it)| it.faulty);
+    let faulty = here.iter().any(|(_, it)| it.faulty);
+    let mut good = versions.len() == 1 && out_of_sight.is_empty() && !faulty;
     match was {
         Some(was) if !good && was.good => {
             versions.clone_from(&was.versions);
@@ -109,10 +118,12 @@ fn kept(was: Option<&Kept>, here: &[(&Path, &Found)], out_of_sight: BTreeSet<Pat
         Some(was) if !out_of_sight.is_empty() => versions.extend_from_slice(&was.versions),
         _ => {}
     }
+    let doubtful = !good && (faulty || !out_of_sight.is_empty());
     let files = here.iter().map(|(file, _)| file.to_path_buf());
     Kept {
         versions,
         good,
+        doubtful,
         files: files.chain(out_of_sight).collect(),
         missing: None,
     }

@@ -1,6 +1,7 @@
 //! Directories of manifests and the pods that come of them.
 
 use super::*;
+use mesh::enrol::Reason;
 use std::{io::Write as _, thread, time::Instant};
 use sys::file::SETTLED;
 
@@ -91,7 +92,7 @@ fn pods_of_this_node_are_found_with_what_their_namespace_asks() {
         name: "cart".into(),
         uid: "shop/cart/cart".into(),
         service_account: "cart".into(),
-        enrolment: Enrolment::In,
+        enrolment: Some(Enrolment::In),
         netns: Some("demo-cart".into()),
         ready: true,
     };
@@ -112,12 +113,12 @@ fn what_a_pod_says_of_itself_counts() {
     };
     assert_eq!(
         look(("spec:", "status: {phase: Failed}\nspec:")).enrolment,
-        Enrolment::Out(Reason::Ended)
+        Some(Enrolment::Out(Reason::Ended))
     );
     let host = look(("spec:", "spec:\n  hostNetwork: true"));
     assert_eq!(
         (host.enrolment, host.netns),
-        (Enrolment::Out(Reason::HostNetwork), None)
+        (Some(Enrolment::Out(Reason::HostNetwork)), None)
     );
     assert_eq!(
         look(("  serviceAccountName: cart\n", "")).service_account,
@@ -133,7 +134,7 @@ fn what_a_pod_says_of_itself_counts() {
     let elsewhere = look(("  namespace: shop\n", ""));
     assert_eq!(
         (elsewhere.namespace.as_str(), elsewhere.enrolment),
-        ("default", Enrolment::Out(Reason::NotAsked))
+        ("default", Some(Enrolment::Out(Reason::NotAsked)))
     );
 }
 
@@ -168,7 +169,7 @@ fn a_broken_document_is_told_once_and_its_last_version_stays() {
     );
     assert_eq!(
         pods[&key("cart")].enrolment,
-        Enrolment::Out(Reason::NotAsked),
+        Some(Enrolment::Out(Reason::NotAsked)),
         "the good document counts"
     );
     assert_eq!(
@@ -214,11 +215,10 @@ fn a_file_that_was_just_written_is_left_until_it_settles() {
         .unwrap();
     let unsettled = Looked {
         unsettled: true,
-        incomplete: true,
         ..Looked::default()
     };
     assert_eq!(manifests.look(&directory.0, written).unwrap(), unsettled);
-    assert!(manifests.pods("n1").is_empty());
+    assert!(manifests.pods("n1").is_empty() && manifests.hides("n1"));
     assert_eq!(
         manifests.look(&directory.0, written + SETTLED).unwrap(),
         Looked::default()
@@ -238,7 +238,7 @@ fn no_pod_leaves_while_a_file_is_saved_in_place() {
     let mut manifests = Manifests::default();
     manifests.look(&directory.0, later()).unwrap();
     let before = manifests.pods("n1");
-    assert_eq!(before[&key("cart")].enrolment, Enrolment::In);
+    assert_eq!(before[&key("cart")].enrolment, Some(Enrolment::In));
     let being_written = Looked {
         unsettled: true,
         ..Looked::default()
@@ -268,15 +268,11 @@ fn a_file_that_is_written_for_too_long_is_told_once_and_waited_for_no_more() {
     let directory = Directory::new("long");
     let mut writer = directory.truncate("pod.yaml");
     let (mut manifests, now) = (Manifests::default(), later());
-    for (at, incomplete, faults) in [
-        (now, true, 0),
-        (now + PATIENCE, false, 1),
-        (now + 2 * PATIENCE, false, 0),
-    ] {
+    for (at, faults) in [(now, 0), (now + PATIENCE, 1), (now + 2 * PATIENCE, 0)] {
         let looked = manifests.look(&directory.0, at).unwrap();
         assert_eq!(
-            (looked.unsettled, looked.incomplete, looked.faults.len()),
-            (true, incomplete, faults)
+            (looked.unsettled, looked.faults.len(), manifests.hides("n1")),
+            (true, faults, true)
         );
     }
     writer.write_all(POD.as_bytes()).unwrap();
@@ -333,4 +329,82 @@ fn doubles_are_told_once() {
         faults[0].reason
     );
     assert_eq!(look(), []);
+}
+
+#[test]
+fn what_is_emptied_while_it_cannot_be_read_keeps_its_pods() {
+    let directory = Directory::new("torn");
+    directory.write("pod.yaml", POD);
+    let mut manifests = Manifests::default();
+    manifests.look(&directory.0, later()).unwrap();
+    let now = later();
+    for text in ["kind: Pod\n[", ""] {
+        directory.write("pod.yaml", text);
+        assert_eq!(manifests.look(&directory.0, now).unwrap().faults.len(), 1);
+        manifests.look(&directory.0, now + 2 * GONE).unwrap();
+        assert_eq!(manifests.pods("n1").len(), 1, "{text:?}");
+    }
+}
+
+#[test]
+fn what_is_no_file_is_passed_over() {
+    let directory = Directory::new("folders");
+    fs::create_dir_all(directory.0.join("folder.yaml")).unwrap();
+    std::os::unix::fs::symlink("nowhere", directory.0.join("link.yaml")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(directory.0.join("s.yaml")).unwrap();
+    directory.write("pod.yaml", POD);
+    let mut manifests = Manifests::default();
+    assert_eq!(
+        manifests.look(&directory.0, later()).unwrap(),
+        Looked::default()
+    );
+    assert!(!manifests.hides("n1"));
+    // A link that nobody can follow is something else.
+    std::os::unix::fs::symlink("loop.yaml", directory.0.join("loop.yaml")).unwrap();
+    let looked = manifests.look(&directory.0, later()).unwrap();
+    assert_eq!(looked.faults.len(), 1);
+}
+
+#[test]
+fn pods_may_be_hidden_until_all_is_read_once() {
+    let faulty = |change: (&str, &str)| POD.replace(change.0, change.1);
+    for (text, hides) in [
+        (POD.to_owned(), false),
+        (String::new(), false),
+        ("values: 1\n".to_owned(), false),
+        ("%YAML 1.2\n---\nvalues: 1\n".to_owned(), false),
+        ("apiVersion: v1\nkind: Service\nspec: [\n".to_owned(), false),
+        (faulty(("v1", "operators.example/v1")), false),
+        (faulty(("apiVersion: v1", "apiVersion: 1")), false),
+        (faulty(("metadata:", "metadata:\n  labels: {a: 1}")), false),
+        (faulty(("nodeName: n1", "nodeName: 1")), true),
+        (faulty(("nodeName: n1", "nodeName: N1")), true),
+        (
+            faulty(("serviceAccountName: cart", "serviceAccountName: 7")),
+            true,
+        ),
+        (faulty(("demo-cart", "5")), true),
+        (faulty(("demo-cart", "5")).replace("n1", "n2"), false),
+        (faulty(("name: cart", "name: Cart")), true),
+        (faulty(("namespace: shop", "namespace: \"\"")), true),
+        (faulty(("kind: Pod", "")), true),
+        (faulty(("spec:", "\tspec:")), true),
+        (
+            "apiVersion: v1\nkind: Service\nspec: [\nkind: Po".to_owned(),
+            true,
+        ),
+        ("{\"kind\": \"Service\", ".to_owned(), true),
+    ] {
+        let directory = Directory::new("hidden");
+        directory.write("a.yaml", &text);
+        let mut manifests = Manifests::default();
+        manifests.look(&directory.0, later()).unwrap();
+        assert_eq!(manifests.hides("n1"), hides, "{text}");
+        directory.write("a.yaml", POD);
+        manifests.look(&directory.0, later()).unwrap();
+        assert!(!manifests.hides("n1"));
+        directory.write("a.yaml", &text);
+        manifests.look(&directory.0, later()).unwrap();
+        assert!(!manifests.hides("n1"), "its last good version is known");
+    }
 }

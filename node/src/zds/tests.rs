@@ -76,6 +76,13 @@ fn removed(uid: &str) -> Do<u32> {
     Do::Removed(uid.into())
 }
 
+/// No pods, and these are all.
+fn all() -> Zds<u32> {
+    let mut zds = Zds::default();
+    assert_eq!(zds.complete(Instant::now()), []);
+    zds
+}
+
 /// A connection that has greeted and has acknowledged its empty snapshot.
 fn connect(zds: &mut Zds<u32>, id: Id, now: Instant) {
     zds.connected(id, now);
@@ -112,7 +119,7 @@ fn the_bytes_are_those_of_the_protocol() {
 
 #[test]
 fn a_new_proxy_gets_every_pod_one_by_one_and_then_the_end() {
-    let (mut zds, now) = (Zds::default(), Instant::now());
+    let (mut zds, now) = (all(), Instant::now());
     assert_eq!(zds.add("a", info("a"), Some(1), now), []);
     assert_eq!(zds.add("b", info("b"), None, now), []);
     assert_eq!(zds.add("c", info("c"), Some(3), now), []);
@@ -128,8 +135,20 @@ fn a_new_proxy_gets_every_pod_one_by_one_and_then_the_end() {
 }
 
 #[test]
-fn what_comes_goes_to_the_newest_and_what_goes_to_all() {
+fn no_proxy_is_told_that_these_are_all_before_that_is_known() {
     let (mut zds, now) = (Zds::default(), Instant::now());
+    zds.connected(1, now);
+    assert_eq!(zds.received(1, HELLO, now), []);
+    assert_eq!(zds.add("a", info("a"), Some(1), now), [add(1, "a", 1)]);
+    assert_eq!(zds.received(1, ACK, now), [added("a")]);
+    assert_eq!(zds.complete(now), [snapshot_sent(1)]);
+    assert_eq!(zds.received(1, ACK, now), []);
+    assert_eq!(zds.complete(now), [], "told once");
+}
+
+#[test]
+fn what_comes_goes_to_the_newest_and_what_goes_to_all() {
+    let (mut zds, now) = (all(), Instant::now());
     connect(&mut zds, 1, now);
     connect(&mut zds, 2, now);
     assert_eq!(zds.add("a", info("a"), Some(1), now), [add(2, "a", 1)]);
@@ -141,7 +160,7 @@ fn what_comes_goes_to_the_newest_and_what_goes_to_all() {
 
 #[test]
 fn when_the_newest_goes_the_one_before_gets_what_it_lacks() {
-    let (mut zds, now) = (Zds::default(), Instant::now());
+    let (mut zds, now) = (all(), Instant::now());
     zds.add("a", info("a"), Some(1), now);
     zds.connected(1, now);
     zds.received(1, HELLO, now);
@@ -159,7 +178,7 @@ fn when_the_newest_goes_the_one_before_gets_what_it_lacks() {
 
 #[test]
 fn removal_without_a_proxy_is_done_at_once() {
-    let (mut zds, now) = (Zds::<u32>::default(), Instant::now());
+    let (mut zds, now) = (all(), Instant::now());
     zds.add("a", info("a"), Some(1), now);
     assert_eq!(zds.remove("a", now), [removed("a")]);
     // One that has not greeted knows nothing.
@@ -169,7 +188,7 @@ fn removal_without_a_proxy_is_done_at_once() {
 
 #[test]
 fn a_proxy_that_goes_owes_no_answer() {
-    let (mut zds, now) = (Zds::default(), Instant::now());
+    let (mut zds, now) = (all(), Instant::now());
     connect(&mut zds, 1, now);
     zds.add("a", info("a"), Some(1), now);
     zds.received(1, ACK, now);
@@ -179,7 +198,7 @@ fn a_proxy_that_goes_owes_no_answer() {
 
 #[test]
 fn a_pod_that_goes_before_it_was_offered_is_not_offered() {
-    let (mut zds, now) = (Zds::default(), Instant::now());
+    let (mut zds, now) = (all(), Instant::now());
     connect(&mut zds, 1, now);
     assert_eq!(zds.add("a", info("a"), Some(1), now), [add(1, "a", 1)]);
     assert_eq!(zds.add("b", info("b"), Some(2), now), []);
@@ -190,7 +209,7 @@ fn a_pod_that_goes_before_it_was_offered_is_not_offered() {
 
 #[test]
 fn a_refused_pod_is_offered_again_later() {
-    let (mut zds, now) = (Zds::default(), Instant::now());
+    let (mut zds, now) = (all(), Instant::now());
     connect(&mut zds, 1, now);
     zds.add("a", info("a"), Some(1), now);
     let refused = Do::Refused("a".into(), "no port".into());
@@ -212,7 +231,7 @@ fn whoever_breaks_the_protocol_is_closed_and_nobody_else() {
         (&[HELLO, &[]], "its answer is not an acknowledgement"),
         (&[HELLO, ACK, ACK], "it answered without being asked"),
     ] {
-        let mut zds = Zds::<u32>::default();
+        let mut zds = all();
         connect(&mut zds, 1, now);
         zds.connected(2, now);
         let done: Vec<_> = packets
@@ -232,7 +251,7 @@ fn whoever_breaks_the_protocol_is_closed_and_nobody_else() {
 fn silence_is_closed_after_a_while() {
     let now = Instant::now();
     let late = now + PATIENCE;
-    let mut zds = Zds::<u32>::default();
+    let mut zds = all();
     zds.connected(1, now);
     assert_eq!(zds.tick(late - Duration::from_millis(1)), []);
     assert!(matches!(zds.tick(late)[..], [Do::Close(1, _)]));

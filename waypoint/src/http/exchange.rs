@@ -1,6 +1,6 @@
 //! One request and its answer, as far as they are remembered: told when they are over, however they end.
 
-use std::{borrow::Cow, fmt::Write, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, request, response};
@@ -197,10 +197,8 @@ impl Exchange {
         };
         let received = self.source.as_ref().map_or(0, |source| source.bytes.get());
         let session = &self.session;
-        let (host, user_agent) = (text(self.host.as_ref()), text(self.user_agent.as_ref()));
-        let request_id = text(self.request_id.as_ref());
+        let path = self.uri.path_and_query();
         let forwarded_for = self.forwarded_for.as_ref();
-        let forwarded_for = text(forwarded_for.or(Some(&session.forwarded_for)));
         session.front.record.request(&Done {
             connection: &session.connection,
             protocol: match self.version {
@@ -209,14 +207,14 @@ impl Exchange {
                 _ => "HTTP/1.1",
             },
             method: self.method.as_str(),
-            path: self.uri.path_and_query().map_or("", |path| path.as_str()),
+            path: path.map_or(&[], |path| path.as_str().as_bytes()),
             authority: match self.uri.authority() {
-                Some(authority) => authority.as_str(),
-                None => &host,
+                Some(authority) => authority.as_str().as_bytes(),
+                None => bytes(self.host.as_ref()),
             },
-            user_agent: &user_agent,
-            request_id: &request_id,
-            forwarded_for: &forwarded_for,
+            user_agent: bytes(self.user_agent.as_ref()),
+            request_id: bytes(self.request_id.as_ref()),
+            forwarded_for: forwarded_for.unwrap_or(&session.forwarded_for).as_bytes(),
             grpc: self.grpc,
             status: self.status,
             grpc_status: self.grpc_status,
@@ -261,11 +259,11 @@ pub(super) fn unread(session: &Rc<Session>, answer: &Answer) {
         connection,
         protocol: "HTTP/1.1",
         method: "",
-        path: "",
-        authority: "",
-        user_agent: "",
-        request_id: "",
-        forwarded_for: "",
+        path: &[],
+        authority: &[],
+        user_agent: &[],
+        request_id: &[],
+        forwarded_for: &[],
         grpc: false,
         status: answer.status(),
         grpc_status: None,
@@ -290,22 +288,8 @@ pub(super) fn unread(session: &Rc<Session>, answer: &Answer) {
     });
 }
 
-/// A value as it is told: what is not plain text is escaped, so that nobody hides behind it.
-fn text(value: Option<&HeaderValue>) -> Cow<'_, str> {
-    let Some(value) = value else {
-        return Cow::Borrowed("");
-    };
-    if let Ok(plain) = value.to_str() {
-        return Cow::Borrowed(plain);
-    }
-    let mut text = String::with_capacity(2 * value.len());
-    for byte in value.as_bytes() {
-        match byte {
-            b' '..=b'~' => text.push(char::from(*byte)),
-            byte => write!(text, "\\x{byte:02x}").expect("writing to a String does not fail"),
-        }
-    }
-    Cow::Owned(text)
+fn bytes(value: Option<&HeaderValue>) -> &[u8] {
+    value.map_or(&[], HeaderValue::as_bytes)
 }
 
 /// Whether what is behind a head is a call, or the answer to one.

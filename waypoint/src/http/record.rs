@@ -16,7 +16,7 @@ pub trait Record {
     fn request(&self, done: &Done<'_>);
 }
 
-/// One request and its answer. Texts are as they came, with `\xNN` for each byte that is not plain; empty where there is none.
+/// One request and its answer. Texts are empty where there is none; bytes are as they came, for whoever shows them to escape.
 #[derive(Debug)]
 pub struct Done<'a> {
     /// Where it came from.
@@ -26,15 +26,15 @@ pub struct Done<'a> {
     /// The method, or empty where no head could be read.
     pub method: &'a str,
     /// Path and query as the client asked.
-    pub path: &'a str,
+    pub path: &'a [u8],
     /// The host that was asked for.
-    pub authority: &'a str,
+    pub authority: &'a [u8],
     /// `user-agent`.
-    pub user_agent: &'a str,
+    pub user_agent: &'a [u8],
     /// `x-request-id` as it was forwarded.
-    pub request_id: &'a str,
+    pub request_id: &'a [u8],
     /// `x-forwarded-for` as it was forwarded.
-    pub forwarded_for: &'a str,
+    pub forwarded_for: &'a [u8],
     /// `content-type` of the request is one of gRPC.
     pub grpc: bool,
     /// Status of the answer; 0: there was none.

@@ -5,10 +5,14 @@
 //! of that; `x-forwarded-for`, user agent, request id, authority; the endpoint's address and service; our own addresses;
 //! the client's; the server name (there is none); the route. The object has them under the names that the ecosystem's
 //! dashboards know, without those of which nothing is known.
+//!
+//! What clients send is [escaped](escape) in both: a line looks as it is, wherever it is shown, and what was sent can be told
+//! from it.
 
+mod escape;
 mod text;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{borrow::Cow, net::SocketAddr, time::Duration};
 
 use net::log::Format;
 use tracing::info;
@@ -16,13 +20,13 @@ use tracing::info;
 /// Longest text within a line, in bytes.
 const TEXT: usize = 4 << 10;
 
-/// What a line says. Empty texts are not known.
+/// What a line says. Empty texts are not known. Bytes are those that a client sent.
 #[derive(Clone, Debug)]
 pub(super) struct Line<'a> {
     /// Since 1970.
     pub(super) began: Duration,
     pub(super) method: &'a str,
-    pub(super) path: &'a str,
+    pub(super) path: &'a [u8],
     pub(super) protocol: &'a str,
     pub(super) status: u16,
     pub(super) grpc_status: Option<u32>,
@@ -32,10 +36,10 @@ pub(super) struct Line<'a> {
     pub(super) sent: u64,
     pub(super) duration: Duration,
     pub(super) upstream_time: Option<Duration>,
-    pub(super) forwarded_for: &'a str,
-    pub(super) user_agent: &'a str,
-    pub(super) request_id: &'a str,
-    pub(super) authority: &'a str,
+    pub(super) forwarded_for: &'a [u8],
+    pub(super) user_agent: &'a [u8],
+    pub(super) request_id: &'a [u8],
+    pub(super) authority: &'a [u8],
     pub(super) upstream: Option<SocketAddr>,
     pub(super) cluster: &'a str,
     pub(super) local: Option<SocketAddr>,
@@ -57,7 +61,7 @@ impl Line<'_> {
         Self {
             began: Duration::ZERO,
             method: "",
-            path: "",
+            path: &[],
             protocol: "",
             status: 0,
             grpc_status: None,
@@ -67,10 +71,10 @@ impl Line<'_> {
             sent: 0,
             duration: Duration::ZERO,
             upstream_time: None,
-            forwarded_for: "",
-            user_agent: "",
-            request_id: "",
-            authority: "",
+            forwarded_for: &[],
+            user_agent: &[],
+            request_id: &[],
+            authority: &[],
             upstream: None,
             cluster: "",
             local: None,
@@ -98,7 +102,7 @@ impl Line<'_> {
             target: net::log::WHOLE,
             start_time = text::time(self.began),
             method = known(self.method),
-            path = known(self.path),
+            path = sent(self.path).as_deref(),
             protocol = known(self.protocol),
             response_code = self.status,
             grpc_status = self.grpc_status,
@@ -108,24 +112,29 @@ impl Line<'_> {
             bytes_sent = self.sent,
             duration = milliseconds(self.duration),
             upstream_service_time = self.upstream_time.map(milliseconds),
-            x_forwarded_for = known(self.forwarded_for),
-            user_agent = known(self.user_agent),
-            request_id = known(self.request_id),
-            authority = known(self.authority),
+            x_forwarded_for = sent(self.forwarded_for).as_deref(),
+            user_agent = sent(self.user_agent).as_deref(),
+            request_id = sent(self.request_id).as_deref(),
+            authority = sent(self.authority).as_deref(),
             upstream_host = self.upstream.map(tracing::field::display),
             upstream_cluster = known(self.cluster),
             downstream_local_address = self.local.map(tracing::field::display),
             downstream_remote_address = %self.client,
             downstream_peer = known(self.principal),
             route_name = known(self.route),
-            error = known(self.error),
+            // It may quote what a client sent.
+            error = sent(self.error.as_bytes()).as_deref(),
             policy = known(self.policy),
             rule = self.rule,
         );
     }
 }
 
-/// As much of a text as a line has room for: most come from clients.
+fn sent(text: &[u8]) -> Option<Cow<'_, str>> {
+    (!text.is_empty()).then(|| escape::plain(text))
+}
+
+/// As much of a text as a line has room for.
 fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(TEXT)]
 }

@@ -60,7 +60,7 @@ pub(super) fn free(shelf: &Shelf) -> Option<Connection> {
     let mut resting = shelf.h1.borrow_mut();
     let at = resting
         .iter()
-        .rposition(|connection| connection.send.is_ready())?;
+        .rposition(|connection| connection.send.is_ready() && !connection.is_closed())?;
     let connection = resting.swap_remove(at);
     connection.state.lent.set(true);
     Some(connection)
@@ -166,7 +166,8 @@ async fn run(
 
 impl Connection {
     pub(super) fn is_closed(&self) -> bool {
-        self.state.closed.get() || self.send.is_closed()
+        let state = &self.state;
+        state.closed.get() || state.asked.lost.get() || self.send.is_closed()
     }
 
     /// From now on it is unused.
@@ -195,7 +196,7 @@ impl Connection {
                 .insert(header::TRANSFER_ENCODING, chunked);
         }
         let asked = Rc::clone(&self.state.asked);
-        asked.head.set(*request.method() == Method::HEAD);
+        asked.begin(*request.method() == Method::HEAD);
         let sent = self.send.try_send_request(request);
         async move {
             sent.await

@@ -2,6 +2,7 @@
 //! resources as the control plane sends them.
 
 mod bytes;
+mod early;
 mod fixture;
 mod requests;
 mod spread;

@@ -112,7 +112,16 @@ fn at_service(scope: Scope<'_>, route: &Route, parent: &ParentRef, key: Key) -> 
         let message = format!("{words} {what}: clients go straight to where it leads");
         Err(("UnsupportedValue", message))
     } else if meant.is_empty() {
-        Err(("NoMatchingParent", format!("{words} has no such TCP port")))
+        let all = service.ports.iter().filter(|port| !port.udp);
+        let all = all.map(|port| match port.name.as_str() {
+            "" => port.port.to_string(),
+            name => format!("{} ({name})", port.port),
+        });
+        let message = format!(
+            "{words} has no TCP port as its parentRef names it: it has {}",
+            all.collect::<Vec<_>>().join(", ")
+        );
+        Err(("NoMatchingParent", message))
     } else if fitting.is_empty() {
         let message = format!(
             "{words}: a {} is not for the protocol that is declared there",

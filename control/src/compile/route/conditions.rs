@@ -9,10 +9,11 @@ const REFS: &str = "ResolvedRefs";
 const WAYPOINTS: &str = "ResolvedWaypoints";
 const UNSUPPORTED: &str = "UnsupportedValue";
 
-/// In the order of their types. `has_waypoint` says whether a service is bound to one.
+/// In the order of their types. `namespace` is the route's; `has_waypoint` says whether a service is bound to one.
 pub(super) fn conditions(
     converted: &Converted,
     outcome: Outcome,
+    namespace: &str,
     has_waypoint: impl Fn(&Key) -> bool,
 ) -> Vec<Condition> {
     let mut conditions = Vec::new();
@@ -26,7 +27,7 @@ pub(super) fn conditions(
             };
             Condition::fails(ACCEPTED, UNSUPPORTED, format!("{unserved}: {effect}"))
         }
-        None => Condition::holds(ACCEPTED, ACCEPTED, note(converted, &outcome)),
+        None => Condition::holds(ACCEPTED, ACCEPTED, note(converted, &outcome, namespace)),
     });
     if !unserved.is_empty() && !converted.is_refused() {
         let message = format!("{unserved}: what matches these rules is answered with 500");
@@ -43,7 +44,7 @@ pub(super) fn conditions(
                 WAYPOINTS,
                 "MissingWaypoint",
                 format!(
-                    "Service {}/{} has no waypoint, so the route changes nothing",
+                    "Service {}/{} has no waypoint (label istio.io/use-waypoint), so the route changes nothing",
                     service.0, service.1
                 ),
             ),
@@ -53,11 +54,25 @@ pub(super) fn conditions(
 }
 
 /// What is worth knowing of a route that is accepted.
-fn note(converted: &Converted, outcome: &Outcome) -> String {
-    let rules = converted.nowhere.join(", ");
-    let nowhere = (!rules.is_empty())
-        .then(|| format!("{rules}: without backendRefs, so what matches is answered with 500"));
+fn note(converted: &Converted, outcome: &Outcome, namespace: &str) -> String {
+    let said = |rules: &[String], between: &str, what: &str| {
+        (!rules.is_empty()).then(|| format!("{}{what}", rules.join(between)))
+    };
+    let nowhere = ": without backendRefs, so what matches is answered with 500";
+    let idle = " of requests have no effect: they are not a route's to change";
+    let judged = outcome.service.as_ref().filter(|it| it.0 != namespace);
+    let judged = judged.and_then(|(namespace, name)| {
+        let what = format!(
+            ": policies of Service {namespace}/{name} judge what the route makes of a request, too"
+        );
+        said(&converted.changing, ", ", &what)
+    });
     let own = Some(outcome.note.clone()).filter(|note| !note.is_empty());
-    let all: Vec<_> = own.into_iter().chain(nowhere).collect();
-    all.join("; ")
+    let all = [
+        own,
+        said(&converted.nowhere, ", ", nowhere),
+        said(&converted.idle, "; ", idle),
+        judged,
+    ];
+    all.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use mesh::http::edit::is_editable_in_requests;
 use proto::waypoint::{
     self as wire, filter::Filter as Kind, r#match::Path, path_edit::Edit, text::Text as Value,
 };
@@ -34,6 +35,10 @@ pub(super) struct Converted {
     pub(super) unserved: Vec<String>,
     /// The rules that lead nowhere, though nothing of them is wrong.
     pub(super) nowhere: Vec<String>,
+    /// Of each rule whose edits of request headers are not all carried out, what has no effect.
+    pub(super) idle: Vec<String>,
+    /// The rules that make something else of a request.
+    pub(super) changing: Vec<String>,
     /// Whether one of those is about who may talk, so that it must not be passed over.
     pub(super) guards: bool,
     /// Whether nothing else may hold where it does: it cannot be understood which requests it guards.
@@ -60,6 +65,8 @@ pub(super) fn convert(scope: Scope<'_>, route: &Route, tls: &Tls<'_>) -> Convert
         unresolved: None,
         unserved: Vec::new(),
         nowhere: Vec::new(),
+        idle: Vec::new(),
+        changing: Vec::new(),
         guards: false,
         shuts: false,
     };
@@ -74,6 +81,15 @@ pub(super) fn convert(scope: Scope<'_>, route: &Route, tls: &Tls<'_>) -> Convert
         } else if is_nowhere(rule) && route.kind != RouteKind::Tcp {
             "it names no backend".clone_into(&mut invalid);
             converted.nowhere.push(format!("rules[{i}]"));
+        }
+        let (idle, changes) = changed(rule);
+        if !idle.is_empty() {
+            let names: Vec<_> = idle.into_iter().collect();
+            let words = format!("rules[{i}]: its edits of {}", names.join(", "));
+            converted.idle.push(words);
+        }
+        if changes {
+            converted.changing.push(format!("rules[{i}]"));
         }
         let mut backends = Vec::new();
         for (j, reference) in rule.backends.iter().enumerate() {
@@ -129,6 +145,29 @@ fn unserved(rule: &Rule) -> Vec<&'static str> {
         .collect();
     found.dedup();
     found
+}
+
+/// The headers of requests that a rule edits in vain, because they are not its to edit; and whether it changes anything of a
+/// request.
+fn changed(rule: &Rule) -> (BTreeSet<String>, bool) {
+    let (mut idle, mut changes) = (BTreeSet::new(), false);
+    let backends = rule.backends.iter().flat_map(|backend| &backend.filters);
+    for filter in rule.filters.iter().chain(backends) {
+        match filter {
+            Filter::RequestHeaders(edits) => {
+                let names = edits.set.iter().chain(&edits.add).map(|(name, _)| name);
+                for name in names.chain(&edits.remove) {
+                    match is_editable_in_requests(name) {
+                        true => changes = true,
+                        false => drop(idle.insert(name.to_ascii_lowercase())),
+                    }
+                }
+            }
+            Filter::Rewrite(_) => changes = true,
+            _ => {}
+        }
+    }
+    (idle, changes)
 }
 
 fn is_nowhere(rule: &Rule) -> bool {

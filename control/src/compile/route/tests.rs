@@ -350,3 +350,51 @@ fn a_kind_that_is_not_served_is_told_so() {
     let message = &status.conditions[0].message;
     assert!(message.contains("past every waypoint"), "{message}");
 }
+
+#[test]
+fn a_route_is_told_which_of_its_edits_have_no_effect() {
+    let edits = "set: [{name: X-Forwarded-For, value: a}, {name: x-role, value: b}], add: [{name: expect, value: c}], remove: [Forwarded]";
+    let modifier = format!("{{type: RequestHeaderModifier, requestHeaderModifier: {{{edits}}}}}");
+    let answers = modifier
+        .replace("Request", "Response")
+        .replace("request", "response");
+    let backend = format!("{{name: api, port: 80, filters: [{modifier}]}}");
+    let said = |rules: &str| message(&http("r", WEB, rules), "HTTPRoute/shop/r", "Accepted");
+    for (rule, expected) in [
+        (
+            format!("{{filters: [{modifier}], backendRefs: [{{name: api, port: 80}}]}}"),
+            true,
+        ),
+        (format!("{{backendRefs: [{backend}]}}"), true),
+        (
+            format!("{{filters: [{answers}], backendRefs: [{{name: api, port: 80}}]}}"),
+            false,
+        ),
+    ] {
+        let told = "rules[1]: its edits of expect, forwarded, x-forwarded-for of requests have no effect: they are not a route's to change";
+        let expected = if expected { told } else { "" };
+        assert_eq!(said(&format!("{TO_API}, {rule}")), expected, "{rule}");
+    }
+}
+
+#[test]
+fn a_consumers_route_is_told_that_what_it_changes_is_judged() {
+    let rewrite = "{filters: [{type: URLRewrite, urlRewrite: {hostname: a}}], backendRefs: [{name: far, port: 80}]}";
+    let to_far = "{backendRefs: [{name: far, port: 80}]}";
+    let set = rewrite.replace(
+        "type: URLRewrite, urlRewrite: {hostname: a}",
+        "type: RequestHeaderModifier, requestHeaderModifier: {remove: [x-role]}",
+    );
+    let idle = set.replace("x-role", "expect");
+    let judged = "rules[0], rules[2]: policies of Service shop/web judge what the route makes of a request, too";
+    let rules = format!("{rewrite}, {to_far}, {set}");
+    let said = |text: &str, name| message(text, name, "Accepted");
+    let own = http("r", &from_afar(80), &rules);
+    assert_eq!(said(&own, "HTTPRoute/shop/r"), "");
+    let consumer = of_kind("HTTPRoute", "bank", "r", &from_afar(80), &rules);
+    assert_eq!(said(&consumer, "HTTPRoute/bank/r"), judged);
+    let consumer = of_kind("HTTPRoute", "bank", "r", &from_afar(80), to_far);
+    assert_eq!(said(&consumer, "HTTPRoute/bank/r"), "");
+    let consumer = of_kind("HTTPRoute", "bank", "r", &from_afar(80), &idle);
+    assert!(!said(&consumer, "HTTPRoute/bank/r").contains("judge"));
+}

@@ -361,13 +361,17 @@ impl History {
 
     /// Whether a client is let in at 8080 at any moment from when the files are this until all has settled.
     fn opens(&mut self, text: &str) -> bool {
+        self.opens_with(&world(text))
+    }
+
+    fn opens_with(&mut self, world: &World) -> bool {
         let mut opened = false;
         let now = std::time::Instant::now();
         // One step at a time, as if each had to be waited for.
         for _ in 0..4 {
             let world = World {
                 waypoints: Some(self.waypoints.clone()),
-                ..world(text)
+                ..world.clone()
             };
             let compiled = compile(&world, &settings());
             let node = Reached {
@@ -445,6 +449,93 @@ fn a_service_that_is_closed_is_never_open_on_its_way_to_another_way_of_being_clo
             let mut history = History::enforced();
             history.opens(&(state.clone() + &gateways + &of_gateway));
             assert!(history.opens(&open), "{open}");
+        }
+    }
+}
+
+/// In a control plane that runs, whose files have what is faulty for the first time.
+#[test]
+fn what_a_fault_closed_is_never_open_on_its_way_to_being_denied_for_good() {
+    let class = |name: &str| {
+        format!(
+            "---\n{{apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {{name: own}}, spec: {{controllerName: {name}}}}}\n"
+        )
+    };
+    let namespace = namespace("shop", "istio.io/use-waypoint: wp");
+    let by_namespace = web("labels: {a: b}");
+    let (own, wp) = (web(LABEL), gateway("wp", "shop", "", ""));
+    let of_class = wp.replace("ambit-waypoint", "own");
+    let named = attached("p", WEB, GET);
+    let of_gateway = attached("p", WP, GET);
+    let torn = |text: &str| text.replace("metadata: {", "metadata: {[");
+    let ports = |text: &str| text.replace("port: 80,", "port: x,");
+    for (what, faulty, policy) in [
+        ("a Service", ports(&own) + &wp, &named),
+        ("a Service without a name", torn(&own) + &wp, &named),
+        ("a Service of a waypoint", ports(&own) + &wp, &of_gateway),
+        (
+            "a nameless one",
+            torn(&own).replace("name: web,", "") + &wp,
+            &of_gateway,
+        ),
+        (
+            "a Namespace",
+            by_namespace.clone() + &namespace.replace("wp}", "7}") + &wp,
+            &of_gateway,
+        ),
+        (
+            "a torn Namespace",
+            by_namespace.clone() + &torn(&namespace) + &wp,
+            &of_gateway,
+        ),
+        (
+            "a class",
+            own.clone() + &of_class + &class("[]"),
+            &of_gateway,
+        ),
+        (
+            "a policy",
+            own.clone() + &wp,
+            &named.replace("kind: Service", "kinds: Service"),
+        ),
+        (
+            "a policy of a Gateway",
+            own.clone() + &wp,
+            &of_gateway.replace("kind: Gateway,", "kin: Gateway,"),
+        ),
+    ] {
+        let good = match what {
+            "a class" => own.clone() + &of_class + &class("ambit.dev/waypoint"),
+            "a Namespace" | "a torn Namespace" => by_namespace.clone() + &namespace + &wp,
+            _ => own.clone() + &wp,
+        };
+        let good_policy = if policy.contains("Gateway,") || policy.contains("kin:") {
+            &of_gateway
+        } else {
+            &named
+        };
+        // Whatever else is there was before.
+        let pods = pod("web", "shop", "labels: {app: web}", "");
+        let read = |text: &str, before: Option<&Loaded>| {
+            load(&[(PathBuf::from("a.yaml"), text.to_owned())].into(), before)
+        };
+        let first = read(&pods, None);
+        let second = read(&(faulty + policy), Some(&first));
+        assert_ne!(second.problems, [], "{what}");
+        let third = read(&(good + good_policy), Some(&second));
+        assert_eq!(third.problems, [], "{what}");
+        for ready in [false, true] {
+            let mut history = History {
+                waypoints: Waypoints::default(),
+            };
+            if ready {
+                history.waypoints.ready.insert(key("shop", "wp"));
+            }
+            assert!(!history.opens_with(&second.world), "{what}: {ready}");
+            assert!(!history.opens_with(&third.world), "{what}: {ready}");
+            let end = history.waypoints.phases.into_values().collect::<Vec<_>>();
+            let gateway = key("shop", "wp");
+            assert_eq!(end, [Phase::Enforced { gateway }], "{what}: {ready}");
         }
     }
 }

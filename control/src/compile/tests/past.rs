@@ -162,3 +162,56 @@ fn a_label_alone_makes_no_service_that_of_a_waypoint() {
     assert_eq!(reason, "WaypointAccepted");
     assert!(out.wanted[&key("shop", "web")].deny);
 }
+
+/// Pods of a namespace that discovery leaves out are published to nobody, so their own proxies let nobody in.
+#[test]
+fn a_policy_of_a_gateway_holds_also_if_discovery_leaves_out_its_namespace() {
+    let for_pods = "labels: {istio.io/waypoint-for: workload}";
+    let class = "{group: gateway.networking.k8s.io, kind: GatewayClass, name: ambit-waypoint}";
+    let class = policy("p", "root", &format!("{{targetRefs: [{class}], {GET}}}"));
+    let own = policy("p", "infra", &format!("{{targetRefs: [{WP}], {GET}}}"));
+    let tokens = own
+        .replace(GET, "jwtRules: [{issuer: i}]")
+        .replace("AuthorizationPolicy", "RequestAuthentication");
+    let dry = own.replace(
+        "namespace: infra}",
+        "namespace: infra, annotations: {istio.io/dry-run: 'true'}}",
+    );
+    let all = "allowedRoutes: {namespaces: {from: All}}";
+    let selected = super::mesh("root", "{discoverySelectors: [{matchLabels: {mesh: on}}]}");
+    for (policed, routes, closed) in [
+        (&class, all, true),
+        (&own, all, true),
+        (&tokens, all, true),
+        (&dry, all, false),
+        // It does not admit them.
+        (&own, "", false),
+        (&String::new(), all, false),
+    ] {
+        for config in ["", &selected] {
+            let text = |metadata| {
+                let gateway = ready("wp", "infra", metadata, routes);
+                format!("{}{gateway}{policed}{config}", labelled_to_infra())
+            };
+            let out = resources(&world(&text(for_pods)));
+            let pod = |pod: &str| out["addresses"][format!("Kubernetes//Pod/{pod}")].clone();
+            let denied = &pod("shop/web")["workload"]["authorization_policies"];
+            assert_eq!(denied.is_array(), closed, "{out:#}");
+            assert_eq!(pod("infra/hid").is_null(), !config.is_empty(), "{out:#}");
+            if closed {
+                let out = resources(&world(&text("")));
+                assert!(bound(&out, "shop/front").0.is_string(), "{out:#}");
+            }
+        }
+    }
+}
+
+/// A pod and a service of another namespace, and a pod of its own.
+fn labelled_to_infra() -> String {
+    let far = "istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: infra";
+    let spec = "clusterIP: 10.0.1.9, ports: [{name: http, port: 80}]";
+    namespace("shop", "mesh: on")
+        + &pod("web", "shop", &format!("labels: {{{far}}}"), "")
+        + &pod("hid", "infra", LABEL, "")
+        + &service("front", &format!("labels: {{{far}}}"), spec)
+}

@@ -233,9 +233,22 @@ fn redirect(at: &At<'_>, faults: &mut Faults) -> Redirect {
 
 fn rewrite(at: &At<'_>, faults: &mut Faults) -> Rewrite {
     at.only(&["hostname", "path"], faults);
+    let path = path_edit(at, faults);
+    if let (Some(edit), Some(at)) = (&path, at.get("path")) {
+        let (field, text) = match edit {
+            PathEdit::Full(text) => ("replaceFullPath", text),
+            PathEdit::Prefix(text) => ("replacePrefixMatch", text),
+        };
+        if let Some(other) = other_reading(text) {
+            let reason = format!(
+                "{text:?} has a second reading, {other:?}: backends do not agree what it is"
+            );
+            faults.add(&at, field, reason);
+        }
+    }
     Rewrite {
         hostname: hostname(at, faults),
-        path: path_edit(at, faults),
+        path,
     }
 }
 
@@ -282,6 +295,14 @@ fn path_edit(owner: &At<'_>, faults: &mut Faults) -> Option<PathEdit> {
         "replaceFullPath" => PathEdit::Full(text.to_owned()),
         _ => PathEdit::Prefix(text.to_owned()),
     })
+}
+
+/// What else a backend may take a path for that is sent to it. Clients may ask in two ways, and are judged in both; who
+/// writes a route can write what he means. A redirect is asked anew, so it may be anything.
+fn other_reading(path: &str) -> Option<String> {
+    let is_good = is_path(path) && other_form(path).is_none();
+    let judged = mesh::http::path::judge(path.as_bytes()).ok()?;
+    judged.others.into_iter().next().filter(|_| is_good)
 }
 
 /// The normal form of a path, if it is not in that: what a rule makes of a path is sent as it is.

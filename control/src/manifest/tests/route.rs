@@ -209,6 +209,39 @@ fn filters_have_to_be_valid() {
 }
 
 #[test]
+fn what_a_path_is_rewritten_to_has_one_reading() {
+    let lines = "
+        type: ReplaceFullPath, replaceFullPath: '/a;b' => replaceFullPath: second reading, \"/a\"
+        type: ReplaceFullPath, replaceFullPath: '/a%00' => replaceFullPath: second reading
+        type: ReplaceFullPath, replaceFullPath: '/a%5Cb' => replaceFullPath: second reading, \"/a/b\"
+        type: ReplaceFullPath, replaceFullPath: '/a%3Bb' => replaceFullPath: second reading
+        type: ReplaceFullPath, replaceFullPath: '/a%252Fb' => replaceFullPath: second reading
+        type: ReplaceFullPath, replaceFullPath: '/a%40b' => replaceFullPath: second reading, \"/a@b\"
+        type: ReplaceFullPath, replaceFullPath: '/a%2fb' => replaceFullPath: is not a path
+        type: ReplaceFullPath, replaceFullPath: '/a//b' => replaceFullPath: is not a path
+        type: ReplaceFullPath, replaceFullPath: '/a\\b' => replaceFullPath: is not a path
+        type: ReplacePrefixMatch, replacePrefixMatch: '/a;b' => replacePrefixMatch: second reading
+        type: ReplacePrefixMatch, replacePrefixMatch: '/a//' => replacePrefixMatch: is not a path
+    ";
+    let rewrite = |path: &str| {
+        let rewrite = format!("{{type: URLRewrite, urlRewrite: {{path: {{{path}}}}}}}");
+        rule(&format!(
+            "matches: [{{path: {{value: /x}}}}], filters: [{rewrite}]"
+        ))
+    };
+    refuses(rewrite, "spec.rules[0].filters[0].urlRewrite.path.", lines);
+    for path in ["/a@b", "/a%20b", "/a%25", "/a=1,b", "/"] {
+        good(&rewrite(&format!(
+            "type: ReplaceFullPath, replaceFullPath: '{path}'"
+        )));
+    }
+    // Whoever is sent to it asks anew.
+    good(&filter(
+        "type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: '/a;b'}}",
+    ));
+}
+
+#[test]
 fn the_parts_of_a_rule_have_to_go_together() {
     const PREFIX: &str =
         "{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}";

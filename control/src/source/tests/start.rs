@@ -177,13 +177,17 @@ const LABELLED: &str = "---\n{apiVersion: v1, kind: Namespace, metadata: {name: 
 /// What cannot be understood, and which object it is.
 fn hidden() -> [(String, ObjectRef); 6] {
     let service = || ObjectRef::new(Kind::Service, "shop", "web");
+    let labelled = SERVICE.replace(
+        "namespace: shop",
+        "namespace: shop, labels: {istio.io/use-waypoint: wp}",
+    );
     let namespace = || ObjectRef::new(Kind::Namespace, "", "shop");
-    let address = SERVICE
+    let address = labelled
         .replace("port: x", "port: 80")
         .replace("spec: {", "spec: {clusterIP: 10.96.0.999, ");
     let torn = "---\nkind: Namespace\nmetadata: {name: shop, labels: {a: b\n";
     [
-        (SERVICE.to_owned(), service()),
+        (labelled, service()),
         (address, service()),
         (LABELLED.to_owned(), namespace()),
         (torn.to_owned(), namespace()),
@@ -257,6 +261,90 @@ fn a_namespace_that_is_not_understood_refuses_a_start_with_any_policy_of_its_own
             assert_eq!(found.is_some(), expected, "{text}{policy}");
         }
     }
+}
+
+/// By its own label, or that of its namespace.
+#[test]
+fn a_service_that_is_not_understood_is_a_matter_of_its_own_waypoint_alone() {
+    let policy = |kind: &str, home: &str| {
+        attached(kind, "wp")
+            .replace("group: ''", "group: gateway.networking.k8s.io")
+            .replace("namespace: shop", &format!("namespace: {home}"))
+    };
+    let of_gateway = policy("Gateway", "shop");
+    let of_class = policy("GatewayClass", "ambit-system");
+    let elsewhere = policy("Gateway", "infra");
+    let by_namespace = LABELLED.replace("x: 5", "x: y");
+    let with = |labels: &str| {
+        SERVICE.replace(
+            "namespace: shop",
+            &format!("namespace: shop, labels: {{{labels}}}"),
+        )
+    };
+    let far = "istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: infra";
+    for (text, [here, class, there]) in [
+        (SERVICE.to_owned(), [false; 3]),
+        (SERVICE.to_owned() + &by_namespace, [true, true, false]),
+        (
+            with("istio.io/use-waypoint: none") + &by_namespace,
+            [false; 3],
+        ),
+        (with("istio.io/use-waypoint: wp"), [true, true, false]),
+        (with("istio.io/use-waypoint: other"), [false, true, false]),
+        (with(far), [false, true, true]),
+        (with("istio.io/use-waypoint: 7"), [true; 3]),
+        (SERVICE.replace("name: web,", "name: WEB,"), [true; 3]),
+        (SERVICE.replace("spec: {", "spec: {["), [true; 3]),
+    ] {
+        for (policy, counts) in [(&of_gateway, here), (&of_class, class), (&elsewhere, there)] {
+            let found = refusal(&(text.clone() + policy));
+            assert_eq!(found.is_some(), counts, "{text}{policy}");
+        }
+    }
+}
+
+/// It would be reached in plaintext, and nobody would keep whoever asks to its policies.
+#[test]
+fn a_pod_that_is_not_understood_refuses_a_start_if_a_policy_may_be_for_it() {
+    let good = "---\n{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: shop}, status: {podIPs: [{ip: 10.0.0.1}]}}\n";
+    let faulty = good.replace("10.0.0.1", "10.0.0.999");
+    let selecting = "{action: DENY, selector: {matchLabels: {app: web}}, rules: [{}]}";
+    let home = policy("p", selecting);
+    for policed in [home.clone(), home.replace("shop", "ambit-system")] {
+        assert_eq!(refusal(&(good.to_owned() + &policed)), None);
+        let found = refusal(&(faulty.clone() + &policed)).unwrap();
+        let told = found.to_string();
+        let policy = if policed.contains("shop") {
+            "shop"
+        } else {
+            "ambit-system"
+        };
+        for named in [
+            "Pod/shop/web".to_owned(),
+            format!("AuthorizationPolicy/{policy}/p"),
+        ] {
+            assert!(told.contains(&named), "{told}");
+        }
+        for text in [
+            faulty.replace("name: web", "name: WEB"),
+            good.replace("status: {", "status: {["),
+        ] {
+            let found = refusal(&(text.clone() + &policed));
+            assert!(matches!(found, Some(Refusal::Attached { .. })), "{text}");
+        }
+    }
+    let dry = home.replace(
+        "name: p,",
+        "name: p, annotations: {istio.io/dry-run: 'true'},",
+    );
+    for other in ["", &home.replace("shop", "bank"), &dry] {
+        assert_eq!(refusal(&(faulty.clone() + other)), None, "{other}");
+    }
+    // Once there was a good version that stays.
+    let before = one(&(good.to_owned() + &home), None);
+    let later = one(&(faulty + &home), Some(&before));
+    assert_eq!(later.world.pods, before.world.pods);
+    assert_eq!(check::refusal(&later, false, &Settings::default()), None);
 }
 
 #[test]

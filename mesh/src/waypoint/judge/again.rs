@@ -16,7 +16,7 @@ use crate::{
         edit::HeaderEdits,
         head::Head,
     },
-    model::Service,
+    model::{Service, Workload},
     name::Name,
     plan::Plan,
     waypoint::{Answer, Denial, Generation, Table},
@@ -40,8 +40,8 @@ pub struct Place {
 /// The workload that something open leads to.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// Its uid.
-    pub uid: Arc<str>,
+    /// As it was then.
+    pub workload: Arc<Workload>,
     /// Its address, whose layer 4 policies were asked. None: it is another waypoint, which decides for itself.
     pub address: Option<SocketAddr>,
 }
@@ -63,7 +63,7 @@ impl Forward<'_> {
             plan => Some(plan.end()),
         };
         let endpoint = Endpoint {
-            uid: Arc::clone(&self.plan.workload()?.uid),
+            workload: Arc::clone(self.plan.workload()?),
             address,
         };
         let target = self.target.as_ref();
@@ -87,8 +87,9 @@ impl Forward<'_> {
 ///
 /// Asked are the policies of the service, on the port that was asked for; of a rule of the client's namespace or another
 /// backend those about what was forwarded, as at first; and the layer 4 policies of the workload, an endpoint by now or not.
-/// A backend or workload that the generation does not have any more has no policies here either: a workload that is in none
-/// of the backends is not told to a waypoint. Its own proxy goes on deciding whether this waypoint may reach it.
+/// A backend that the generation does not have any more has no policies here either. Nor has a workload but for the DENY
+/// policies of its namespace and the mesh, as far as they are told: what is in none of the backends is not told to a waypoint,
+/// be it that it drains. Its own proxy goes on deciding whether this waypoint may reach it.
 pub fn judge_again(
     generation: &Generation,
     (table, port): (&Table, u16),
@@ -174,16 +175,31 @@ impl Again<'_> {
             self.forwarded(&backend.policies, service, place.port, place)
         };
         let of_workload = || {
-            let workload = generation.mesh.workload(&place.endpoint.uid)?;
+            let (mesh, then) = (&generation.mesh, &place.endpoint.workload);
             let to = place.endpoint.address?;
-            match of_endpoint(&generation.mesh, self.client, workload, to).decision {
+            let denied = |workload| match of_endpoint(mesh, self.client, workload, to).decision {
                 decide::Decision::Allow(_) => None,
-                decide::Decision::Deny(denial) => Some(Denial::Connection(denial)),
-            }
+                decide::Decision::Deny(denial) => Some(denial),
+            };
+            let denial = match mesh.workload(&then.uid) {
+                Some(workload) => denied(workload),
+                // What lets somebody in may be a policy that is not told any more.
+                None => denied(&unlisting(then))
+                    .filter(|denial| !matches!(denial, decide::Denial::NotAllowed(_))),
+            };
+            denial.map(Denial::Connection)
         };
         let consumers = place.is_consumers.then(of_consumer).flatten();
         let backends = || is_other.then(of_backend).flatten();
         consumers.or_else(backends).or_else(of_workload)
+    }
+}
+
+/// A workload that names no policies: which of them are for it is not known any more.
+fn unlisting(workload: &Workload) -> Workload {
+    Workload {
+        policies: Box::default(),
+        ..workload.clone()
     }
 }
 

@@ -1,5 +1,7 @@
 //! What becomes of one pod, look by look.
 
+use mesh::enrol::Enrolment;
+
 use super::*;
 use crate::manifests::{Manifests, document};
 
@@ -7,47 +9,72 @@ use crate::manifests::{Manifests, document};
 const UNREADABLE: &str = "unreadable";
 
 const NAMESPACE: &str = "
+apiVersion: v1
 kind: Namespace
 metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}
 ---";
 const UNLABELLED: &str = "
+apiVersion: v1
 kind: Namespace
 metadata: {name: shop}
 ---";
 const KEPT_OUT: &str = "
+apiVersion: v1
 kind: Namespace
 metadata: {name: shop, labels: {istio.io/dataplane-mode: none}}
 ---";
 const FAULTY: &str = "
+apiVersion: v1
 kind: Namespace
 metadata: {name: shop, labels: {istio.io/dataplane-mode: 5}}
 ---";
 const POD: &str = "
+apiVersion: v1
 kind: Pod
 metadata: {name: cart, namespace: shop}
 spec: {nodeName: n1}
 ---";
 const POD_KEPT_OUT: &str = "
+apiVersion: v1
 kind: Pod
 metadata: {name: cart, namespace: shop, labels: {istio.io/dataplane-mode: none}}
 spec: {nodeName: n1}
 ---";
 const POD_LABELLED: &str = "
+apiVersion: v1
 kind: Pod
 metadata: {name: cart, namespace: shop, labels: {istio.io/dataplane-mode: ambient}}
 spec: {nodeName: n1}
 ---";
+const POD_FAULTY_LABEL: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: cart, namespace: shop, labels: {istio.io/dataplane-mode: 5}}
+spec: {nodeName: n1}
+---";
+const BARE: &str = "
+kind: Namespace
+metadata: {name: shop, labels: {istio.io/dataplane-mode: none}}
+---";
+const OTHER: &str = "
+apiVersion: tenants.example/v1
+kind: Namespace
+metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}
+---";
 const POD_FAULTY_HOST: &str = "
+apiVersion: v1
 kind: Pod
 metadata: {name: cart, namespace: shop}
 spec: {nodeName: n1, hostNetwork: \"yes\"}
 ---";
 const POD_FAULTY_NODE: &str = "
+apiVersion: v1
 kind: Pod
 metadata: {name: cart, namespace: shop}
 spec: {nodeName: 1}
 ---";
 const POD_HOST: &str = "
+apiVersion: v1
 kind: Pod
 metadata: {name: cart, namespace: shop}
 spec: {nodeName: n1, hostNetwork: true}
@@ -55,10 +82,11 @@ spec: {nodeName: n1, hostNetwork: true}
 const LIST: &str = "
 kind: List
 items:
-- {kind: Namespace, metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}}
-- {kind: Pod, metadata: {name: cart, namespace: shop}, spec: {nodeName: n1}}
+- {apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}}
+- {apiVersion: v1, kind: Pod, metadata: {name: cart, namespace: shop}, spec: {nodeName: n1}}
 ---";
 const LOWER_CASE: &str = "
+apiVersion: v1
 kind: pod
 metadata: {name: cart, namespace: shop}
 ---";
@@ -79,10 +107,12 @@ type Look<'a> = (u64, &'a [File<'a>], Pod);
 enum Pod {
     In,
     Out,
+    /// Nobody can say.
+    Unclear,
     Gone,
 }
 
-use Pod::{Gone, In, Out};
+use Pod::{Gone, In, Out, Unclear};
 
 fn look(was: &Settled, files: &[File<'_>], now: SystemTime) -> (Settled, Pod) {
     let read = |texts: &[&str]| document::read(&texts.concat()).0;
@@ -102,15 +132,19 @@ fn look(was: &Settled, files: &[File<'_>], now: SystemTime) -> (Settled, Pod) {
         ..Manifests::default()
     };
     let pods = manifests.pods("n1");
-    let pod = pods.values().next();
-    let pod = pod.map_or(Gone, |pod| if pod.out().is_none() { In } else { Out });
+    let pod = match pods.values().next().map(|pod| pod.enrolment) {
+        None => Gone,
+        Some(None) => Unclear,
+        Some(Some(Enrolment::In)) => In,
+        Some(Some(Enrolment::Out(_))) => Out,
+    };
     (manifests.settled, pod)
 }
 
 fn check(cases: &[(&str, &[Look<'_>])]) {
     let start = SystemTime::now();
     for (case, looks) in cases {
-        let mut settled = Settled::new();
+        let mut settled = Settled::default();
         for (at, files, expected) in *looks {
             let (now, pod) = look(&settled, files, start + Duration::from_millis(*at));
             assert_eq!(pod, *expected, "{case}, at {at} ms");
@@ -238,9 +272,56 @@ fn what_was_never_read_well_is_in_if_any_of_it_says_so() {
             "a pod that is in, in a faulty namespace",
             &[(0, &[("a", &[FAULTY]), ("b", &[POD_LABELLED])], In)],
         ),
+    ]);
+}
+
+#[test]
+fn of_what_was_never_read_well_and_may_be_in_nobody_can_say() {
+    check(&[
         (
-            "nothing says so",
-            &[(0, &[("a", &[FAULTY]), ("b", &[POD])], Out)],
+            "a faulty namespace",
+            &[
+                (0, &[("a", &[FAULTY]), ("b", &[POD])], Unclear),
+                (1, &[("a", &[NAMESPACE]), ("b", &[POD])], In),
+                (2, &[("a", &[FAULTY]), ("b", &[POD])], In),
+            ],
+        ),
+        (
+            "a pod that says so itself",
+            &[(0, &[("a", &[FAULTY]), ("b", &[POD_KEPT_OUT])], Out)],
+        ),
+        (
+            "a faulty pod",
+            &[
+                (
+                    0,
+                    &[("a", &[UNLABELLED]), ("b", &[POD_FAULTY_LABEL])],
+                    Unclear,
+                ),
+                (1, &[("a", &[UNLABELLED]), ("b", &[POD])], Out),
+                (2, &[("a", &[UNLABELLED]), ("b", &[POD_FAULTY_LABEL])], Out),
+            ],
+        ),
+        (
+            "a namespace that may be anywhere",
+            &[
+                (0, &[("b", &[POD]), ("c", &[TORN])], Unclear),
+                (1, &[("b", &[POD]), ("c", &[UNREADABLE])], Unclear),
+                (2, &[("b", &[POD])], Out),
+                (3, &[("b", &[POD]), ("c", &[TORN])], Out),
+            ],
+        ),
+        (
+            "a namespace without a version",
+            &[
+                (0, &[("a", &[BARE]), ("b", &[POD])], Unclear),
+                (1, &[("a", &[NAMESPACE]), ("b", &[POD])], In),
+                (2, &[("a", &[BARE]), ("b", &[POD])], In),
+            ],
+        ),
+        (
+            "what another group calls a namespace",
+            &[(0, &[("a", &[OTHER]), ("b", &[POD])], Out)],
         ),
     ]);
 }

@@ -77,22 +77,26 @@ impl Record for Notes {
     fn request(&self, done: &Done<'_>) {
         self.0.borrow_mut().push(Told {
             method: done.method.to_owned(),
-            path: done.path.to_owned(),
+            path: text(done.path),
             status: done.status,
             grpc_status: done.grpc_status,
             flags: done.flags.to_owned(),
             details: done.details().into_owned(),
-            forwarded_for: done.forwarded_for.to_owned(),
+            forwarded_for: text(done.forwarded_for),
             received: done.received,
             sent: done.sent,
             rule: done.rule.map(|it| (it.route.name.to_string(), it.at)),
             workload: done.workload.map(|it| it.name.to_string()),
-            host: done.authority.to_owned(),
-            user_agent: done.user_agent.to_owned(),
-            request_id: done.request_id.to_owned(),
+            host: text(done.authority),
+            user_agent: text(done.user_agent),
+            request_id: text(done.request_id),
             backend_port: done.backend_port,
         });
     }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// What the waypoint is told.

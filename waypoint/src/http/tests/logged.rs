@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 use super::fixture::{Endpoint, World, run};
 use crate::telemetry::recorder;
 
-/// The lines of the log for a request with these bytes as its user agent and its id, and one with them as its host.
+/// The lines of the log for a request with these bytes as its user agent and its id, and ones with them as host and in the path.
 fn lines(bytes: &[u8], format: Format) -> Vec<String> {
     let requests = [
         [
@@ -19,6 +19,7 @@ fn lines(bytes: &[u8], format: Format) -> Vec<String> {
         ]
         .concat(),
         [b"GET / HTTP/1.1\r\nHost: ", bytes, b"\r\n\r\n"].concat(),
+        [b"GET /", bytes, b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat(),
     ];
     let ask = || {
         run(async {
@@ -48,7 +49,7 @@ fn what_is_no_text_is_escaped_in_every_form() {
     assert_eq!(objects[0]["request_id"], escaped);
     assert_eq!(objects[1]["authority"], escaped);
     let texts = lines(bytes, Format::Text);
-    let quoted = format!("\"{}\"", escaped.replace('\\', r"\\"));
+    let quoted = format!("\"{escaped}\"");
     assert_eq!(texts[0].matches(&quoted).count(), 2, "{}", texts[0]);
     assert!(texts[1].contains(&quoted), "{}", texts[1]);
     for text in texts {
@@ -57,6 +58,28 @@ fn what_is_no_text_is_escaped_in_every_form() {
                 .bytes()
                 .all(|byte| matches!(byte, b' '..=b'~')),
             "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_path_is_what_it_looks_like() {
+    for (path, escaped) in [
+        (
+            "\u{202e}\u{2028}\u{2066}é",
+            r"/\xe2\x80\xae\xe2\x80\xa8\xe2\x81\xa6\xc3\xa9",
+        ),
+        (r"\xe9", r"/\\xe9"),
+        ("a%e2%80%ae?b=c", "/a%e2%80%ae?b=c"),
+    ] {
+        let objects = lines(path.as_bytes(), Format::Json);
+        let object: Value = serde_json::from_str(&objects[2]).expect("a line is an object");
+        assert_eq!(object["path"], escaped);
+        let texts = lines(path.as_bytes(), Format::Text);
+        assert!(
+            texts[2].contains(&format!("\"GET {escaped} HTTP/1.1\"")),
+            "{}",
+            texts[2]
         );
     }
 }

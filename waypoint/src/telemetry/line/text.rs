@@ -9,7 +9,7 @@ use std::{
 
 use time::OffsetDateTime;
 
-use super::{Line, cut, milliseconds};
+use super::{Line, cut, escape, milliseconds};
 
 thread_local! {
     /// Memory for the next line.
@@ -43,7 +43,7 @@ fn add(out: &mut String, line: &Line<'_>) {
         out.push_str("- - ");
         out.push_str(or_dash(line.protocol));
     } else {
-        add_quoted(out, line.method);
+        out.push_str(line.method);
         out.push(' ');
         add_quoted(out, line.path);
         out.push(' ');
@@ -91,22 +91,9 @@ fn or_dash(text: &str) -> &str {
     if text.is_empty() { "-" } else { text }
 }
 
-/// Within quotes: what a client sends does not end them.
-fn add_quoted(out: &mut String, text: &str) {
-    let mut rest = or_dash(cut(text));
-    // All bytes are looked at, so that many are at once.
-    let ends = |any: bool, byte: u8| any | matches!(byte, b'"' | b'\\');
-    if !rest.bytes().fold(false, ends) {
-        out.push_str(rest);
-        return;
-    }
-    while let Some(at) = rest.find(['"', '\\']) {
-        out.push_str(&rest[..at]);
-        out.push('\\');
-        out.push_str(&rest[at..=at]);
-        rest = &rest[at + 1..];
-    }
-    out.push_str(rest);
+/// What a client sent, within quotes: it does not end them.
+fn add_quoted(out: &mut String, text: &[u8]) {
+    escape::add_quoted(out, if text.is_empty() { b"-" } else { text });
 }
 
 /// One word.
@@ -203,7 +190,7 @@ mod tests {
         Line {
             began: Duration::from_millis(1_767_225_600_123),
             method: "GET",
-            path: "/cart?id=1",
+            path: b"/cart?id=1",
             protocol: "HTTP/1.1",
             status: 200,
             grpc_status: None,
@@ -213,10 +200,10 @@ mod tests {
             sent: 17,
             duration: Duration::from_micros(5_900),
             upstream_time: Some(Duration::from_millis(4)),
-            forwarded_for: "10.0.0.1",
-            user_agent: "curl/8",
-            request_id: "7b",
-            authority: "orders",
+            forwarded_for: b"10.0.0.1",
+            user_agent: b"curl/8",
+            request_id: b"7b",
+            authority: b"orders",
             upstream: Some("10.0.1.2:8080".parse().unwrap()),
             cluster: "inbound-vip|80|http|orders.shop.svc.cluster.local",
             local: Some("10.96.0.9:80".parse().unwrap()),
@@ -242,8 +229,8 @@ mod tests {
         let line = Line {
             method: "",
             protocol: "",
-            user_agent: "a\" 200 \\\"b",
-            forwarded_for: "",
+            user_agent: b"a\" 200 \\\"b",
+            forwarded_for: &[],
             upstream: None,
             upstream_time: None,
             local: None,

@@ -195,10 +195,51 @@ fn the_pod_where_it_is_denies_whether_or_not_it_is_an_endpoint() {
             ("left, denied", denies(left(stays())), Some("l4")),
             ("left and moved, denied", denies(left(moved())), Some("l4")),
             ("backend unknown, denied", backendless, Some("l4")),
-            ("unknown", denies(unknown(moved())), None),
             ("another port", moved().connection(deny_port(9)), None),
         ]
     });
+}
+
+#[test]
+fn a_pod_that_nobody_tells_of_is_denied_by_what_is_told_and_for_want_of_nothing() {
+    check(|to| {
+        let gone = || unknown(to("orders-v1"));
+        let allow = |scope, port| connection_policy("l4", scope, Action4::Allow, &[to_port(port)]);
+        let selected = connection_policy(
+            "l4",
+            Scope::WorkloadSelector,
+            Action4::Deny,
+            &[to_port(8080)],
+        );
+        vec![
+            ("drains", gone(), None),
+            ("denied", gone().connection(deny_port(8080)), Some("l4")),
+            ("another port", gone().connection(deny_port(9)), None),
+            (
+                "not allowed",
+                gone().connection(allow(Scope::Namespace, 9)),
+                None,
+            ),
+            ("others are denied", gone().connection(selected), None),
+        ]
+    });
+}
+
+#[test]
+fn a_pod_that_drains_is_not_cut_for_want_of_policies_that_went_with_it() {
+    let open = Open::CONNECTION;
+    let mut told = routed("TCPRoute", "orders-v1");
+    for pod in told.backends.values_mut().flat_map(|it| &mut it.workloads) {
+        pod.authorization_policies = vec!["shop/own".to_owned()];
+    }
+    let own = connection_policy(
+        "own",
+        Scope::WorkloadSelector,
+        Action4::Allow,
+        &[to_port(8080)],
+    );
+    let place = open.place(&told.clone().connection(own));
+    assert_eq!(open.cut(&unknown(told), &place), None);
 }
 
 /// From `/open` to `/admin` at `orders-v1`.
