@@ -49,12 +49,7 @@ const HIDDEN: &str = "there may be captured pods of this node whose manifests ca
 /// The agent's state.
 #[derive(Debug)]
 pub struct Agent {
-    node: String,
-    directory: PathBuf,
-    namespaces: PathBuf,
-    manifests: Manifests,
-    /// Whether the manifests could be read at the last look.
-    readable: bool,
+    source: Source,
     /// This node's pods by their manifests; none before the first look, when nothing must be let go.
     wanted: Option<BTreeMap<Key, Pod>>,
     /// Every pod that an earlier run of the agent may have captured is among them.
@@ -68,21 +63,45 @@ pub struct Agent {
     verified: Option<Instant>,
 }
 
-impl Agent {
-    /// An agent for the pods of `node`, whose manifests are in `directory` and whose namespaces are files of `namespaces`.
-    pub fn new(
-        node: String,
-        directory: PathBuf,
-        namespaces: PathBuf,
-        server: Server,
-        reports: Sender<Reports>,
-    ) -> Self {
+/// Where the agent learns of its node's pods.
+#[derive(Debug)]
+pub enum Source {
+    /// From a directory of manifests.
+    Directory(Directory),
+    /// From an API server, and from the processes of the node.
+    #[cfg(feature = "kubernetes")]
+    Cluster(crate::kubernetes::pods::Pods),
+}
+
+/// A directory of manifests.
+#[derive(Debug)]
+pub struct Directory {
+    node: String,
+    path: PathBuf,
+    namespaces: PathBuf,
+    manifests: Manifests,
+    /// Whether the manifests could be read at the last look.
+    readable: bool,
+}
+
+impl Directory {
+    /// The pods of `node`, whose manifests are in `path` and whose namespaces are files of `namespaces`.
+    pub fn new(node: String, path: PathBuf, namespaces: PathBuf) -> Self {
         Self {
             node,
-            directory,
+            path,
             namespaces,
             manifests: Manifests::default(),
             readable: true,
+        }
+    }
+}
+
+impl Agent {
+    /// An agent for the pods that `source` tells of.
+    pub fn new(source: Source, server: Server, reports: Sender<Reports>) -> Self {
+        Self {
+            source,
             wanted: None,
             complete: false,
             held_back: false,
@@ -118,9 +137,26 @@ impl Agent {
         self.publish();
     }
 
+    /// Takes in what an API server told. [`look`](Self::look) acts on it.
+    #[cfg(feature = "kubernetes")]
+    pub fn take(&mut self, change: crate::kubernetes::pods::Change) {
+        if let Source::Cluster(pods) = &mut self.source {
+            pods.apply(change);
+        }
+    }
+
+    /// What is written on the pods themselves, if an API server has them.
+    #[cfg(feature = "kubernetes")]
+    pub fn published(&self) -> crate::kubernetes::publish::Published {
+        match &self.source {
+            Source::Directory(_) => BTreeMap::new(),
+            Source::Cluster(pods) => pods.published(),
+        }
+    }
+
     /// Looks at the manifests. True if some were still being written or objects are about to go: look again soon.
     pub fn look(&mut self, now: Instant) -> bool {
-        let unsettled = self.read_manifests(now);
+        let unsettled = self.read(now);
         self.reconcile(false, now);
         unsettled
     }
@@ -137,27 +173,37 @@ impl Agent {
         if verify {
             self.verified = Some(now);
             // A directory that was replaced is no longer the one that is watched.
-            unsettled = self.read_manifests(now);
+            unsettled = self.read(now);
         }
         self.reconcile(verify, now);
         unsettled
     }
 
-    fn read_manifests(&mut self, now: Instant) -> bool {
+    fn read(&mut self, now: Instant) -> bool {
+        let directory = match &mut self.source {
+            Source::Directory(directory) => directory,
+            #[cfg(feature = "kubernetes")]
+            Source::Cluster(pods) => {
+                crate::kubernetes::netns::look(pods);
+                self.wanted = pods.wanted();
+                self.complete = self.wanted.is_some();
+                return false;
+            }
+        };
         // Files have the times of this clock; `now` may be ahead of it.
         let wall_clock = SystemTime::now() + now.saturating_duration_since(Instant::now());
-        let looked = self.manifests.look(&self.directory, wall_clock);
+        let looked = directory.manifests.look(&directory.path, wall_clock);
         let looked = match looked {
             Ok(looked) => looked,
             Err(error) => {
-                if std::mem::replace(&mut self.readable, false) {
-                    let directory = self.directory.display();
+                if std::mem::replace(&mut directory.readable, false) {
+                    let directory = directory.path.display();
                     error!(%directory, %error, "the manifests cannot be read; all stays as it was");
                 }
                 return false;
             }
         };
-        self.readable = true;
+        directory.readable = true;
         for Fault {
             file,
             document,
@@ -167,8 +213,8 @@ impl Agent {
             let (file, document) = (file.display(), document.unwrap_or_default());
             error!(%file, document, reason, "a manifest is faulty; its last good version stays");
         }
-        self.wanted = Some(self.manifests.pods(&self.node));
-        self.complete |= !self.manifests.hides(&self.node);
+        self.wanted = Some(directory.manifests.pods(&directory.node));
+        self.complete |= !directory.manifests.hides(&directory.node);
         // What is being written mostly settles at once.
         if !self.complete && !looked.unsettled && !std::mem::replace(&mut self.held_back, true) {
             error!("{HIDDEN}");
@@ -222,8 +268,13 @@ impl Agent {
         else {
             return;
         };
-        let name = wanted.unwrap_or(&tracked.pod).netns.clone();
-        let found = tracked.find(name.as_deref(), &self.namespaces);
+        let place = wanted.unwrap_or(&tracked.pod).netns.clone();
+        let directory = match &self.source {
+            Source::Directory(directory) => directory.namespaces.as_path(),
+            #[cfg(feature = "kubernetes")]
+            Source::Cluster(_) => std::path::Path::new(""),
+        };
+        let found = tracked.find(place.as_ref(), directory);
         let with_proxy = matches!(tracked.stage, Stage::Told | Stage::Captured);
         let stays = wanted.is_some_and(|pod| !pod.is_out() && pod.uid == tracked.pod.uid);
         if with_proxy && (!stays || found == Found::Another) {

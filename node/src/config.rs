@@ -15,8 +15,22 @@ pub struct Config {
     pub node: String,
 
     /// Directory of Kubernetes manifests with the node's pods and their namespaces.
-    #[arg(long, env = "AMBIT_MANIFESTS")]
-    pub manifests: PathBuf,
+    #[arg(long, env = "AMBIT_MANIFESTS", required_unless_present = "kubernetes")]
+    pub manifests: Option<PathBuf>,
+
+    /// Learn of the node's pods from the API server of the cluster that this runs in.
+    #[arg(long, conflicts_with_all = ["manifests", "control"])]
+    pub kubernetes: bool,
+
+    /// A namespace whose pods are never in the mesh. May be given several times.
+    #[arg(
+        long = "exclude",
+        env = "AMBIT_EXCLUDE",
+        value_delimiter = ',',
+        value_name = "NAMESPACE",
+        default_value = "kube-system"
+    )]
+    pub excluded: Vec<String>,
 
     /// Directory of network namespaces, which pods name by the annotation ambit.dev/netns.
     #[arg(long, env = "AMBIT_NETNS_DIR", default_value = "/run/netns")]

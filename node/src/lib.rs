@@ -5,7 +5,10 @@
 
 pub mod agent;
 pub mod capture;
+mod changes;
 mod config;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod manifests;
 mod readiness;
 pub mod report;
@@ -15,12 +18,13 @@ pub mod zds;
 
 use std::{
     fmt, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use agent::Agent;
-use tokio::{sync, time};
+use agent::{Agent, Directory, Source};
+use changes::Changes;
+use tokio::{sync, task::JoinHandle, time};
 use tracing::{info, warn};
 use watch::Watch;
 use zds::serve::Server;
@@ -41,12 +45,16 @@ pub enum Error {
     Path(&'static str, PathBuf, io::Error),
     /// The operating system failed the agent while it ran.
     Os(io::Error),
+    /// The API server cannot be talked to, and why.
+    #[cfg(feature = "kubernetes")]
+    Cluster(String),
+    /// Nothing tells which pods there are.
+    #[cfg(not(feature = "kubernetes"))]
+    NoSource,
 }
 
 /// Runs the agent until `shutdown` is done. Needs a tokio runtime with time and I/O.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-    let watch = Watch::new(&config.manifests)
-        .map_err(|error| Error::Path("directory of manifests", config.manifests.clone(), error))?;
     if let Some(parent) = config.zds_socket.parent() {
         std::fs::create_dir_all(parent).map_err(|error| {
             Error::Path("directory of the proxy socket", parent.to_owned(), error)
@@ -55,22 +63,16 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let server = Server::bind(&config.zds_socket)
         .map_err(|error| Error::Path("proxy socket", config.zds_socket.clone(), error))?;
     let (sender, reports) = sync::watch::channel(None);
-    let reporter = match config.target() {
-        Some(target) => Some(tokio::spawn(report::run(target, reports))),
-        None => {
-            warn!("no control plane is given: nothing is reported");
-            None
-        }
+    let (source, mut changes, reporter) = match &config.manifests {
+        Some(manifests) => directory(&config, manifests, reports)?,
+        #[cfg(feature = "kubernetes")]
+        None => changes::cluster(&config, reports).await?,
+        #[cfg(not(feature = "kubernetes"))]
+        None => return Err(Error::NoSource),
     };
     info!(node = config.node, socket = %config.zds_socket.display(), "the agent runs");
-    let mut agent = Agent::new(
-        config.node,
-        config.manifests,
-        config.netns_dir,
-        server,
-        sender,
-    );
-    let outcome = serve(&mut agent, &watch, shutdown).await;
+    let mut agent = Agent::new(source, server, sender);
+    let outcome = serve(&mut agent, &mut changes, shutdown).await;
     if config.remove_on_exit {
         farewell(&mut agent).await;
     }
@@ -80,9 +82,31 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     outcome.map_err(Error::Os)
 }
 
+type Started = (Source, Changes, Option<JoinHandle<()>>);
+
+fn directory(
+    config: &Config,
+    manifests: &Path,
+    reports: sync::watch::Receiver<report::Reports>,
+) -> Result<Started, Error> {
+    let watch = Watch::new(manifests)
+        .map_err(|error| Error::Path("directory of manifests", manifests.to_owned(), error))?;
+    let reporter = match config.target() {
+        Some(target) => Some(tokio::spawn(report::run(target, reports))),
+        None => {
+            warn!("no control plane is given: nothing is reported");
+            None
+        }
+    };
+    let (node, namespaces) = (config.node.clone(), config.netns_dir.clone());
+    let directory = Directory::new(node, manifests.to_owned(), namespaces);
+    let source = Source::Directory(directory);
+    Ok((source, Changes::Directory(watch), reporter))
+}
+
 async fn serve(
     agent: &mut Agent,
-    watch: &Watch,
+    changes: &mut Changes,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     tokio::pin!(shutdown);
@@ -95,8 +119,10 @@ async fn serve(
             biased;
             () = &mut shutdown => return Ok(()),
             event = agent.next() => agent.on(event?, Instant::now()),
-            changed = watch.changed() => {
-                changed?;
+            change = changes.next() => {
+                let _change = change?;
+                #[cfg(feature = "kubernetes")]
+                changes.take(_change, agent);
                 look = true;
             }
             () = time::sleep(SETTLE), if look => look = agent.look(Instant::now()),
@@ -127,6 +153,12 @@ impl fmt::Display for Error {
         match self {
             Self::Path(what, path, error) => write!(f, "{what} {}: {error}", path.display()),
             Self::Os(error) => write!(f, "the operating system fails the node agent: {error}"),
+            #[cfg(feature = "kubernetes")]
+            Self::Cluster(error) => write!(f, "the API server cannot be talked to: {error}"),
+            #[cfg(not(feature = "kubernetes"))]
+            Self::NoSource => {
+                f.write_str("this agent is built without Kubernetes: give it --manifests")
+            }
         }
     }
 }

@@ -8,11 +8,15 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use mesh::enrol::{self, Enrolment, enrolled};
-use sys::file::{self, Content, Stamp};
+use sys::{
+    file::{self, Content, Stamp},
+    netns::Netns,
+};
 
 mod document;
 mod rule;
@@ -47,11 +51,32 @@ pub struct Pod {
     pub service_account: String,
     /// In the mesh, or why not; `None` if nobody can say, for what would say so cannot be read and never could.
     pub enrolment: Option<Enrolment>,
-    /// The file name of its network namespace, if it has one of its own.
-    pub netns: Option<String>,
+    /// Its network namespace, if it has one of its own and it is known where that is.
+    pub netns: Option<Place>,
     /// Its manifest does not say that it is not ready.
     pub ready: bool,
 }
+
+/// Where a pod's network namespace is.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// A file of this name in the agent's directory of namespaces.
+    File(String),
+    /// It was found, and is held.
+    Held(Arc<Netns>),
+}
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::File(one), Self::File(two)) => one == two,
+            (Self::Held(one), Self::Held(two)) => Arc::ptr_eq(one, two),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Place {}
 
 /// All documents as last read.
 #[derive(Debug, Default)]
@@ -307,7 +332,8 @@ impl Manifest {
                 .annotations
                 .get(NETNS_ANNOTATION)
                 .filter(|_| !self.host_network)
-                .cloned(),
+                .cloned()
+                .map(Place::File),
             ready: !self.ended && !self.unready,
         }
     }

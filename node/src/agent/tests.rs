@@ -40,13 +40,8 @@ spec: {nodeName: n1, serviceAccountName: keeper}
 fn agent_in(root: &Path) -> (Agent, watch::Receiver<Reports>) {
     let server = Server::bind(&root.join("zds.sock")).unwrap();
     let (sender, reports) = watch::channel(None);
-    let agent = Agent::new(
-        "n1".into(),
-        root.join("manifests"),
-        root.join("netns"),
-        server,
-        sender,
-    );
+    let directory = Directory::new("n1".into(), root.join("manifests"), root.join("netns"));
+    let agent = Agent::new(Source::Directory(directory), server, sender);
     (agent, reports)
 }
 
@@ -603,7 +598,9 @@ async fn after_exit(test: &str, remove_on_exit: bool) -> State {
     let path = node.root.join("run.sock");
     let config = crate::Config {
         node: "n1".into(),
-        manifests: node.root.join("manifests"),
+        manifests: Some(node.root.join("manifests")),
+        kubernetes: false,
+        excluded: Vec::new(),
         netns_dir: node.root.join("netns"),
         zds_socket: path.clone(),
         control: None,

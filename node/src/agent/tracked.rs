@@ -8,7 +8,7 @@ use tracing::{error, warn};
 
 use crate::{
     capture::{self, State},
-    manifests::{Key, Pod},
+    manifests::{Key, Place, Pod},
     zds::{Do, Zds},
 };
 
@@ -54,6 +54,16 @@ pub(super) enum Found {
     Another,
 }
 
+fn open(name: &str, directory: &Path) -> Result<Arc<Netns>, String> {
+    let plain = !name.is_empty() && name != "." && name != ".." && !name.contains('/');
+    if !plain {
+        return Err(format!("{name:?} is not a file name"));
+    }
+    let path = directory.join(name);
+    let opened = Netns::open(&path).map(Arc::new);
+    opened.map_err(|error| format!("network namespace {}: {error}", path.display()))
+}
+
 impl Tracked {
     pub(super) fn new(pod: Pod) -> Self {
         Self {
@@ -70,16 +80,16 @@ impl Tracked {
 
     /// Looks for the namespace's file, and holds it if it is new. One that is held stays held when its file goes: what
     /// is in it must be taken out again.
-    pub(super) fn find(&mut self, name: Option<&str>, directory: &Path) -> Found {
-        let opened = name
-            .ok_or_else(|| "its manifest names no network namespace".to_owned())
-            .and_then(|name| {
-                let plain = !name.is_empty() && name != "." && name != ".." && !name.contains('/');
-                let path = plain
-                    .then(|| directory.join(name))
-                    .ok_or_else(|| format!("{name:?} is not a file name"))?;
-                let found = Netns::open(&path).and_then(|netns| Ok((netns.id()?, netns)));
-                found.map_err(|error| format!("network namespace {}: {error}", path.display()))
+    pub(super) fn find(&mut self, place: Option<&Place>, directory: &Path) -> Found {
+        let opened = place
+            .ok_or_else(|| "nobody knows its network namespace: its manifest names none, or none of its processes runs".to_owned())
+            .and_then(|place| match place {
+                Place::File(name) => open(name, directory),
+                Place::Held(netns) => Ok(Arc::clone(netns)),
+            })
+            .and_then(|netns| {
+                let id = netns.id().map_err(|error| error.to_string())?;
+                Ok((id, netns))
             });
         self.at_hand = opened.is_ok();
         match (opened, &self.netns) {
@@ -94,7 +104,7 @@ impl Tracked {
             (Ok((_, netns)), held) => {
                 let another = held.is_some() && self.stage != Stage::New;
                 if !(another && matches!(self.stage, Stage::Told | Stage::Captured)) {
-                    self.netns = Some(Arc::new(netns));
+                    self.netns = Some(netns);
                     self.stage = Stage::New;
                     self.acknowledged = false;
                     self.read_addresses();
@@ -256,6 +266,7 @@ impl Tracked {
         Some(PodReport {
             namespace: self.pod.namespace.clone(),
             name: self.pod.name.clone(),
+            uid: self.pod.uid.clone(),
             addresses: self.addresses.iter().map(bytes).collect(),
             ready: self.pod.ready && self.at_hand && !self.addresses.is_empty() && !unclear,
             captured,

@@ -11,9 +11,27 @@ use std::{
 };
 
 use sys::netns::Netns;
+use tracing::error;
+
+use super::pods::Pods;
 
 /// Where processes are seen, with those of the whole node.
 pub const PROC: &str = "/proc";
+
+/// Finds the namespaces that are still to be found.
+pub fn look(pods: &mut Pods) {
+    if !pods.lacks_any() {
+        return;
+    }
+    let proc = Path::new(PROC);
+    let host = Netns::open(proc.join("1/ns/net")).and_then(|netns| netns.id());
+    match host.and_then(|host| find(proc, host, |uid| pods.lacks(uid))) {
+        Ok(found) => pods.found(found),
+        Err(error) => {
+            error!(%error, "the node's processes cannot be looked at: it takes hostPID and SYS_PTRACE")
+        }
+    }
+}
 
 /// One process of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,12 +42,15 @@ struct Process {
 }
 
 /// Looks through all processes for those of pods, and opens the namespace of each pod that `wants`. A pod in the namespace
-/// of the node itself is left out: it has none of its own.
+/// `host` of the node itself is left out: it has none of its own.
 ///
 /// # Errors
 /// If the processes cannot be listed at all. A process that ends meanwhile is passed over.
-pub fn find(proc: &Path, wants: impl Fn(&str) -> bool) -> io::Result<BTreeMap<String, Arc<Netns>>> {
-    let host = Netns::open(proc.join("1/ns/net")).and_then(|netns| netns.id())?;
+fn find(
+    proc: &Path,
+    host: (u64, u64),
+    wants: impl Fn(&str) -> bool,
+) -> io::Result<BTreeMap<String, Arc<Netns>>> {
     let mut oldest: BTreeMap<String, Process> = BTreeMap::new();
     for entry in fs::read_dir(proc)? {
         let name = entry?.file_name();
@@ -92,6 +113,8 @@ fn started(stat: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::{AsFd as _, AsRawFd as _};
+
     use super::*;
 
     const UID: &str = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9";
@@ -102,14 +125,19 @@ mod tests {
         for line in [
             format!("0::/kubepods/besteffort/pod{UID}/3f9a"),
             format!("4:memory:/kubepods/burstable/pod{UID}/3f9a\n1:name=systemd:/x"),
-            format!("0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{slice}.slice/cri-containerd-1.scope"),
+            format!(
+                "0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{slice}.slice/cri-containerd-1.scope"
+            ),
             format!("0::/kubepods.slice/kubepods-pod{slice}.slice/crio-1.scope"),
             format!("0::/../../kubelab/kubepods/pod{UID}/3f9a"),
         ] {
             assert_eq!(pod_uid(&line).as_deref(), Some(UID), "{line}");
         }
         let fixed = "0::/kubepods/burstable/pod0a1b2c3d4e5f60718293a4b5c6d7e8f9/x";
-        assert_eq!(pod_uid(fixed).as_deref(), Some("0a1b2c3d4e5f60718293a4b5c6d7e8f9"));
+        assert_eq!(
+            pod_uid(fixed).as_deref(),
+            Some("0a1b2c3d4e5f60718293a4b5c6d7e8f9")
+        );
     }
 
     #[test]
@@ -136,10 +164,43 @@ mod tests {
         assert_eq!(started("77 (x) S 1"), None);
     }
 
+    /// A directory like `/proc` of three processes: an older one in another namespace, a younger one in ours, and a
+    /// stranger.
     #[test]
-    fn a_process_that_is_in_no_pod_has_no_namespace_here() {
-        // Nothing that runs this test has a control group of this name.
-        let found = find(Path::new(PROC), |uid| uid == UID);
-        assert!(found.is_ok_and(|found| found.is_empty()) || !sys::netns::privileged("read /proc/1/ns/net"));
+    fn the_oldest_process_of_a_pod_tells_its_namespace_unless_that_is_the_nodes_own() {
+        if !sys::netns::privileged("the namespaces of pods") {
+            return;
+        }
+        let root = std::env::temp_dir().join(format!("ambit-proc-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        let (pod, own) = (Netns::create().unwrap(), Netns::current().unwrap());
+        let files = [&pod, &own].map(|netns| {
+            format!(
+                "/proc/{}/fd/{}",
+                std::process::id(),
+                netns.as_fd().as_raw_fd()
+            )
+        });
+        let process = |number: u32, started: u64, group: &str, netns: &str| {
+            let directory = root.join(number.to_string());
+            fs::create_dir_all(directory.join("ns")).unwrap();
+            fs::write(directory.join("cgroup"), format!("0::/{group}\n")).unwrap();
+            let zeros = "0 ".repeat(18);
+            fs::write(
+                directory.join("stat"),
+                format!("{number} (x) S {zeros}{started} 0"),
+            )
+            .unwrap();
+            std::os::unix::fs::symlink(netns, directory.join("ns/net")).unwrap();
+        };
+        let other = UID.replace('0', "1");
+        process(900, 5, &format!("kubepods/pod{UID}/a"), &files[0]);
+        process(30, 6, &format!("kubepods/pod{UID}/b"), &files[1]);
+        process(31, 1, "system.slice/kubelet", &files[1]);
+        process(32, 1, &format!("kubepods/pod{other}/a"), &files[1]);
+        let found = find(&root, own.id().unwrap(), |_| true).unwrap();
+        fs::remove_dir_all(&root).unwrap();
+        assert_eq!(found.keys().collect::<Vec<_>>(), [UID]);
+        assert_eq!(found[UID].id().unwrap(), pod.id().unwrap());
     }
 }

@@ -115,7 +115,7 @@ impl Pods {
     pub fn lacks_any(&self) -> bool {
         let mut pods = self.pods.iter().flatten();
         pods.any(|(key, pod)| {
-            let counts = self.pod(key, pod).out().is_none() || pod.is_captured();
+            let counts = !self.pod(key, pod).is_out() || pod.is_captured();
             counts && self.lacks(&pod.uid)
         })
     }
@@ -163,7 +163,7 @@ impl Pods {
             name: name.clone(),
             uid: seen.uid.clone(),
             service_account: seen.service_account.clone(),
-            enrolment: enrolled(enrol::Namespace { labels }, facts),
+            enrolment: Some(enrolled(enrol::Namespace { labels }, facts)),
             netns: self.netns.get(&seen.uid).cloned().map(Place::Held),
             ready: seen.ready,
         }
@@ -229,7 +229,7 @@ mod tests {
 
     fn is_in(pods: &Pods, namespace: &str, name: &str) -> bool {
         let key = (namespace.to_owned(), name.to_owned());
-        pods.wanted().unwrap()[&key].out().is_none()
+        !pods.wanted().unwrap()[&key].is_out()
     }
 
     #[test]
@@ -246,7 +246,9 @@ mod tests {
     fn a_label_takes_the_pods_of_a_namespace_in_and_its_removal_out() {
         let mut pods = pods();
         pods.apply(Change::Pods(vec![pod("a", &json!({}))]));
-        pods.apply(Change::Namespaces([("shop".to_owned(), Labels::new())].into()));
+        pods.apply(Change::Namespaces(
+            [("shop".to_owned(), Labels::new())].into(),
+        ));
         assert!(!is_in(&pods, "shop", "a"));
         pods.apply(Change::Namespace("shop".to_owned(), mode("ambient")));
         assert!(is_in(&pods, "shop", "a"));
@@ -271,13 +273,16 @@ mod tests {
     }
 
     #[test]
-    fn the_namespace_of_a_pod_in_the_mesh_is_looked_for_until_it_is_found_and_forgotten_with_the_pod() {
+    fn the_namespace_of_a_pod_in_the_mesh_is_looked_for_until_it_is_found_and_forgotten_with_the_pod()
+     {
         if !sys::netns::privileged("a pod's namespace") {
             return;
         }
         let mut pods = pods();
         pods.apply(Change::Pods(vec![pod("a", &json!({}))]));
-        pods.apply(Change::Namespaces([("shop".to_owned(), mode("ambient"))].into()));
+        pods.apply(Change::Namespaces(
+            [("shop".to_owned(), mode("ambient"))].into(),
+        ));
         assert!(pods.lacks_any() && pods.lacks(UID) && !pods.lacks("another"));
         let netns = Arc::new(Netns::create().unwrap());
         pods.found([(UID.to_owned(), Arc::clone(&netns))].into());

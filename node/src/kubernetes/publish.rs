@@ -31,25 +31,20 @@ pub struct Write {
     captured: bool,
 }
 
-/// What is to be written on pods, where they say something else than is true. A pod that is not reported is not captured.
+/// What is to be written on pods, where they say something else than is true. Of a pod without addresses the agent has not
+/// seen the network namespace yet: what is written there stays.
 pub fn writes(published: &Published, reports: &[PodReport]) -> Vec<Write> {
-    let captured = |(namespace, name): &Key, uid: &str| {
-        let of = |report: &&PodReport| {
-            report.namespace == *namespace && report.name == *name && report.uid == uid
-        };
-        reports.iter().find(of).is_some_and(|report| report.captured)
-    };
-    let all = published.iter().map(|(pod, (uid, says))| {
-        let write = Write {
-            pod: pod.clone(),
+    let wrong = reports.iter().filter_map(|report| {
+        let pod = (report.namespace.clone(), report.name.clone());
+        let (uid, says) = published.get(&pod)?;
+        let is_seen = report.uid == *uid && !report.addresses.is_empty();
+        (is_seen && report.captured != *says).then(|| Write {
+            pod,
             uid: uid.clone(),
-            captured: captured(pod, uid),
-        };
-        (write, *says)
+            captured: report.captured,
+        })
     });
-    all.filter(|(write, says)| write.captured != *says)
-        .map(|(write, _)| write)
-        .collect()
+    wrong.collect()
 }
 
 /// Writes until the agent ends.
@@ -87,7 +82,12 @@ async fn carry_out(client: &Client, write: &Write) -> bool {
         .await;
     match patched {
         Ok(_) => {
-            info!(namespace, pod = name, captured = write.captured, "published");
+            info!(
+                namespace,
+                pod = name,
+                captured = write.captured,
+                "published"
+            );
             true
         }
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 422) => {
@@ -111,6 +111,7 @@ mod tests {
             name: name.to_owned(),
             uid: uid.to_owned(),
             captured,
+            addresses: vec![vec![10, 0, 0, 1]],
             ..PodReport::default()
         }
     }
@@ -139,15 +140,17 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_nobody_reports_is_not_captured() {
-        assert_eq!(writes(&published("a", "1", true), &[]), write(false));
-        assert_eq!(writes(&published("a", "1", false), &[]), []);
+    fn on_a_pod_that_the_agent_has_not_seen_stays_what_is_written() {
+        assert_eq!(writes(&published("a", "1", true), &[]), []);
+        let mut unseen = report("a", "1", false);
+        unseen.addresses.clear();
+        assert_eq!(writes(&published("a", "1", true), &[unseen]), []);
     }
 
     #[test]
     fn an_earlier_pod_of_the_same_name_says_nothing_of_this_one() {
         let reports = [report("a", "0", true)];
         assert_eq!(writes(&published("a", "1", false), &reports), []);
-        assert_eq!(writes(&published("a", "1", true), &reports), write(false));
+        assert_eq!(writes(&published("a", "1", true), &reports), []);
     }
 }

@@ -93,7 +93,7 @@ fn pods_of_this_node_are_found_with_what_their_namespace_asks() {
         uid: "shop/cart/cart".into(),
         service_account: "cart".into(),
         enrolment: Some(Enrolment::In),
-        netns: Some("demo-cart".into()),
+        netns: Some(Place::File("demo-cart".into())),
         ready: true,
     };
     assert_eq!(pods, BTreeMap::from([(key("cart"), expected)]));

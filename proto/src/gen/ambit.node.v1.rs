@@ -24,6 +24,9 @@ pub struct PodReport {
     /// not enrolled.
     #[prost(string, tag = "6")]
     pub reason: ::prost::alloc::string::String,
+    /// Of the pod itself, so that nobody takes it for a later one of the same name.
+    #[prost(string, tag = "7")]
+    pub uid: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReportResponse {}
