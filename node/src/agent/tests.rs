@@ -401,7 +401,7 @@ async fn a_pod_that_may_be_in_the_mesh_is_neither_captured_nor_ready() {
     node.agent.look(Instant::now());
     let report = node.report();
     assert_eq!((report.captured, report.ready), (false, false));
-    assert!(report.reason.contains("never read well"), "{report:?}");
+    assert!(report.reason.contains("never could"), "{report:?}");
     assert_eq!(report.addresses, [[192, 0, 2, 1]]);
     assert_eq!(capture::verify(&netns).unwrap(), State::Absent);
     node.label("ambient");
