@@ -295,3 +295,20 @@ fn a_policy_that_wants_what_no_node_proxy_sees_says_so_where_it_denies() {
         "{answer:#}"
     );
 }
+
+#[test]
+fn a_port_that_is_not_there_is_answered_with_those_that_are() {
+    let text = BASE.to_owned() + &gateway("shop", "");
+    let answer = why("port", &text, &["shop/orders:8080"]);
+    assert!(next(&answer).ends_with("that it has: 80"), "{answer:#}");
+}
+
+#[test]
+fn whoever_goes_around_a_waypoint_is_told_which_service_leads_there() {
+    let other = "---\n{apiVersion: v1, kind: Service, metadata: {name: other, namespace: shop, labels: {istio.io/use-waypoint: wp}}, \
+         spec: {clusterIP: 10.96.0.40, selector: {app: orders}, ports: [{name: http, port: 80, targetPort: 9090}]}}\n";
+    let text = BASE.to_owned() + other + &gateway("shop", "") + &policy("Service", "orders");
+    let answer = why("around", &text, &["10.1.0.1:8080"]);
+    let said = next(&answer);
+    assert!(said.starts_with("ask shop/orders, which"), "{answer:#}");
+}

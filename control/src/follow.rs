@@ -68,6 +68,8 @@ pub struct Source {
     loaded: Loaded,
     /// Of the files as read last, even if another state of them is in force.
     problems: Vec<Problem>,
+    /// What is worth knowing of what is in force.
+    strange: Vec<String>,
     /// Why the files as read last are not in force.
     held_back: Option<String>,
     /// Why the files cannot be read now.
@@ -80,7 +82,7 @@ pub enum Refused {
     /// The source cannot be read.
     Unreadable(PathBuf, io::Error),
     /// What is invalid may let somebody in, and there is no earlier version of it that could stand in.
-    Invalid(Refusal, Vec<Problem>),
+    Invalid(Box<Refusal>, Vec<Problem>),
     /// Files are still being written, and nobody knows what they held: there may be policies in them.
     Unsettled(Vec<Problem>),
     /// What the bindings that are recorded need cannot be understood, and they would end.
@@ -98,20 +100,22 @@ impl Source {
         }
         let loaded = source::load_for(files.texts(), None, &settings);
         if let Some(refusal) = source::check::refusal(&loaded, path.is_file(), &settings) {
-            return Err(Refused::Invalid(refusal, loaded.problems));
+            return Err(Refused::Invalid(Box::new(refusal), loaded.problems));
         }
         let problems = loaded.problems.clone();
-        let source = Self {
+        let mut source = Self {
             path: path.to_owned(),
             settings,
             files,
             late: Vec::new(),
             loaded,
             problems,
+            strange: Vec::new(),
             held_back: None,
             unreadable: None,
         };
         source.log(&[]);
+        source.tell_strange();
         Ok(source)
     }
 
@@ -170,8 +174,19 @@ impl Source {
         });
         match &self.held_back {
             Some(reason) => tracing::error!(reason, "the last good manifests stay in force"),
-            None => self.loaded = loaded,
+            None => {
+                self.loaded = loaded;
+                self.tell_strange();
+            }
         }
+    }
+
+    fn tell_strange(&mut self) {
+        let strange = source::check::strange_parents(&self.loaded.world);
+        for what in strange.iter().filter(|what| !self.strange.contains(what)) {
+            tracing::warn!("{what}");
+        }
+        self.strange = strange;
     }
 
     fn log(&self, before: &[Problem]) {

@@ -197,6 +197,7 @@ const KINDS: &[(&str, &str)] = &[
     ("gateway.networking.k8s.io/v1beta1", "ReferenceGrant"),
     ("gateway.networking.k8s.io/v1", "BackendTLSPolicy"),
     ("networking.istio.io/v1", "DestinationRule"),
+    ("networking.istio.io/v1", "ServiceEntry"),
     ("security.istio.io/v1", "RequestAuthentication"),
     ("v1", "List"),
     ("apps/v1", "Deployment"),

@@ -5,6 +5,7 @@
 //! application's socket, and [`Stream`] itself reads and writes as bytes for whoever wants that.
 //! The frames are the `h2` crate's business and nobody's outside this module.
 
+mod budget;
 mod client;
 mod credit;
 mod pool;
@@ -13,6 +14,7 @@ mod stream;
 
 use std::time::Duration;
 
+pub use budget::{Budget, Need, allows};
 pub use client::{Begun, ConnectError, Place, Tunnel, open};
 pub use credit::{Credit, FIRST, HALTED};
 pub use pool::{Key, Pool};
@@ -20,9 +22,10 @@ pub use server::{Connect, serve};
 pub use stream::Stream;
 
 /// What a tunnel's end grants the other, and how it watches it. Sizes in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// What a peer may send on one stream before it is read.
+    /// What a peer may send on one stream before it is read, once a stream of its tunnel is read as fast as it comes. Before
+    /// that it is [no more than every peer takes for granted](FIRST).
     pub stream_window: u32,
     /// What a peer may send on all streams together, and so what it can make us keep. It bounds the
     /// [streams](Self::streams) of a tunnel.
@@ -39,9 +42,11 @@ pub struct Settings {
     pub ping_interval: Duration,
     /// How long it may take to answer.
     pub ping_timeout: Duration,
+    /// What all tunnels of the process may be made to keep.
+    pub budget: &'static Budget,
 }
 
-/// Enough for 4 Gbit/s on one stream over a way of a millisecond, and all that one stalled reader costs.
+/// Enough for 4 Gbit/s on one stream over a way of a millisecond.
 const STREAM_WINDOW: u32 = 512 << 10;
 /// What HTTP/2 peers take for granted before they are told (RFC 9113 §6.5.2 asks for no less).
 const STREAMS: u32 = 100;
@@ -53,10 +58,11 @@ impl Default for Settings {
             connection_window: window(STREAM_WINDOW, STREAMS),
             frame_size: 256 << 10,
             max_streams: STREAMS,
-            send_buffer: 256 << 10,
+            send_buffer: 64 << 10,
             handshake: Duration::from_secs(5),
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
+            budget: &budget::NONE,
         }
     }
 }
@@ -74,6 +80,11 @@ impl Settings {
             most if most < fit => most,
             _ => fit,
         }
+    }
+
+    /// The window that streams begin with. To say less than what is taken for granted would come too late.
+    fn least(&self) -> u32 {
+        self.stream_window.min(FIRST as u32)
     }
 
     /// What is granted on all streams together: no more than they can fill.

@@ -17,7 +17,7 @@ pub mod executable;
 pub mod hbone;
 pub mod http;
 pub mod log;
-mod memory;
+pub mod memory;
 pub mod metrics;
 pub mod settings;
 mod stubs;

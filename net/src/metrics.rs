@@ -3,6 +3,7 @@
 //! Workers count through handles that they resolved before ([`Traffic`]): one relaxed add on a cache line of their own.
 //! Adding up and encoding happens at scrape, on the main thread.
 
+mod memory;
 mod process;
 mod traffic;
 
@@ -16,7 +17,10 @@ use prometheus_client::{
 
 pub use traffic::{Flag, Known, Labels, Party, Reporter, Security, Service, Table, Traffic};
 
-use crate::discovery::{Counters, Ended};
+use crate::{
+    discovery::{Counters, Ended},
+    hbone::Budget,
+};
 
 /// Types of resources that are told apart.
 const KNOWN: [&str; 6] = [
@@ -105,6 +109,12 @@ impl Metrics {
     /// Where further series are registered, before the value is shared.
     pub fn registry(&mut self) -> &mut Registry {
         &mut self.registry
+    }
+
+    /// Series of what tunnels may be made to keep, and how often that was too much.
+    pub fn memory(&mut self, budget: &'static Budget) {
+        let told = memory::Granted(budget);
+        self.registry.register_collector(Box::new(told));
     }
 
     /// All series as OpenMetrics text.

@@ -143,7 +143,8 @@ pub fn upstream(env: &Environment, prefix: &str, cluster: Name) -> Option<Upstre
     })
 }
 
-/// `HTTP2_STREAM_WINDOW_SIZE` (512Ki), `HTTP2_CONNECTION_WINDOW_SIZE` (50Mi), `HTTP2_FRAME_SIZE` (256Ki).
+/// `HTTP2_STREAM_WINDOW_SIZE` (512Ki), `HTTP2_CONNECTION_WINDOW_SIZE` (50Mi), `HTTP2_FRAME_SIZE` (256Ki); `TUNNEL_MEMORY` (half
+/// of what the process may use), which is one for the whole process: to be read once.
 pub fn tunnel(env: &Environment) -> Result<hbone::Settings, BadSetting> {
     let default = hbone::Settings::default();
     let size = |name, default| {
@@ -162,9 +163,19 @@ pub fn tunnel(env: &Environment) -> Result<hbone::Settings, BadSetting> {
         connection_window: size("HTTP2_CONNECTION_WINDOW_SIZE", default.connection_window)?,
         // A frame's length has 24 bits (RFC 9113 §4.2).
         frame_size: size("HTTP2_FRAME_SIZE", default.frame_size)?.min((1 << 24) - 1),
+        budget: Box::leak(Box::new(hbone::Budget::new(memory(env)?))),
         ..default
     })
 }
+
+fn memory(env: &Environment) -> Result<usize, BadSetting> {
+    let half = crate::memory::limit().map_or(TUNNEL_MEMORY, |bytes| bytes / 2);
+    let bytes = env.size("TUNNEL_MEMORY", half)?;
+    Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
+}
+
+/// Where nobody says how much memory there is.
+const TUNNEL_MEMORY: u64 = 1 << 30;
 
 /// A number of worker threads: a number, a percentage of the cores, or 0 for all of them.
 pub fn threads(env: &Environment, name: &str, default: usize) -> Result<usize, BadSetting> {

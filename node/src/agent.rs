@@ -287,13 +287,18 @@ impl Agent {
             None => {
                 if let Some(gone) = self.pods.remove(key) {
                     let list = self.zds.remove(&gone.pod.uid, now);
-                    take_out(key, &gone);
+                    self.let_go(key, &gone);
                     self.carry_out(list, now);
                 }
             }
             Some(pod) if pod.is_out() => {
                 let uid = tracked.pod.uid.clone();
-                tracked.stay_out(key, pod.clone(), verify);
+                // Its namespace may be another's, which may be hidden.
+                if !self.complete || is_shared(self.wanted.as_ref(), key, pod) {
+                    tracked.pod = pod.clone();
+                } else {
+                    tracked.stay_out(key, pod.clone(), verify);
+                }
                 // Proxies may have been asked to keep it.
                 let list = if self.zds.knows(&uid) {
                     self.zds.remove(&uid, now)
@@ -394,11 +399,18 @@ impl Agent {
         let Some(tracked) = self.pods.remove(&key) else {
             return;
         };
-        take_out(&key, &tracked);
+        self.let_go(&key, &tracked);
         info!(namespace = key.0, pod = key.1, "is no longer captured");
         // Still wanted, it begins anew at the next look.
         if let Some(pod) = self.wanted.as_ref().and_then(|wanted| wanted.get(&key)) {
             self.pods.insert(key, Tracked::new(pod.clone()));
+        }
+    }
+
+    /// Takes the rules out of a pod's namespace, unless another pod needs them.
+    fn let_go(&self, key: &Key, gone: &Tracked) {
+        if !is_shared(self.wanted.as_ref(), key, &gone.pod) {
+            take_out(key, gone);
         }
     }
 
@@ -416,6 +428,12 @@ impl Agent {
             changed
         });
     }
+}
+
+/// Whether another pod that is not out of the mesh has the same network namespace, as when a pod is renamed.
+fn is_shared(wanted: Option<&BTreeMap<Key, Pod>>, key: &Key, pod: &Pod) -> bool {
+    let mut others = wanted.into_iter().flatten().filter(|(it, _)| *it != key);
+    pod.netns.is_some() && others.any(|(_, it)| !it.is_out() && it.netns == pod.netns)
 }
 
 #[cfg(test)]

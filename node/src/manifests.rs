@@ -5,7 +5,7 @@
 //! Nothing here waits: [`watch`](crate::watch) says when to look again.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -128,7 +128,7 @@ impl Manifests {
     /// If the directory cannot be read: then all stays as it was.
     pub fn look(&mut self, directory: &Path, now: SystemTime) -> io::Result<Looked> {
         let mut looked = Looked::default();
-        let mut present = Vec::new();
+        let mut present = BTreeSet::new();
         for entry in fs::read_dir(directory)? {
             let path = entry?.path();
             let extension = path.extension().and_then(|extension| extension.to_str());
@@ -139,7 +139,7 @@ impl Manifests {
                 continue;
             }
             self.look_at(&path, now, &mut looked);
-            present.push(path);
+            present.insert(path);
         }
         self.files.retain(|path, _| present.contains(path));
         self.settle(now, &mut looked);
@@ -268,7 +268,7 @@ impl Manifests {
         let none = [Object::Namespace(Labels::new())];
         let (versions, hidden) = match self.settled.objects.get(&key) {
             Some(kept) => (kept.versions.as_slice(), kept.doubtful),
-            None => (none.as_slice(), !self.settled.seen),
+            None => (none.as_slice(), !self.settled.bare.contains(namespace)),
         };
         let all = versions.iter().filter_map(|version| match version {
             Object::Namespace(labels) => Some(pod.enrolled(labels)),

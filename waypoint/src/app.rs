@@ -77,6 +77,7 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
     let listener = listen(config.listen).map_err(|error| Error::Io("tunnel address", error))?;
     let (certificates, keeper) = Certificates::new(clock::wall);
     let mut metrics = Metrics::new("waypoint", env!("CARGO_PKG_VERSION"), config.workers);
+    metrics.memory(config.tunnel.budget);
     let log = config.access_log.then_some(config.log_format);
     let telemetry = Telemetry::new(&mut metrics, config.workers, log);
     let metrics = Arc::new(metrics);
@@ -86,6 +87,7 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
         .unzip();
     let shared = Arc::new(Shared {
         loads: workers.iter().map(|_| AtomicUsize::new(0)).collect(),
+        clients: Mutex::default(),
         certificates,
         telemetry,
         workers,
@@ -174,18 +176,27 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
 fn hand_over(shared: &Arc<Shared>, stream: std::net::TcpStream, from: SocketAddr) {
     let loads = shared.loads.iter().map(|load| load.load(Ordering::Relaxed));
     let loads: Vec<usize> = loads.collect();
-    if loads.iter().sum::<usize>() >= shared.config.max_tunnels {
-        tracing::warn!(%from, "a tunnel is refused: there are MAX_TUNNELS already");
-        return;
+    let (all, own) = (loads.iter().sum(), shared.tunnels_of(from.ip()));
+    if let Some((kind, setting)) = crowded(all, own, &shared.config) {
+        tracing::warn!(%from, "a tunnel is refused: there are {setting} already");
+        return shared.telemetry.tunnel_refused(kind);
     }
     let to = (0..loads.len())
         .min_by_key(|worker| loads[*worker])
         .unwrap_or_default();
-    let load = Load::new(shared, to);
+    let load = Load::new(shared, to, from.ip());
     // A worker that is gone drains; so does this process.
     shared.workers[to]
         .send(Command::Take { stream, from, load })
         .ok();
+}
+
+/// Why one tunnel more is refused, where there are so many, and so many of one address: one word, and the setting.
+fn crowded(all: usize, own: usize, config: &Config) -> Option<(&'static str, &'static str)> {
+    if all >= config.max_tunnels {
+        return Some(("too_many", "MAX_TUNNELS"));
+    }
+    (own >= config.max_own_tunnels).then_some(("too_many_of_client", "MAX_TUNNELS_PER_CLIENT"))
 }
 
 /// The state, for the main thread to change and the admin pages to read.

@@ -54,7 +54,7 @@ pub struct Config {
     /// `TUNNEL_ADDRESS` (`[::]:15008`, or `0.0.0.0:15008` without IPv6): where clients' tunnels come in.
     pub listen: SocketAddr,
     /// `HTTP2_STREAM_WINDOW_SIZE` (512Ki), `HTTP2_CONNECTION_WINDOW_SIZE` (50Mi), `HTTP2_FRAME_SIZE` (256Ki): of tunnels; and
-    /// `TUNNEL_MAX_STREAMS` (16), which a client may have open in one.
+    /// `TUNNEL_MAX_STREAMS` (16), which a client may have open in one; `TUNNEL_MEMORY` (half of what the process may use).
     pub tunnel: hbone::Settings,
     /// `POOL_MAX_STREAMS_PER_CONNECTION` (100): streams in one tunnel of ours.
     pub max_streams: usize,
@@ -62,6 +62,8 @@ pub struct Config {
     pub tunnel_idle: Duration,
     /// `MAX_TUNNELS` (20000): of clients, all together.
     pub max_tunnels: usize,
+    /// `MAX_TUNNELS_PER_CLIENT` (1000): of one address.
+    pub max_own_tunnels: usize,
     /// `KEEPALIVE_*`, as the node proxy's.
     pub keepalive: Option<Keepalive>,
     /// `CONNECTION_TERMINATION_DEADLINE` (5s, or derived from `TERMINATION_GRACE_PERIOD_SECONDS`).
@@ -169,6 +171,7 @@ impl Config {
             max_streams: positive(env, "POOL_MAX_STREAMS_PER_CONNECTION", 100)?,
             tunnel_idle: env.duration("POOL_UNUSED_RELEASE_TIMEOUT", Duration::from_secs(300))?,
             max_tunnels: positive(env, "MAX_TUNNELS", 20_000)?,
+            max_own_tunnels: positive(env, "MAX_TUNNELS_PER_CLIENT", 1_000)?,
             keepalive: keepalive(env)?,
             drain: drain(env)?,
             admin: address(

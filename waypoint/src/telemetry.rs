@@ -93,6 +93,12 @@ impl Telemetry {
         }
     }
 
+    /// A tunnel did not come to be. `kind`: one word.
+    pub(crate) fn tunnel_refused(&self, kind: &'static str) {
+        let series = [("reason", kind.to_owned())];
+        self.tunnels_refused.get_or_create(&series).inc();
+    }
+
     /// Drops the series of workloads that are gone.
     pub(crate) fn retain(&self, generation: &waypoint::Generation) {
         let known = metrics::Known::of(generation.mesh.workloads());
@@ -193,8 +199,7 @@ impl Counting {
 
     /// A tunnel did not come to be. `kind`: one word.
     pub(crate) fn tunnel_refused(&self, kind: &'static str) {
-        let series = [("reason", kind.to_owned())];
-        self.telemetry.tunnels_refused.get_or_create(&series).inc();
+        self.telemetry.tunnel_refused(kind);
     }
 
     /// A stream was answered with a status before it was a connection.

@@ -125,6 +125,11 @@ async fn serve(worker: Rc<Worker>, connect: Connect, peer: Identity, from: Socke
         worker.counting.stream_refused(503);
         return connect.refuse(503);
     };
+    if !connect.fits() {
+        tracing::warn!(%from, %peer, "a stream is refused: tunnels were granted TUNNEL_MEMORY already");
+        worker.counting.stream_refused(503);
+        return connect.refuse(503);
+    }
     let (connection, protocol) = match asked(&worker, &connect, peer, from).await {
         Ok(asked) => asked,
         Err((status, reason)) => {

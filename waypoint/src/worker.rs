@@ -3,13 +3,16 @@
 
 use std::{
     cell::Cell,
-    collections::hash_map::RandomState,
+    collections::{
+        HashMap,
+        hash_map::{Entry, RandomState},
+    },
     hash::BuildHasher,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -41,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) telemetry: Telemetry,
     /// Tunnels of each worker.
     pub(crate) loads: Vec<AtomicUsize>,
+    /// Tunnels of each client.
+    pub(crate) clients: Mutex<HashMap<IpAddr, usize>>,
     pub(crate) workers: Vec<mpsc::UnboundedSender<Command>>,
 }
 
@@ -71,20 +76,39 @@ pub(crate) struct Worker {
     drain: Drain,
 }
 
+impl Shared {
+    /// Tunnels of one client.
+    pub(crate) fn tunnels_of(&self, client: IpAddr) -> usize {
+        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.get(&client).copied().unwrap_or_default()
+    }
+}
+
 /// A tunnel's share of the load, as long as it lives.
-pub(crate) struct Load(Arc<Shared>, usize);
+pub(crate) struct Load(Arc<Shared>, usize, IpAddr);
 
 impl Load {
-    /// One tunnel more for a worker.
-    pub(crate) fn new(shared: &Arc<Shared>, worker: usize) -> Self {
+    /// One tunnel more for a worker, and of a client.
+    pub(crate) fn new(shared: &Arc<Shared>, worker: usize, client: IpAddr) -> Self {
         shared.loads[worker].fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(shared), worker)
+        let clients = shared.clients.lock();
+        let mut clients = clients.unwrap_or_else(PoisonError::into_inner);
+        *clients.entry(client).or_default() += 1;
+        Self(Arc::clone(shared), worker, client)
     }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
         self.0.loads[self.1].fetch_sub(1, Ordering::Relaxed);
+        let clients = self.0.clients.lock();
+        let mut clients = clients.unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut own) = clients.entry(self.2) {
+            *own.get_mut() -= 1;
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
     }
 }
 

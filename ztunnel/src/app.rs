@@ -68,6 +68,7 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
     sys::process::raise_file_limit().map_err(|error| Error::Io("open file limit", error))?;
     let (certificates, keeper) = Certificates::new(clock::wall);
     let mut metrics = Metrics::new("ztunnel", env!("CARGO_PKG_VERSION"), config.workers);
+    metrics.memory(config.tunnel.budget);
     let proxies = Proxies::register(metrics.registry());
     let metrics = Arc::new(metrics);
     let (drainer, drain) = drain::pair();

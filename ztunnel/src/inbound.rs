@@ -127,6 +127,7 @@ async fn serve(worker: &Rc<Worker>, pod: &Rc<Pod>, ends: Ends, mut connect: Conn
     let asked = Asked {
         method: connect.method().clone(),
         authority: Arc::from(connect.authority()),
+        fits: connect.fits(),
     };
     let given_up = async {
         connect.given_up().await;
@@ -158,6 +159,8 @@ async fn serve(worker: &Rc<Worker>, pod: &Rc<Pod>, ends: Ends, mut connect: Conn
 struct Asked {
     method: Method,
     authority: Arc<str>,
+    /// Whether there is room for what it may make us keep.
+    fits: bool,
 }
 
 /// Asks whether the stream may enter, and connects to the application if so. Only then is the peer told that it may.
@@ -173,6 +176,10 @@ async fn enter(
         return Err(Refusal::BadMethod(asked.method.to_string()));
     }
     pod.room(worker)?;
+    if !asked.fits {
+        tracing::warn!(pod = pod.facts.name, from = %ends.from, "a stream is refused: tunnels were granted TUNNEL_MEMORY already");
+        return Err(Refusal::TooMany);
+    }
     let entrance = Entrance::Tunnelled {
         peer: ends.peer,
         at: ends.at.ip(),

@@ -272,6 +272,11 @@ fn unknown(facts: &Facts, text: &str) -> Failure {
     let services = facts.mesh.services().map(short);
     let mut services: Vec<_> = services.collect();
     services.sort();
+    if names.is_empty() && services.is_empty() {
+        return Failure::Usage(format!(
+            "nobody knows {text:?}: there is neither a pod nor a service; directories below the one given are not read"
+        ));
+    }
     Failure::Usage(format!(
         "nobody knows {text:?}\nPods: {}\nServices: {}\nOf what is outside the mesh give the address.",
         some(&names),

@@ -164,7 +164,7 @@ fn presumption(presumed: &[Key], deployed: &BTreeSet<Key>) -> Option<String> {
 
 impl Facts {
     pub(super) fn new(
-        lines: Vec<String>,
+        mut lines: Vec<String>,
         mut problems: Vec<String>,
         world: World,
         settings: Settings,
@@ -187,6 +187,7 @@ impl Facts {
             }
             waypoints.insert(key.clone(), Arc::clone(store.current()));
         }
+        lines.extend(source::check::strange_parents(&world));
         Self {
             lines,
             doubt: None,

@@ -1,5 +1,7 @@
 //! What to do where the answer is no: which object to change, and whose identity it has to name.
 
+use std::collections::BTreeSet;
+
 use control::{
     compile,
     manifest::{Kind, Object, ObjectRef, RouteKind},
@@ -20,6 +22,7 @@ use mesh::{
 };
 
 use super::{
+    ends::short,
     facts::Facts,
     said,
     trace::{End, Outcome},
@@ -27,6 +30,8 @@ use super::{
 
 /// Of the Gateway API.
 const GROUP: &str = "gateway.networking.k8s.io";
+/// So do the names of generated policies against whoever goes around a waypoint begin, before the port.
+const AROUND: &str = "ambit_waypoint_";
 /// The names of routes begin so that stand in for objects: one of two of the same name, and a wish for TLS.
 const REFUSED: &str = "refused_";
 const NO_TLS: &str = "unserved_tls_";
@@ -108,7 +113,7 @@ pub(super) fn of_rule(answer: &Answer, selected: Selected<'_>, facts: &Facts) ->
     }
     let wrong = |it: &weight::Backend| matches!(&it.target, Target::Invalid(all) if **all == **why);
     let at = selected.rule.backends.iter().position(wrong);
-    let place = at.map_or(rule.clone(), |at| format!("backendRefs[{at}] of {rule}"));
+    let place = at.map_or_else(|| rule.clone(), |at| format!("backendRefs[{at}] of {rule}"));
     Some(match lack(&reference, selected.at, at, facts) {
         Some(other) => format!("correct {place}, or {other}"),
         None => format!("correct {place}: {why}"),
@@ -246,15 +251,21 @@ fn generated(policy: Name, asker: &Asker<'_>) -> String {
         return "take the label istio.io/use-waypoint from the pod, or the policy from the Gateway that it names: waypoints for workloads are not served".to_owned();
     }
     let nobody = asker.facts.closing.contains(policy.as_str());
-    match (name.starts_with("ambit_waypoint_"), asker.identity) {
+    let service = behind(policy, asker.facts);
+    match (name.starts_with(AROUND), asker.identity) {
         (true, _) if nobody => {
             "no waypoint may come there either: give the service that the policy is for an address and a waypoint, or take the policy away"
         }
         (true, Some(_)) => {
-            "ask the service that has the waypoint, by its address; or annotate it with ambit.dev/waypoint-bypass: allowed"
+            return format!(
+                "ask {service}, which has the waypoint, by its own name or address; or annotate it with \
+                 ambit.dev/waypoint-bypass: allowed",
+            );
         }
         (true, None) => {
-            "enrol the client's pod, and ask the service that has the waypoint, by its address"
+            return format!(
+                "enrol the client's pod, and ask {service}, which has the waypoint, by its own name or address"
+            );
         }
         (false, _) => {
             "enrol the client's pod, so that it comes with an identity; or make the PeerAuthentication PERMISSIVE"
@@ -295,6 +306,36 @@ fn unbound(service: Name, facts: &Facts) -> Option<String> {
         )),
         _ => lacking(service, said::BOUND, facts),
     }
+}
+
+/// Where it has no such port.
+fn portless(service: Name, facts: &Facts) -> String {
+    let found = facts.mesh.service(service);
+    let ports = found.into_iter().flat_map(|it| &it.ports);
+    let ports: Vec<_> = ports.map(|port| port.service.to_string()).collect();
+    match ports.as_slice() {
+        [] => format!("give {service} a port: it has none"),
+        ports => format!("ask for a port that it has: {}", ports.join(", ")),
+    }
+}
+
+/// The services with a waypoint that lead to the port that a generated policy is for, of the pods that have it.
+fn behind(policy: Name, facts: &Facts) -> String {
+    let port = policy.as_str().split_once(AROUND).map(|(_, rest)| rest);
+    let port: Option<u16> = port.and_then(|rest| rest.split('_').next()?.parse().ok());
+    let pods = facts.mesh.workloads();
+    let pods = pods.filter(|pod| pod.policies.contains(&policy));
+    let leads = pods.flat_map(|pod| &pod.services).filter(|it| {
+        let mut targets = it.ports.iter().map(|port| port.target);
+        port.is_none_or(|port| targets.any(|target| target == port))
+    });
+    let services = leads.filter_map(|it| facts.mesh.service(it.service));
+    let bound = services.filter(|service| service.waypoint.is_some());
+    let names: BTreeSet<_> = bound.map(short).collect();
+    if names.is_empty() {
+        return "the service".to_owned();
+    }
+    names.into_iter().collect::<Vec<_>>().join(" or ")
 }
 
 /// Where nobody serves it.
@@ -351,7 +392,7 @@ fn of_refusal(refusal: &Refusal, asker: &Asker<'_>) -> Option<String> {
             _ => return None,
         },
         Refusal::NoHealthyEndpoint(service) => endpointless(*service, asker.facts),
-        Refusal::NoSuchPort { service, .. } => format!("ask for a port that {service} has"),
+        Refusal::NoSuchPort { service, .. } => portless(*service, asker.facts),
         Refusal::Unusable(name) => format!("correct {name}"),
         Refusal::Tunnel { .. } => "see the log of who does not answer".to_owned(),
         _ => return None,

@@ -8,13 +8,16 @@ use super::{Loaded, Problem, load_for, read_dir};
 use crate::{
     compile::{Compiled, Settings, compile, concern, json},
     manifest::{
-        self, Kind, Object, ObjectRef, TargetRef,
+        self, Kind, Object, ObjectRef, RouteKind, TargetRef,
         authorization::{PolicyTarget, TargetKind},
         unserved::Target,
     },
     status::Condition,
     world::World,
 };
+
+/// Of Gateways, and of what names no group.
+const GATEWAY: &str = "gateway.networking.k8s.io";
 
 /// The outcome of compiling a directory.
 #[derive(Clone, Debug)]
@@ -175,6 +178,33 @@ fn object(namespace: &str, target: &TargetRef) -> Option<ObjectRef> {
     Some(ObjectRef::new(kind, namespace, &target.name))
 }
 
+/// What is worth knowing of the parents of routes: which are of no kind that a route could be attached to here, as if misspelt.
+/// Nobody else says so, because a status is only for parents that are ours.
+pub fn strange_parents(world: &World) -> Vec<String> {
+    let kinds = [RouteKind::Http, RouteKind::Grpc, RouteKind::Tcp];
+    let routes = kinds.into_iter().flat_map(|kind| world.routes(kind));
+    let told = routes.flat_map(|((namespace, name), route)| {
+        let reference = ObjectRef::new(Kind::Route(route.kind), namespace, name);
+        let known = |group: &str, kind: &str| match kind {
+            "Service" => group.is_empty() || group == GATEWAY,
+            "Gateway" => group == GATEWAY,
+            _ => false,
+        };
+        let strange = route.parents.iter().filter_map(move |parent| {
+            let group = parent.group.as_deref().unwrap_or(GATEWAY);
+            let kind = parent.kind.as_deref().unwrap_or("Gateway");
+            (!known(group, kind)).then_some((parent, group))
+        });
+        strange.map(move |(parent, group)| {
+            format!(
+                "{reference} is not in force at its parent {parent} of group {group:?}: routes are attached to Service of group \
+                 \"\" and to Gateway of group {GATEWAY:?}"
+            )
+        })
+    });
+    told.collect()
+}
+
 fn checked(loaded: Loaded, alone: bool, settings: &Settings) -> Check {
     let refusal = refusal(&loaded, alone, settings);
     let Loaded {
@@ -188,6 +218,7 @@ fn checked(loaded: Loaded, alone: bool, settings: &Settings) -> Check {
         .iter()
         .map(|kind| format!("{kind}: not used"))
         .collect();
+    notes.extend(strange_parents(&world));
     for (object, status) in &compiled.statuses {
         notes.extend(told(&object.to_string(), &status.conditions));
         for parent in &status.parents {

@@ -401,6 +401,52 @@ fn a_policy_without_a_name_or_with_a_slip_in_its_kind_is_not_lost() {
     assert_eq!(nameless.world.denials.len(), 1);
 }
 
+/// Nobody's status would say so.
+#[test]
+fn a_parent_of_a_kind_that_nobody_serves_is_worth_a_note() {
+    let route = |parent: &str| {
+        format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: r, namespace: shop}}, \
+             spec: {{parentRefs: [{{name: web, {parent}}}]}}}}"
+        )
+    };
+    for (parent, strange) in [
+        ("group: '', kind: Servce", Some("Servce/web of group \"\"")),
+        (
+            "kind: Servce",
+            Some("Servce/web of group \"gateway.networking.k8s.io\""),
+        ),
+        (
+            "group: core, kind: Service",
+            Some("Service/web of group \"core\""),
+        ),
+        ("group: ''", Some("Gateway/web of group \"\"")),
+        ("group: '', kind: Service", None),
+        ("kind: Service", None),
+        ("kind: Gateway", None),
+        ("", None),
+    ] {
+        let check = check::check_files(&files(&[("a.yaml", &route(parent))]), &Settings::default());
+        assert_eq!((check.problems, check.refusal), (vec![], None), "{parent}");
+        let of_group: Vec<_> = check
+            .notes
+            .iter()
+            .filter(|it| it.contains(" of group "))
+            .collect();
+        assert_eq!(
+            of_group.len(),
+            usize::from(strange.is_some()),
+            "{of_group:?}"
+        );
+        for words in strange
+            .into_iter()
+            .chain(strange.map(|_| "HTTPRoute/shop/r"))
+        {
+            assert!(of_group[0].contains(words), "{of_group:?}");
+        }
+    }
+}
+
 #[test]
 fn two_definitions_of_one_object_are_a_problem() {
     let same = load(

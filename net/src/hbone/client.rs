@@ -1,6 +1,12 @@
 //! The end of a tunnel that asks.
 
-use std::{cell::Cell, fmt, rc::Rc};
+use std::{
+    cell::Cell,
+    fmt,
+    future::{Future, poll_fn},
+    pin::Pin,
+    rc::Rc,
+};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -12,7 +18,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Credit, Settings, Stream, watch};
+use super::{Credit, Settings, Stream, budget::Grant, watch};
 use crate::task;
 
 /// An open tunnel to a peer. Clones are the same tunnel; it closes when the last clone and stream are gone.
@@ -22,10 +28,11 @@ pub struct Tunnel {
     state: Rc<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// Who is at the other end, as TLS proved.
     peer: Option<Identity>,
+    grant: Rc<Grant>,
     /// Streams that may be open at once for our windows' sake.
     most: usize,
     /// Streams that are open or being opened.
@@ -62,6 +69,8 @@ pub enum ConnectError {
     Timeout,
     /// What to ask for is not a valid authority.
     BadAuthority,
+    /// The tunnels of this process keep as much as they may.
+    Memory,
 }
 
 impl fmt::Display for ConnectError {
@@ -71,6 +80,9 @@ impl fmt::Display for ConnectError {
             Self::Tunnel(reason) => f.write_str(reason),
             Self::Timeout => f.write_str("the peer did not answer in time"),
             Self::BadAuthority => f.write_str("not a valid authority"),
+            Self::Memory => {
+                f.write_str("all tunnels together have been granted TUNNEL_MEMORY already")
+            }
         }
     }
 }
@@ -101,7 +113,7 @@ where
     let mut builder = h2::client::Builder::new();
     builder
         .enable_push(false)
-        .initial_window_size(settings.stream_window)
+        .initial_window_size(settings.least())
         .initial_connection_window_size(settings.window())
         .max_frame_size(settings.frame_size)
         .max_header_list_size(16 << 10)
@@ -114,8 +126,13 @@ where
         .map_err(|error| ConnectError::Tunnel(error.to_string()))?;
     let state = Rc::new(State {
         peer,
+        grant: Grant::new(&settings),
         most: usize::try_from(settings.streams()).unwrap_or(usize::MAX),
-        ..State::default()
+        streams: Cell::default(),
+        credit: Rc::default(),
+        closed: Cell::default(),
+        begun: Cell::default(),
+        changed: Notify::default(),
     });
     let tunnel = Tunnel {
         send,
@@ -135,8 +152,14 @@ where
                 None => std::future::pending().await,
             }
         };
+        // Whoever has read enough to want more wakes it for what it has read.
+        let driven = poll_fn(|cx| {
+            let grant = &state.grant;
+            grant.grow(|window| connection.set_initial_window_size(window));
+            Pin::new(&mut connection).poll(cx)
+        });
         let reason = tokio::select! {
-            result = connection => result.err().map(|error| error.to_string()),
+            result = driven => result.err().map(|error| error.to_string()),
             () = watch => Some("the peer does not answer PINGs".to_owned()),
         };
         if let Some(reason) = reason {
@@ -234,6 +257,7 @@ impl Tunnel {
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() = Uri::from_parts(uri).map_err(|_| ConnectError::BadAuthority)?;
         *request.headers_mut() = headers;
+        let share = self.state.grant.stream().ok_or(ConnectError::Memory)?;
         let ready = timeout_at(deadline, self.send.clone().ready()).await;
         let mut send = ready.map_err(|_| ConnectError::Timeout)?.map_err(broken)?;
         let (response, body) = send.send_request(request, false).map_err(broken)?;
@@ -248,7 +272,7 @@ impl Tunnel {
         }
         let body = guard.0.take().expect("taken only here");
         let credit = Rc::clone(&self.state.credit);
-        Ok((Stream::new(body, recv, credit), head.headers))
+        Ok((Stream::new(body, recv, credit, share), head.headers))
     }
 }
 

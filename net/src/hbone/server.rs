@@ -8,14 +8,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{RecvStream, server::SendResponse};
+use h2::{Reason, RecvStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::Instant,
 };
 
-use super::{Settings, Stream, watch};
+use super::{
+    Settings, Stream,
+    budget::{Grant, Share},
+    watch,
+};
 
 /// So many streams may be given up before they are answered …
 const ABANDONED: u32 = 400;
@@ -28,6 +32,7 @@ pub struct Connect {
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
     abandoned: Rc<Cell<u32>>,
+    share: Option<Share>,
 }
 
 impl Connect {
@@ -49,6 +54,11 @@ impl Connect {
         self.request.headers()
     }
 
+    /// Whether all tunnels together may keep what this one may bring. If not, it can only be refused.
+    pub fn fits(&self) -> bool {
+        self.share.is_some()
+    }
+
     /// Until the peer gives the stream up, or the tunnel is gone.
     pub async fn given_up(&mut self) {
         // Whether it is a reset or an error, nobody waits for an answer any more.
@@ -58,10 +68,12 @@ impl Connect {
 
     /// Answers 200 with these headers; bytes may flow.
     pub fn accept(mut self, headers: HeaderMap<HeaderValue>) -> Result<Stream, h2::Error> {
+        let share = self.share.take().ok_or(Reason::ENHANCE_YOUR_CALM)?;
         let mut response = Response::new(());
         *response.headers_mut() = headers;
         let send = self.respond.send_response(response, false)?;
-        Ok(Stream::new(send, self.request.into_body(), Rc::default()))
+        let recv = self.request.into_body();
+        Ok(Stream::new(send, recv, Rc::default(), share))
     }
 
     /// Answers with an error status; the stream is over.
@@ -87,7 +99,7 @@ where
 {
     let mut builder = h2::server::Builder::new();
     builder
-        .initial_window_size(settings.stream_window)
+        .initial_window_size(settings.least())
         .initial_connection_window_size(settings.window())
         .max_frame_size(settings.frame_size)
         .max_header_list_size(64 << 10)
@@ -104,6 +116,7 @@ where
     };
     let mut drain = std::pin::pin!(drain);
     let mut draining = false;
+    let grant = Grant::new(&settings);
     let abandoned = Rc::new(Cell::new(0));
     let mut window = Instant::now();
     loop {
@@ -112,20 +125,25 @@ where
             window = Instant::now();
             abandoned.set(0);
         } else if abandoned.get() > ABANDONED {
-            connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+            connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             return Err("the peer gave up too many streams".to_owned());
         }
         tokio::select! {
-            stream = connection.accept() => match stream {
+            // Whoever has read enough to want more wakes it for what it has read.
+            stream = poll_fn(|cx| {
+                grant.grow(|window| connection.set_initial_window_size(window));
+                connection.poll_accept(cx)
+            }) => match stream {
                 Some(Ok((request, respond))) => {
                     let abandoned = Rc::clone(&abandoned);
-                    on_stream(Connect { request, respond, abandoned });
+                    let share = grant.stream();
+                    on_stream(Connect { request, respond, abandoned, share });
                 }
                 Some(Err(error)) => return Err(error.to_string()),
                 None => return Ok(()),
             },
             () = &mut watch => {
-                connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+                connection.abrupt_shutdown(Reason::NO_ERROR);
                 return Err("the peer does not answer PINGs".to_owned());
             }
             () = &mut drain, if !draining => {

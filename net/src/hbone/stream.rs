@@ -11,7 +11,7 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Credit, FIRST};
+use super::{Credit, FIRST, budget::Share};
 use crate::carry::{Broken, End};
 
 /// A stream in a tunnel. Dropping it without [`finish`](Self::poll_shutdown) resets it.
@@ -25,17 +25,24 @@ pub struct Stream {
     sent: usize,
     /// Of the tunnel.
     credit: Rc<Credit>,
+    share: Share,
     finished: bool,
 }
 
 impl Stream {
-    pub(super) fn new(send: SendStream<Bytes>, recv: RecvStream, credit: Rc<Credit>) -> Self {
+    pub(super) fn new(
+        send: SendStream<Bytes>,
+        recv: RecvStream,
+        credit: Rc<Credit>,
+        share: Share,
+    ) -> Self {
         Self {
             send,
             recv,
             rest: Bytes::new(),
             sent: 0,
             credit,
+            share,
             finished: false,
         }
     }
@@ -78,6 +85,7 @@ impl Stream {
     }
 
     fn give_back(&mut self, bytes: usize) {
+        self.share.read(bytes);
         // Fails only if more is given back than was taken, or the stream is gone already.
         self.recv.flow_control().release_capacity(bytes).ok();
     }

@@ -275,6 +275,51 @@ async fn a_pod_that_is_gone_is_let_go_and_forgotten() {
 }
 
 #[tokio::test]
+async fn a_pod_that_is_out_or_gone_leaves_the_rules_to_another_with_its_namespace() {
+    let test = "a_pod_that_is_out_or_gone_leaves_the_rules_to_another_with_its_namespace";
+    if !privileged(test) {
+        return;
+    }
+    let (mut node, netns, proxy) = captured("shared").await;
+    let other = POD.replace("name: cart", "name: other");
+    node.write("other.yaml", &format!("{other}status: {{phase: Failed}}\n"));
+    node.agent.look(Instant::now());
+    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    node.write("other.yaml", &other);
+    fs::remove_file(node.root.join("manifests/pod.yaml")).unwrap();
+    let now = Instant::now();
+    node.agent.look(now);
+    node.agent.look(now + 2 * GONE);
+    while !matches!(node.told(&proxy).await.0, Payload::Del(_)) {
+        proxy.answer("");
+    }
+    proxy.answer("");
+    node.work().await;
+    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    assert!(node.report().captured && node.report().name == "other");
+}
+
+#[tokio::test]
+async fn a_pod_that_is_out_takes_no_rules_from_one_that_cannot_be_read_at_a_start() {
+    let test = "a_pod_that_is_out_takes_no_rules_from_one_that_cannot_be_read_at_a_start";
+    if !privileged(test) {
+        return;
+    }
+    let (mut node, netns, _) = captured("shared-hidden").await;
+    let other = POD.replace("name: cart", "name: other");
+    node.write("other.yaml", &format!("{other}status: {{phase: Failed}}\n"));
+    node.write("pod.yaml", &POD.replace("spec:", "\tspec:"));
+    node.restart();
+    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    node.write("pod.yaml", "");
+    node.agent.look(Instant::now());
+    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    fs::remove_file(node.root.join("manifests/pod.yaml")).unwrap();
+    node.agent.look(Instant::now());
+    assert_eq!(capture::verify(&netns).unwrap(), State::Absent);
+}
+
+#[tokio::test]
 async fn rules_that_were_taken_away_are_put_back_and_the_report_says_so() {
     if !privileged("rules_that_were_taken_away_are_put_back_and_the_report_says_so") {
         return;
@@ -396,7 +441,7 @@ async fn a_pod_that_may_be_in_the_mesh_is_neither_captured_nor_ready() {
     node.agent.look(Instant::now());
     let report = node.report();
     assert_eq!((report.captured, report.ready), (false, false));
-    assert!(report.reason.contains("never read well"), "{report:?}");
+    assert!(report.reason.contains("never could"), "{report:?}");
     assert_eq!(report.addresses, [[192, 0, 2, 1]]);
     assert_eq!(capture::verify(&netns).unwrap(), State::Absent);
     node.label("ambient");

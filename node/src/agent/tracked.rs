@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::Path, sync::Arc, time::Instant};
 
 use proto::{node::PodReport, workload::zds::WorkloadInfo};
 use sys::{netns::Netns, route};
-use tracing::{error, warn};
+use tracing::warn;
 
 use crate::{
     capture::{self, State},
@@ -12,7 +12,7 @@ use crate::{
     zds::{Do, Zds},
 };
 
-const UNCLEAR: &str = "its manifest, or its namespace's, is faulty and was never read well: nobody can say whether it is in the mesh, and its capture is left as it is";
+const UNCLEAR: &str = "its manifest, or its namespace's, cannot be read well and never could: nobody can say whether it is in the mesh, and its capture is left as it is";
 
 /// A pod that the agent knows.
 #[derive(Debug)]
@@ -155,7 +155,7 @@ impl Tracked {
         }
         if self.reason != UNCLEAR {
             let (namespace, pod) = (&key.0, &key.1);
-            error!(namespace, pod, "{UNCLEAR}");
+            warn!(namespace, pod, "{UNCLEAR}");
             self.reason = UNCLEAR.to_owned();
         }
         Vec::new()

@@ -21,8 +21,10 @@ pub(super) type Files<'a> = BTreeMap<&'a Path, (&'a [Found], Gap)>;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Settled {
     pub(super) objects: BTreeMap<Key, Kept>,
-    /// Once there was no document that may have been any object: what is not there is not hidden.
+    /// Once there was no document that may have been any object: nothing is hidden that was there before.
     pub(super) seen: bool,
+    /// The namespaces with pods that are known to have no object of their own.
+    pub(super) bare: BTreeSet<String>,
 }
 
 /// An object that counts.
@@ -69,8 +71,24 @@ pub(super) fn settle(previous: &Settled, files: &Files<'_>, now: SystemTime) -> 
             objects.insert(key.clone(), Kept { missing, ..was });
         }
     }
-    let seen = previous.seen || !hidden;
-    Settled { objects, seen }
+    let bare = match hidden {
+        true => previous.bare.clone(),
+        false => bare(&objects),
+    };
+    Settled {
+        objects,
+        seen: previous.seen || !hidden,
+        bare,
+    }
+}
+
+fn bare(objects: &BTreeMap<Key, Kept>) -> BTreeSet<String> {
+    let pods = objects.keys().filter_map(|key| match key {
+        Key::Pod((namespace, _)) => Some(namespace),
+        Key::Namespace(_) => None,
+    });
+    let bare = pods.filter(|it| !objects.contains_key(&Key::Namespace((*it).clone())));
+    bare.cloned().collect()
 }
 
 /// Whether an object is about to go.

@@ -78,7 +78,7 @@ pub(super) async fn connect(
     let asked = Rc::new(Asked::default());
     let io = Watched::new(opened.io, Rc::clone(&asked));
     let (send, connection) = http1::Builder::new()
-        .max_buf_size(256 << 10)
+        .max_buf_size(64 << 10)
         .handshake(TokioIo::new(io))
         .await
         .map_err(|error| Refusal::Unreachable {

@@ -453,89 +453,82 @@ fn a_service_that_is_closed_is_never_open_on_its_way_to_another_way_of_being_clo
     }
 }
 
-/// In a control plane that runs, whose files have what is faulty for the first time.
-#[test]
-fn what_a_fault_closed_is_never_open_on_its_way_to_being_denied_for_good() {
-    let class = |name: &str| {
+/// What closes shop/web because it is not understood, and the same corrected, which denies whoever goes around.
+fn corrected() -> [(&'static str, String, String); 9] {
+    let class = |controller: &str| {
         format!(
-            "---\n{{apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {{name: own}}, spec: {{controllerName: {name}}}}}\n"
+            "---\n{{apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {{name: own}}, spec: {{controllerName: {controller}}}}}\n"
         )
     };
-    let namespace = namespace("shop", "istio.io/use-waypoint: wp");
-    let by_namespace = web("labels: {a: b}");
-    let (own, wp) = (web(LABEL), gateway("wp", "shop", "", ""));
-    let of_class = wp.replace("ambit-waypoint", "own");
-    let named = attached("p", WEB, GET);
-    let of_gateway = attached("p", WP, GET);
-    let torn = |text: &str| text.replace("metadata: {", "metadata: {[");
-    let ports = |text: &str| text.replace("port: 80,", "port: x,");
-    for (what, faulty, policy) in [
-        ("a Service", ports(&own) + &wp, &named),
-        ("a Service without a name", torn(&own) + &wp, &named),
-        ("a Service of a waypoint", ports(&own) + &wp, &of_gateway),
+    let named =
+        |service: String| service + &gateway("wp", "shop", "", "") + &attached("p", WEB, GET);
+    let behind =
+        |service: String| service + &gateway("wp", "shop", "", "") + &attached("p", WP, GET);
+    let of_class =
+        |controller| behind(web(LABEL)).replace("ambit-waypoint", "own") + &class(controller);
+    let by_namespace =
+        behind(web("labels: {a: b}") + &namespace("shop", "istio.io/use-waypoint: wp"));
+    let (named, behind) = (named(web(LABEL)), behind(web(LABEL)));
+    let service = |text: &str| text.replacen("metadata: {", "metadata: {[", 1);
+    let ports = |text: &str| text.replacen("port: 80,", "port: x,", 1);
+    let torn = "kind: Namespace, metadata: {";
+    [
+        ("a Service", ports(&named), named.clone()),
+        ("a torn Service", service(&named), named.clone()),
+        ("a Service of a waypoint", ports(&behind), behind.clone()),
         (
-            "a nameless one",
-            torn(&own).replace("name: web,", "") + &wp,
-            &of_gateway,
+            "one of no name",
+            service(&behind).replacen("name: web,", "", 1),
+            behind.clone(),
         ),
         (
             "a Namespace",
-            by_namespace.clone() + &namespace.replace("wp}", "7}") + &wp,
-            &of_gateway,
+            by_namespace.replace("use-waypoint: wp", "use-waypoint: 7"),
+            by_namespace.clone(),
         ),
         (
             "a torn Namespace",
-            by_namespace.clone() + &torn(&namespace) + &wp,
-            &of_gateway,
+            by_namespace.replace(torn, &format!("{torn}[")),
+            by_namespace,
         ),
-        (
-            "a class",
-            own.clone() + &of_class + &class("[]"),
-            &of_gateway,
-        ),
+        ("a class", of_class("[]"), of_class("ambit.dev/waypoint")),
         (
             "a policy",
-            own.clone() + &wp,
-            &named.replace("kind: Service", "kinds: Service"),
+            named.replace("kind: Service, name", "kinds: Service, name"),
+            named,
         ),
         (
             "a policy of a Gateway",
-            own.clone() + &wp,
-            &of_gateway.replace("kind: Gateway,", "kin: Gateway,"),
+            behind.replace("kind: Gateway, name", "kin: Gateway, name"),
+            behind,
         ),
-    ] {
-        let good = match what {
-            "a class" => own.clone() + &of_class + &class("ambit.dev/waypoint"),
-            "a Namespace" | "a torn Namespace" => by_namespace.clone() + &namespace + &wp,
-            _ => own.clone() + &wp,
-        };
-        let good_policy = if policy.contains("Gateway,") || policy.contains("kin:") {
-            &of_gateway
-        } else {
-            &named
-        };
-        // Whatever else is there was before.
-        let pods = pod("web", "shop", "labels: {app: web}", "");
-        let read = |text: &str, before: Option<&Loaded>| {
-            load(&[(PathBuf::from("a.yaml"), text.to_owned())].into(), before)
-        };
-        let first = read(&pods, None);
-        let second = read(&(faulty + policy), Some(&first));
-        assert_ne!(second.problems, [], "{what}");
-        let third = read(&(good + good_policy), Some(&second));
-        assert_eq!(third.problems, [], "{what}");
-        for ready in [false, true] {
-            let mut history = History {
-                waypoints: Waypoints::default(),
+    ]
+}
+
+/// In a control plane that runs, whose files have what is faulty for the first time.
+#[test]
+fn what_a_fault_closed_is_never_open_on_its_way_to_being_denied_for_good() {
+    let read = |text: &str, before: Option<&Loaded>| {
+        load(&[(PathBuf::from("a.yaml"), text.to_owned())].into(), before)
+    };
+    let pods = read(&pod("web", "shop", "labels: {app: web}", ""), None);
+    for (what, faulty, good) in corrected() {
+        let faulty = read(&faulty, Some(&pods));
+        assert_ne!(faulty.problems, [], "{what}");
+        let good = read(&good, Some(&faulty));
+        assert_eq!(good.problems, [], "{what}");
+        for ready in [None, Some(key("shop", "wp"))] {
+            let waypoints = Waypoints {
+                ready: ready.into_iter().collect(),
+                ..Waypoints::default()
             };
-            if ready {
-                history.waypoints.ready.insert(key("shop", "wp"));
-            }
-            assert!(!history.opens_with(&second.world), "{what}: {ready}");
-            assert!(!history.opens_with(&third.world), "{what}: {ready}");
-            let end = history.waypoints.phases.into_values().collect::<Vec<_>>();
+            let mut history = History { waypoints };
+            assert!(!history.opens_with(&faulty.world), "{what}");
+            assert!(!history.opens_with(&good.world), "{what}");
+            let end: Vec<_> = history.waypoints.phases.into_iter().collect();
             let gateway = key("shop", "wp");
-            assert_eq!(end, [Phase::Enforced { gateway }], "{what}: {ready}");
+            let enforced = Phase::Enforced { gateway };
+            assert_eq!(end, [(key("shop", "web"), enforced)], "{what}");
         }
     }
 }

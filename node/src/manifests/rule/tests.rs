@@ -312,6 +312,14 @@ fn of_what_was_never_read_well_and_may_be_in_nobody_can_say() {
             ],
         ),
         (
+            "a new pod whose namespace may be anywhere",
+            &[
+                (0, &[], Gone),
+                (1, &[("b", &[POD]), ("c", &[TORN])], Unclear),
+                (2, &[("b", &[POD]), ("c", &[NAMESPACE])], In),
+            ],
+        ),
+        (
             "a namespace without a version",
             &[
                 (0, &[("a", &[BARE]), ("b", &[POD])], Unclear),

@@ -70,6 +70,7 @@ impl Waypoint {
         let (workers, inboxes): (Vec<_>, Vec<_>) = channels.unzip();
         let shared = Arc::new(Shared {
             loads: workers.iter().map(|_| AtomicUsize::new(0)).collect(),
+            clients: Mutex::default(),
             certificates,
             telemetry: Telemetry::new(&mut metrics, number, None),
             workers,
