@@ -9,8 +9,26 @@ use crate::{compile::Settings, tokens::is_node_name};
 #[command(name = "ambit-control", version)]
 pub struct Config {
     /// A directory of manifests, watched for changes; or a local workload file.
-    #[arg(long, env = "AMBIT_FROM", value_name = "PATH")]
-    pub from: PathBuf,
+    #[arg(
+        long,
+        env = "AMBIT_FROM",
+        value_name = "PATH",
+        required_unless_present = "kubernetes"
+    )]
+    pub from: Option<PathBuf>,
+
+    /// Serve the Kubernetes cluster that this runs in. Nothing is kept but in its API server.
+    #[arg(long, conflicts_with = "from")]
+    pub kubernetes: bool,
+
+    /// Service account of the cluster's node proxies, in the root namespace.
+    #[arg(
+        long,
+        env = "AMBIT_ZTUNNEL_ACCOUNT",
+        value_name = "NAME",
+        default_value = "ztunnel"
+    )]
+    pub ztunnel_account: String,
 
     /// Where the root, the nodes' tokens and their reports are kept. `root-cert.pem` and `tokens/NODE` in it are what a
     /// node needs; `waypoint-tokens/NAMESPACE.GATEWAY` in place of the latter what a waypoint needs.

@@ -226,21 +226,13 @@ impl Source {
         &self,
         reports: &ByNode,
         bindings: &mut Bindings,
-        (reached, now): (&Reached, Instant),
+        reached: (&Reached, Instant),
         previous: &Snapshot,
     ) -> Mesh {
-        let (mut compiled, mut placements) = self.compiled(reports, bindings.recorded());
-        if bindings.advance(&compiled, reached, now) {
-            (compiled, placements) = self.compiled(reports, bindings.recorded());
-        }
-        let snapshot = Snapshot::new(&compiled, previous);
-        bindings.published(snapshot.number());
-        Mesh {
-            snapshot: Arc::new(snapshot),
-            placements,
-            bindings: bindings.recorded().phases.clone(),
-            statuses: self.statuses(&compiled),
-        }
+        let compile = |waypoints: &Waypoints| self.compiled(reports, waypoints);
+        let (compiled, mut mesh) = assemble(compile, bindings, reached, previous);
+        mesh.statuses = self.statuses(&compiled);
+        mesh
     }
 
     fn statuses(&self, compiled: &Compiled) -> String {
@@ -267,6 +259,29 @@ impl Source {
     }
 }
 
+/// The state of the mesh, without its statuses, and what it was compiled to. What `bindings` recorded meanwhile is kept when
+/// this returns.
+pub(crate) fn assemble(
+    compile: impl Fn(&Waypoints) -> (Compiled, Placements),
+    bindings: &mut Bindings,
+    (reached, now): (&Reached, Instant),
+    previous: &Snapshot,
+) -> (Compiled, Mesh) {
+    let (mut compiled, mut placements) = compile(bindings.recorded());
+    if bindings.advance(&compiled, reached, now) {
+        (compiled, placements) = compile(bindings.recorded());
+    }
+    let snapshot = Snapshot::new(&compiled, previous);
+    bindings.published(snapshot.number());
+    let mesh = Mesh {
+        snapshot: Arc::new(snapshot),
+        placements,
+        bindings: bindings.recorded().phases.clone(),
+        statuses: String::new(),
+    };
+    (compiled, mesh)
+}
+
 /// Compiles manifests with what the nodes report and with how far bindings have come, which becomes part of the world; and
 /// which pods run where.
 fn compiled(
@@ -275,8 +290,17 @@ fn compiled(
     waypoints: &Waypoints,
     settings: &Settings,
 ) -> (Compiled, Placements) {
+    world.reports = Some(reported(reports, &placements(world)));
+    compiled_as_is(world, waypoints, settings)
+}
+
+/// As [`compiled`], where the manifests themselves say what is true of pods.
+pub(crate) fn compiled_as_is(
+    world: &mut world::World,
+    waypoints: &Waypoints,
+    settings: &Settings,
+) -> (Compiled, Placements) {
     let mut placements = placements(world);
-    world.reports = Some(reported(reports, &placements));
     world.waypoints = Some(waypoints.clone());
     let mut compiled = compile(world, settings);
     missing::hold(world, settings, &mut compiled);
@@ -456,9 +480,9 @@ pub async fn follow(
 }
 
 /// Waits until a binding has come so far that something else is to be published.
-async fn due(
+pub(crate) async fn due<T>(
     hub: &Hub,
-    both: &Mutex<(Source, Bindings)>,
+    both: &Mutex<(T, Bindings)>,
     streams: &mut tokio::sync::watch::Receiver<Subscribers>,
 ) {
     loop {

@@ -34,7 +34,8 @@ pub type ByNode = BTreeMap<String, Arc<ReportRequest>>;
 /// The last report of each node.
 #[derive(Debug)]
 pub struct Reports {
-    state: Arc<StateDir>,
+    /// Where they are kept; nowhere if nodes do not report here.
+    state: Option<Arc<StateDir>>,
     by_node: watch::Sender<ByNode>,
     /// Held while a report is written, so that the file and what counts are of the same report.
     writing: Mutex<()>,
@@ -47,6 +48,8 @@ pub enum NotTaken {
     Malformed(String),
     /// It cannot be kept.
     State(StateError),
+    /// Nodes do not report here.
+    Unwanted,
 }
 
 impl Reports {
@@ -66,14 +69,24 @@ impl Reports {
             by_node.insert(node, Arc::new(report));
         }
         Ok(Self {
-            state,
+            state: Some(state),
             by_node: watch::Sender::new(by_node),
             writing: Mutex::new(()),
         })
     }
 
+    /// None, for a cluster whose nodes write on their pods what is true of them.
+    pub fn unrecorded() -> Self {
+        Self {
+            state: None,
+            by_node: watch::Sender::default(),
+            writing: Mutex::new(()),
+        }
+    }
+
     /// Replaces what a node said before. On disk when this returns; blocks meanwhile.
     pub fn take(&self, node: &str, mut report: ReportRequest) -> Result<(), NotTaken> {
+        let state = self.state.as_ref().ok_or(NotTaken::Unwanted)?;
         check(&report).map_err(NotTaken::Malformed)?;
         report
             .pods
@@ -87,7 +100,7 @@ impl Reports {
         {
             return Ok(());
         }
-        self.state
+        state
             .write(&format!("{FOLDER}/{node}"), &report.encode_to_vec(), SECRET)
             .map_err(NotTaken::State)?;
         self.by_node.send_modify(|by_node| {
@@ -156,6 +169,7 @@ impl fmt::Display for NotTaken {
         match self {
             Self::Malformed(why) => write!(f, "not a report: {why}"),
             Self::State(error) => write!(f, "the report cannot be kept: {error}"),
+            Self::Unwanted => f.write_str("in a cluster nodes write on their pods whether they are captured, and do not report"),
         }
     }
 }

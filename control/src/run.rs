@@ -4,6 +4,7 @@ use std::{
     fmt, io,
     io::Write as _,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -58,19 +59,24 @@ pub enum Error {
     Watch(io::Error),
     /// The server ended.
     Serve(String),
+    /// What the API server was to give or to keep.
+    #[cfg(feature = "kubernetes")]
+    Cluster(String),
+    /// Nothing says what to serve.
+    #[cfg(not(feature = "kubernetes"))]
+    NoSource,
 }
 
 /// Serves until `shutdown`, then ends within seconds.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-    let state = Arc::new(StateDir::open(&config.state_dir).map_err(Error::State)?);
-    let hub = Arc::new(hub(&config, &state)?);
-    let source = Source::open(&config.from, config.names.settings()).map_err(Error::Source)?;
-    // Before the first look at it would be too late for what changes meanwhile; the first rescan is immediate.
-    let watch = Watch::new(&config.from).map_err(Error::Watch)?;
-    let mut bindings = Bindings::open(Arc::clone(&state), Instant::now()).map_err(Error::State)?;
-    source.keeps(&bindings).map_err(Error::Source)?;
-    follow::publish(&hub, &state, &source, &mut bindings);
-
+    let mut tasks = JoinSet::new();
+    let hub = match &config.from {
+        Some(from) => directory(&config, from, &mut tasks)?,
+        #[cfg(feature = "kubernetes")]
+        None => cluster(&config, &mut tasks).await?,
+        #[cfg(not(feature = "kubernetes"))]
+        None => return Err(Error::NoSource),
+    };
     let listener = listen(config.listen)?;
     let admin = listen(Some(config.admin))?;
     let names = server_names(&config);
@@ -83,18 +89,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         .map_err(|error| Error::Listen("the socket".to_owned(), error))?;
 
     let (connections, accepted) = mpsc::channel(64);
-    let mut tasks = JoinSet::new();
     tasks.spawn(accept::accept(listener, tls, connections));
     tasks.spawn(admin::serve(admin, Arc::clone(&hub)));
     tasks.spawn(renew(Arc::clone(&hub), names, certificate, renewal));
-    tasks.spawn(follow::follow(
-        Arc::clone(&hub),
-        Arc::clone(&state),
-        source,
-        bindings,
-        watch,
-    ));
-    tracing::info!(%address, root = %state.path(crate::ca::ROOT_CERT).display(), "serving");
+    tracing::info!(%address, "serving");
     if config.announce {
         announce();
     }
@@ -114,32 +112,90 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     ended.map_err(|error| Error::Serve(error.to_string()))
 }
 
-fn hub(config: &Config, state: &Arc<StateDir>) -> Result<Hub, Error> {
-    let authority = Authority::open(state, &config.names.trust_domain, SystemTime::now())
+/// What a directory of manifests says, published, and followed from now on.
+fn directory(config: &Config, from: &Path, tasks: &mut JoinSet<()>) -> Result<Arc<Hub>, Error> {
+    let state = Arc::new(StateDir::open(&config.state_dir).map_err(Error::State)?);
+    let authority = Authority::open(&state, &config.names.trust_domain, SystemTime::now())
         .map_err(Error::State)?;
-    let tokens = Tokens::open(Arc::clone(state)).map_err(Error::State)?;
+    let tokens = Tokens::open(Arc::clone(&state)).map_err(Error::State)?;
     for node in &config.nodes {
         tokens
             .ensure(&Subject::Node(node.clone()))
             .map_err(Error::State)?;
     }
-    Ok(Hub {
+    let reports = Reports::open(Arc::clone(&state)).map_err(Error::State)?;
+    let hub = Arc::new(hub(config, authority, Callers::Tokens(tokens), reports));
+    let source = Source::open(from, config.names.settings()).map_err(Error::Source)?;
+    // Before the first look at it would be too late for what changes meanwhile; the first rescan is immediate.
+    let watch = Watch::new(from).map_err(Error::Watch)?;
+    let mut bindings = Bindings::open(Arc::clone(&state), Instant::now()).map_err(Error::State)?;
+    source.keeps(&bindings).map_err(Error::Source)?;
+    follow::publish(&hub, &state, &source, &mut bindings);
+    tracing::info!(root = %state.path(crate::ca::ROOT_CERT).display(), "clients trust this root");
+    tasks.spawn(follow::follow(
+        Arc::clone(&hub),
+        state,
+        source,
+        bindings,
+        watch,
+    ));
+    Ok(hub)
+}
+
+/// What the objects of a cluster say, published, and followed from now on.
+#[cfg(feature = "kubernetes")]
+async fn cluster(config: &Config, tasks: &mut JoinSet<()>) -> Result<Arc<Hub>, Error> {
+    use crate::kubernetes::{follow, reviews::Reviews, root, watch};
+
+    let names = &config.names;
+    let client = kube::Client::try_default()
+        .await
+        .map_err(|error| Error::Cluster(error.to_string()))?;
+    let now = SystemTime::now();
+    let authority = root::open(&client, &names.root_namespace, &names.trust_domain, now)
+        .await
+        .map_err(|error| Error::Cluster(error.to_string()))?;
+    let roots = authority.roots().to_owned();
+    let proxies = (names.root_namespace.clone(), config.ztunnel_account.clone());
+    let callers = Callers::Reviews(Reviews::new(client.clone(), proxies));
+    let hub = Arc::new(hub(config, authority, callers, Reports::unrecorded()));
+    let (sender, mut changes) = mpsc::channel(1024);
+    let scope = watch::Scope::new(&names.root_namespace);
+    tasks.spawn(watch::watch(client.clone(), scope, sender));
+    tasks.spawn(root::tell(client, roots));
+    let objects = follow::first(&mut changes).await;
+    tracing::info!(objects = objects.count(), "all objects are known");
+    let settings = crate::compile::Settings {
+        deploys: false,
+        ..names.settings()
+    };
+    let mut bindings = Bindings::unrecorded(Instant::now());
+    follow::publish(&hub, &objects, &mut bindings, &settings);
+    let followed = follow::follow(Arc::clone(&hub), objects, bindings, changes, settings);
+    tasks.spawn(followed);
+    Ok(hub)
+}
+
+fn hub(config: &Config, authority: Authority, callers: Callers, reports: Reports) -> Hub {
+    Hub {
         authority,
         trust_domain: config.names.trust_domain.clone(),
         longest_life: config.ca_ttl,
-        callers: Callers::Tokens(tokens),
-        reports: Reports::open(Arc::clone(state)).map_err(Error::State)?,
+        callers,
+        reports,
         mesh: watch::Sender::new(Arc::new(Mesh::default())),
         streams: Streams::default(),
         metrics: Metrics::default(),
         closing: watch::Sender::new(false),
-    })
+    }
 }
 
 fn server_names(config: &Config) -> Vec<ServerName> {
+    let service = format!("ambit-control.{}.svc", config.names.root_namespace);
     let fixed = [
         "ambit-control",
         "ambit-control.ambit-system.svc",
+        service.as_str(),
         "localhost",
         "127.0.0.1",
         "::1",
@@ -239,6 +295,12 @@ impl fmt::Display for Error {
             Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
             Self::Watch(error) => write!(f, "the source cannot be watched: {error}"),
             Self::Serve(error) => write!(f, "the server ended: {error}"),
+            #[cfg(feature = "kubernetes")]
+            Self::Cluster(error) => write!(f, "the API server: {error}"),
+            #[cfg(not(feature = "kubernetes"))]
+            Self::NoSource => {
+                f.write_str("this control plane is built without Kubernetes: give it --from")
+            }
         }
     }
 }

@@ -27,7 +27,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The bindings of all services.
 #[derive(Debug)]
 pub struct Bindings {
-    state: Arc<StateDir>,
+    /// Where it is kept; nowhere if it is not to outlive this process.
+    state: Option<Arc<StateDir>>,
     recorded: Waypoints,
     waits: Waits,
     /// As compiled last.
@@ -51,7 +52,16 @@ impl Bindings {
                 ),
             })?,
         };
-        Ok(Self {
+        Ok(Self::of(Some(state), recorded, now))
+    }
+
+    /// As if nothing had happened yet; what happens is kept nowhere.
+    pub fn unrecorded(now: Instant) -> Self {
+        Self::of(None, Waypoints::default(), now)
+    }
+
+    fn of(state: Option<Arc<StateDir>>, recorded: Waypoints, now: Instant) -> Self {
+        Self {
             state,
             waits: Waits::restored(&recorded, now),
             recorded,
@@ -59,7 +69,7 @@ impl Bindings {
             closed: BTreeSet::new(),
             gateways: BTreeSet::new(),
             retry: None,
-        })
+        }
     }
 
     /// What is on disk, and so may be published.
@@ -78,7 +88,8 @@ impl Bindings {
             self.retry = None;
             return false;
         }
-        let written = self.state.write(WAYPOINTS, &record::write(&next), SECRET);
+        let write = |state: &Arc<StateDir>| state.write(WAYPOINTS, &record::write(&next), SECRET);
+        let written = self.state.as_ref().map_or(Ok(()), write);
         self.retry = written.is_err().then(|| now + RETRY);
         if let Err(error) = written {
             tracing::error!(%error, "bindings to waypoints stay as they are");

@@ -19,7 +19,7 @@ use tokio::{sync::mpsc::Sender, task::JoinSet, time::sleep};
 use tokio_stream::StreamExt;
 
 use super::objects::{Change, Stored};
-use crate::manifest::{Kind, ObjectRef};
+use crate::manifest::{self, Kind, ObjectRef};
 
 /// How often a kind is asked for that is not served.
 const ABSENT: Duration = Duration::from_secs(5);
@@ -27,11 +27,41 @@ const ABSENT: Duration = Duration::from_secs(5);
 /// Until an API server that does not answer is asked again what it serves.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Which objects of a kind are watched.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    root_namespace: String,
+}
+
+impl Scope {
+    /// All of them; of ConfigMaps only that which configures the mesh of this root namespace.
+    pub fn new(root_namespace: &str) -> Self {
+        Self {
+            root_namespace: root_namespace.to_owned(),
+        }
+    }
+
+    fn of(
+        &self,
+        client: &Client,
+        kind: Kind,
+        resource: &ApiResource,
+    ) -> (Api<DynamicObject>, watcher::Config) {
+        let config = watcher::Config::default();
+        if kind == Kind::ConfigMap {
+            let api = Api::namespaced_with(client.clone(), &self.root_namespace, resource);
+            let named = format!("metadata.name={}", manifest::mesh::NAME);
+            return (api, config.fields(&named));
+        }
+        (Api::all_with(client.clone(), resource), config)
+    }
+}
+
 /// Watches all kinds until `changes` is closed.
-pub async fn watch(client: Client, changes: Sender<Change>) {
+pub async fn watch(client: Client, scope: Scope, changes: Sender<Change>) {
     let mut kinds = JoinSet::new();
     for kind in Kind::all() {
-        kinds.spawn(follow(client.clone(), kind, changes.clone()));
+        kinds.spawn(follow(client.clone(), scope.clone(), kind, changes.clone()));
     }
     drop(changes);
     while kinds.join_next().await.is_some() {}
@@ -40,7 +70,7 @@ pub async fn watch(client: Client, changes: Sender<Change>) {
 /// The receiver is gone: nobody wants to know any more.
 struct Closed;
 
-async fn follow(client: Client, kind: Kind, changes: Sender<Change>) {
+async fn follow(client: Client, scope: Scope, kind: Kind, changes: Sender<Change>) {
     let mut was_served = None;
     loop {
         let pause = match served(&client, kind).await {
@@ -49,8 +79,8 @@ async fn follow(client: Client, kind: Kind, changes: Sender<Change>) {
                     tracing::info!(kind = kind.as_str(), "is served now");
                 }
                 was_served = Some(true);
-                let api = Api::all_with(client.clone(), &resource);
-                if let Err(Closed) = objects(api, kind, &resource, &changes).await {
+                let what = scope.of(&client, kind, &resource);
+                if let Err(Closed) = objects(what, kind, &resource, &changes).await {
                     return;
                 }
                 Duration::ZERO
@@ -79,12 +109,12 @@ async fn follow(client: Client, kind: Kind, changes: Sender<Change>) {
 
 /// Tells of the objects of a kind, until it is not served any more.
 async fn objects(
-    api: Api<DynamicObject>,
+    (api, config): (Api<DynamicObject>, watcher::Config),
     kind: Kind,
     resource: &ApiResource,
     changes: &Sender<Change>,
 ) -> Result<(), Closed> {
-    let events = watcher(api, watcher::Config::default()).default_backoff();
+    let events = watcher(api, config).default_backoff();
     tokio::pin!(events);
     let mut all = Vec::new();
     loop {

@@ -53,6 +53,9 @@ impl NodeService for Nodes {
             Ok(Err(refused @ NotTaken::Malformed(_))) => {
                 Err(Status::invalid_argument(refused.to_string()))
             }
+            Ok(Err(refused @ NotTaken::Unwanted)) => {
+                Err(Status::failed_precondition(refused.to_string()))
+            }
             Ok(Err(refused @ NotTaken::State(_))) => {
                 tracing::error!(reason = %refused, "a report was not taken");
                 Err(Status::unavailable(refused.to_string()))
