@@ -77,13 +77,11 @@ pub(super) fn hold(world: &World, settings: &Settings, compiled: &mut Compiled) 
         if is_hidden && *phase == Phase::Closed && !compiled.wanted.contains_key(service) {
             compiled.closed.insert(service.clone());
         }
-        if let (true, Some((gateway, denied))) = (is_hidden, bound(phase)) {
-            // What is closed meanwhile stays so, and bound, when it is understood again.
-            let closed = compiled.closed.remove(service);
+        if let (true, Some((gateway, deny))) = (is_hidden, bound(phase)) {
             let wanted = || Wanted {
                 gateway: gateway.clone(),
                 policed: true,
-                deny: denied || closed,
+                deny,
             };
             compiled
                 .wanted

@@ -15,6 +15,8 @@ use super::{FIRST, Settings};
 
 /// Bytes of a stream that are read before its tunnel asks for more. One that is never read never does.
 const PROVEN: usize = 4 * FIRST;
+/// Streams that share a tunnel with full windows: whoever else is in it, and is not read, keeps as much.
+const SHARERS: usize = 16;
 
 /// Of all tunnels of a process.
 #[derive(Debug)]
@@ -133,9 +135,18 @@ impl Grant {
         })
     }
 
+    /// Streams that should be open at once.
+    pub(super) fn most(&self) -> usize {
+        if self.grown.get() {
+            SHARERS
+        } else {
+            usize::MAX
+        }
+    }
+
     /// Grants all streams the full window by `set`, if one has asked for it and the budget has room.
     pub(super) fn grow<E>(&self, set: impl FnOnce(u32) -> Result<(), E>) {
-        if !self.wanted.take() || self.grown.get() {
+        if !self.wanted.take() || self.grown.get() || self.streams.get() > SHARERS {
             return;
         }
         let more = self.full.saturating_sub(self.least) as usize;
@@ -236,6 +247,7 @@ mod tests {
         one.read(1);
         grant.grow(set);
         assert_eq!(told.take(), Some(grant.full));
+        assert_eq!(grant.most(), SHARERS);
         assert_eq!(grant.budget.granted(), 2 * (4 * LEAST + 10));
         one.read(PROVEN);
         grant.grow(set);
@@ -245,13 +257,18 @@ mod tests {
     }
 
     #[test]
-    fn a_tunnel_stays_as_it_is_where_half_of_the_budget_is_granted_or_it_cannot_be_said() {
+    fn a_tunnel_stays_as_it_is_where_half_of_the_budget_is_granted_or_many_share_it_or_it_cannot_be_said()
+     {
         let tight = grant(10 * LEAST);
         let (mut one, _two) = (tight.stream().unwrap(), tight.stream().unwrap());
         one.read(PROVEN);
         let before = tight.budget.granted();
         tight.grow(|_| -> Result<(), ()> { panic!("there is no room") });
         assert_eq!(tight.budget.granted(), before);
+        let crowd = grant(usize::MAX);
+        let mut streams: Vec<_> = (0..=SHARERS).map(|_| crowd.stream().unwrap()).collect();
+        streams[0].read(PROVEN);
+        crowd.grow(|_| -> Result<(), ()> { panic!("there are too many") });
         let roomy = grant(100 * LEAST);
         let mut one = roomy.stream().unwrap();
         one.read(PROVEN);

@@ -214,7 +214,8 @@ impl Tunnel {
         match self.begun() {
             Begun::Yes => {
                 let granted = self.send.current_max_send_streams();
-                granted.min(self.state.most).max(1)
+                let most = self.state.most.min(self.state.grant.most());
+                granted.min(most).max(1)
             }
             Begun::NotYet | Begun::Never => 1,
         }

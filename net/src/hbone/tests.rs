@@ -99,6 +99,85 @@ async fn a_refused_stream_tells_its_status_and_the_tunnel_lives_on() {
         .await;
 }
 
+/// Settings of a process whose tunnels may keep that much.
+fn within(limit: usize) -> Settings {
+    Settings {
+        budget: Box::leak(Box::new(Budget::new(limit))),
+        ..Settings::default()
+    }
+}
+
+#[tokio::test]
+async fn what_the_budget_has_no_room_for_is_refused_by_either_end_and_fits_again_when_a_stream_ends()
+ {
+    LocalSet::new()
+        .run_until(async {
+            let one = FIRST + Settings::default().send_buffer;
+            for (ours, theirs, refused) in [
+                (within(one), within(9 * one), ConnectError::Memory),
+                (within(9 * one), within(one), ConnectError::Status(503)),
+            ] {
+                let (near, far) = duplex(1 << 20);
+                tokio::task::spawn_local(async move {
+                    let on_stream = |connect: Connect| match connect.fits() {
+                        true => echo(connect),
+                        false => connect.refuse(503),
+                    };
+                    serve(far, theirs, std::future::pending(), on_stream)
+                        .await
+                        .ok();
+                });
+                let tunnel = open(near, ours, None).await.unwrap();
+                let connect = || tunnel.connect("10.0.0.1:1", HeaderMap::new(), soon());
+                let (first, _) = connect().await.unwrap();
+                assert_eq!(connect().await.err(), Some(refused));
+                drop(first);
+                while ours.budget.granted() + theirs.budget.granted() > 0 {
+                    tokio::task::yield_now().await;
+                }
+                connect().await.unwrap();
+            }
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_read_keeps_little_and_one_that_is_gets_more() {
+    LocalSet::new()
+        .run_until(async {
+            let theirs = within(usize::MAX);
+            let (near, far) = duplex(1 << 20);
+            tokio::task::spawn_local(async move {
+                serve(far, theirs, std::future::pending(), echo).await.ok();
+            });
+            let tunnel = open(near, Settings::default(), None).await.unwrap();
+            let connected = tunnel.connect("10.0.0.1:1", HeaderMap::new(), soon());
+            let (stream, _) = connected.await.unwrap();
+            let least = FIRST + theirs.send_buffer;
+            assert_eq!(theirs.budget.granted(), least);
+            let (mut read, mut write) = tokio::io::split(stream);
+            let send = async {
+                write.write_all(&vec![0; 1 << 20]).await.unwrap();
+                write.shutdown().await.unwrap();
+            };
+            let mut all = Vec::new();
+            let (_, read) = tokio::join!(send, async {
+                let mut piece = vec![0; 1 << 16];
+                let mut most = 0;
+                loop {
+                    match read.read(&mut piece).await.unwrap() {
+                        0 => return most,
+                        n => all.extend_from_slice(&piece[..n]),
+                    }
+                    most = most.max(theirs.budget.granted());
+                }
+            });
+            assert_eq!(all.len(), 1 << 20);
+            assert_eq!(read, theirs.stream_window as usize + theirs.send_buffer);
+        })
+        .await;
+}
+
 #[tokio::test]
 async fn a_dropped_stream_is_a_reset_not_an_end() {
     LocalSet::new()

@@ -25,14 +25,17 @@ use crate::fixture::{Office, identity};
 
 /// How often each is tried: where a race decides, a few times tell nothing.
 const TIMES: usize = 200;
-/// More than all buffers on the way hold.
-const BODY: usize = 8_000_000;
 
-const TOO_LARGE: &str = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 9\r\n\r\ntoo large";
+/// An answer with its reason in words, more than is read of it at once.
+fn too_large() -> String {
+    let why = "too large".repeat(4_000);
+    let length = why.len();
+    format!("HTTP/1.1 413 Content Too Large\r\nContent-Length: {length}\r\n\r\n{why}")
+}
 
 /// An application that reads the beginning of a request's body, says this and closes. It has a thread of its own, as it is
 /// in no step with the waypoint. `resets`: its end is a reset in any case.
-fn impatient(answer: &'static str, resets: bool) -> SocketAddr {
+fn impatient(answer: String, resets: bool) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let at = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -57,11 +60,13 @@ fn proxy(office: &Office, at: Ipv4Addr, app: SocketAddr) {
         listener.set_nonblocking(true).unwrap();
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         let (tcp, _) = listener.accept().await.unwrap();
+        sys::socket::nodelay(&tcp).unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
         let (tls, _) = tls::accept(tcp, &credential, deadline).await.unwrap();
         let on_stream = |connect: hbone::Connect| {
             task::spawn(async move {
                 let app = TcpStream::connect(app).await.unwrap();
+                sys::socket::nodelay(&app).unwrap();
                 let stream = connect.accept(http::HeaderMap::new()).unwrap();
                 let (_stop, stopped) = oneshot::channel();
                 let counts = carry::Counts::default();
@@ -81,10 +86,10 @@ async fn upload(tunnel: &Tunnel) -> String {
     let stream = ask(tunnel, "10.96.0.9:80", &[]).await.unwrap();
     let (mut read, mut write) = split::<Stream>(stream);
     let send = async {
-        let head = format!("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: {BODY}\r\n\r\n");
+        let head = "POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 800000000\r\n\r\n";
         write.write_all(head.as_bytes()).await.unwrap();
         // Whoever has its answer may close.
-        write.write_all(&vec![b'x'; BODY]).await.ok();
+        while write.write_all(&[b'x'; 8 << 10]).await.is_ok() {}
         std::future::pending().await
     };
     let mut answer = Vec::new();
@@ -95,12 +100,19 @@ async fn upload(tunnel: &Tunnel) -> String {
     String::from_utf8(answer).unwrap()
 }
 
-async fn all_hear(waypoint: &Waypoint, status: &str, body: &str) {
+async fn all_hear(waypoint: &Waypoint, answer: &str) {
+    let (head, body) = answer.split_once("\r\n").unwrap_or((answer, ""));
+    let (_, body) = body.split_once("\r\n\r\n").unwrap_or_default();
     let tunnel = waypoint.tunnel("cart").await;
     for at in 0..TIMES {
         let answer = upload(&tunnel).await;
-        assert!(answer.starts_with(status), "{at}: {answer}");
-        assert!(answer.ends_with(body), "{at}: {answer}");
+        assert!(answer.starts_with(head), "{at}: {answer}");
+        assert!(
+            answer.ends_with(body),
+            "{at}: {} of {}",
+            answer.len(),
+            body.len()
+        );
     }
     let pools = &waypoint.worker.front.pools;
     while pools.connections() > 0 {
@@ -112,9 +124,9 @@ async fn all_hear(waypoint: &Waypoint, status: &str, body: &str) {
 fn the_answer_of_an_endpoint_that_does_not_read_the_rest_is_heard() {
     alone(async {
         let waypoint = Waypoint::start().await;
-        let app = impatient(TOO_LARGE, false);
+        let app = impatient(too_large(), false);
         waypoint.orders(Protocol::Http1, app, &[]);
-        all_hear(&waypoint, "HTTP/1.1 413 ", "too large").await;
+        all_hear(&waypoint, &too_large()).await;
     });
 }
 
@@ -122,7 +134,7 @@ fn the_answer_of_an_endpoint_that_does_not_read_the_rest_is_heard() {
 fn it_is_heard_through_a_tunnel() {
     alone(async {
         let waypoint = Waypoint::start().await;
-        let app = impatient(TOO_LARGE, false);
+        let app = impatient(too_large(), false);
         // An address of this test alone: the port is the same for all.
         let [.., high, low] = std::process::id().to_be_bytes();
         let at = Ipv4Addr::new(127, 99, high, low);
@@ -132,7 +144,7 @@ fn it_is_heard_through_a_tunnel() {
         pod.addresses = vec![at.octets().to_vec()];
         pod.tunnel_protocol = TunnelProtocol::Hbone.into();
         waypoint.leads_to(Protocol::Http1, backend, &[]);
-        all_hear(&waypoint, "HTTP/1.1 413 ", "too large").await;
+        all_hear(&waypoint, &too_large()).await;
     });
 }
 
@@ -140,8 +152,8 @@ fn it_is_heard_through_a_tunnel() {
 fn an_endpoint_that_says_nothing_is_lost() {
     alone(async {
         let waypoint = Waypoint::start().await;
-        waypoint.orders(Protocol::Http1, impatient("", false), &[]);
-        all_hear(&waypoint, "HTTP/1.1 503 ", "").await;
+        waypoint.orders(Protocol::Http1, impatient(String::new(), false), &[]);
+        all_hear(&waypoint, "HTTP/1.1 503 ").await;
     });
 }
 
@@ -150,7 +162,8 @@ fn an_answer_whose_end_is_a_reset_does_not_look_whole() {
     alone(async {
         let waypoint = Waypoint::start().await;
         // Its end is the end of the connection.
-        let app = impatient("HTTP/1.1 413 Content Too Large\r\n\r\ntoo", true);
+        let answer = "HTTP/1.1 413 Content Too Large\r\n\r\ntoo".to_owned();
+        let app = impatient(answer, true);
         waypoint.orders(Protocol::Http1, app, &[]);
         let tunnel = waypoint.tunnel("cart").await;
         for at in 0..TIMES {

@@ -55,7 +55,17 @@ impl Waypoint {
     }
 
     pub(super) async fn with_workers(number: usize) -> Self {
+        Self::set(number, &[]).await
+    }
+
+    /// One with other settings.
+    pub(super) async fn limited(settings: &[(&str, &str)]) -> Self {
+        Self::set(1, settings).await
+    }
+
+    async fn set(number: usize, settings: &[(&str, &str)]) -> Self {
         let env = [("GATEWAY", "waypoint"), ("POD_NAMESPACE", "shop")];
+        let env: Vec<_> = env.iter().chain(settings).copied().collect();
         let config = Config::read(&Environment::of(&env)).unwrap();
         let (certificates, keeper) = Certificates::new(clock::wall);
         let authority = Office::new();

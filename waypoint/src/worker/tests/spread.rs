@@ -171,6 +171,38 @@ async fn spread(waypoint: &Waypoint, connections: usize) -> Vec<usize> {
 }
 
 #[test]
+fn a_client_gets_no_more_tunnels_than_one_may_have_until_one_of_them_closes() {
+    alone(async {
+        let waypoint = Waypoint::limited(&[("MAX_TUNNELS_PER_CLIENT", "1")]).await;
+        let first = waypoint.tunnel("cart").await;
+        let client = IpAddr::from(Ipv4Addr::LOCALHOST);
+        assert_eq!(waypoint.shared.tunnels_of(client), 1);
+        let mut second = TcpStream::connect(waypoint.at).await.unwrap();
+        assert_eq!(second.read(&mut [0; 1]).await.unwrap(), 0);
+        let series = "ambit_tunnels_refused_total{reason=\"too_many_of_client\"} 1";
+        assert!(waypoint.metrics.encode().unwrap().contains(series));
+        drop(first);
+        while waypoint.shared.tunnels_of(client) > 0 {
+            tokio::task::yield_now().await;
+        }
+        waypoint.tunnel("cart").await;
+    });
+}
+
+#[test]
+fn a_stream_that_the_budget_has_no_room_for_is_refused() {
+    alone(async {
+        let waypoint = Waypoint::limited(&[("TUNNEL_MEMORY", "1")]).await;
+        waypoint.orders(Protocol::Tcp, echo("").await, &[]);
+        let tunnel = waypoint.tunnel("cart").await;
+        let refused = ask(&tunnel, "10.96.0.9:80", &[]).await;
+        assert_eq!(refused.err(), Some(ConnectError::Status(503)));
+        let series = "ambit_streams_refused_total{response_code=\"503\"} 1";
+        assert!(waypoint.metrics.encode().unwrap().contains(series));
+    });
+}
+
+#[test]
 fn many_connections_of_one_client_use_all_workers() {
     alone(async {
         for (connections, tunnels) in [(1, [1, 0]), (16, [1, 0]), (17, [1, 1]), (64, [2, 2])] {
