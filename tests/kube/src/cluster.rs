@@ -1,7 +1,7 @@
 //! One cluster, from its start to its end.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::{Command, id},
     sync::atomic::{AtomicU32, Ordering},
@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde_json::Value;
+use sys::netns::Netns;
 
 use crate::program::{Failed, run, wait};
 
@@ -138,6 +139,18 @@ impl Cluster {
         self.fixture(&[&["node", node], command].concat())
     }
 
+    /// The network namespace of a node.
+    ///
+    /// # Panics
+    /// If it does not run here.
+    pub fn netns(&self, node: &str) -> Netns {
+        let file = self.state.join(node).join("pid");
+        let pid = fs::read_to_string(&file).unwrap_or_default();
+        let pid = pid.split_whitespace().next().unwrap_or("none");
+        let netns = Netns::open(format!("/proc/{pid}/ns/net"));
+        netns.unwrap_or_else(|error| panic!("{node}: {error}"))
+    }
+
     /// Gives every node an image of a directory.
     ///
     /// # Panics
@@ -160,7 +173,10 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if env::var_os("AMBIT_KUBE_KEEP").is_some() {
-            println!("the cluster stays: KUBECONFIG={}", self.kubeconfig().display());
+            println!(
+                "the cluster stays: KUBECONFIG={}",
+                self.kubeconfig().display()
+            );
         } else if let Err(failed) = self.fixture(&["down"]) {
             eprintln!("{failed}");
         }

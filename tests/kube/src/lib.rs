@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod image;
+pub mod mesh;
 pub mod program;
 
 pub use cluster::Cluster;

@@ -21,7 +21,9 @@ pub struct Failed {
 
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let code = self.code.map_or("killed".to_owned(), |code| code.to_string());
+        let code = self
+            .code
+            .map_or("killed".to_owned(), |code| code.to_string());
         write!(f, "`{}` failed ({code}): {}", self.command, self.said)
     }
 }
