@@ -11,10 +11,11 @@ use std::{
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-use super::{FIRST, Settings};
+use super::Settings;
 
-/// Bytes of a stream that are read before its tunnel asks for more. One that is never read never does.
-const PROVEN: usize = 4 * FIRST;
+/// Bytes of a stream that are read before its tunnel asks for more: what the buffer of a socket may take of them though nobody
+/// reads there (Linux: `tcp_wmem`).
+const PROVEN: usize = 4 << 20;
 /// Streams that share a tunnel with full windows: whoever else is in it, and is not read, keeps as much.
 const SHARERS: usize = 16;
 
@@ -218,7 +219,7 @@ mod tests {
         })
     }
 
-    const LEAST: usize = FIRST;
+    const LEAST: usize = super::super::FIRST;
 
     #[test]
     fn a_stream_beyond_the_budget_is_refused_and_counted_until_another_ends() {

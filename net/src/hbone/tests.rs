@@ -157,7 +157,7 @@ async fn a_stream_that_is_not_read_keeps_little_and_one_that_is_gets_more() {
             assert_eq!(theirs.budget.granted(), least);
             let (mut read, mut write) = tokio::io::split(stream);
             let send = async {
-                write.write_all(&vec![0; 1 << 20]).await.unwrap();
+                write.write_all(&vec![0; 8 << 20]).await.unwrap();
                 write.shutdown().await.unwrap();
             };
             let mut all = Vec::new();
@@ -172,7 +172,7 @@ async fn a_stream_that_is_not_read_keeps_little_and_one_that_is_gets_more() {
                     most = most.max(theirs.budget.granted());
                 }
             });
-            assert_eq!(all.len(), 1 << 20);
+            assert_eq!(all.len(), 8 << 20);
             assert_eq!(read, theirs.stream_window as usize + theirs.send_buffer);
         })
         .await;
