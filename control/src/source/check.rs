@@ -28,7 +28,7 @@ pub struct Check {
     pub problems: Vec<Problem>,
     /// Why a control plane would not start with this. Other problems it logs, and starts without what is faulty.
     pub refusal: Option<Refusal>,
-    /// What is worth knowing but not wrong: kinds that are not used, conditions that do not simply say yes.
+    /// What is worth knowing but not wrong: kinds that are not used, files that are empty, conditions that do not simply say yes.
     pub notes: Vec<String>,
 }
 
@@ -211,6 +211,7 @@ fn checked(loaded: Loaded, alone: bool, settings: &Settings) -> Check {
         world,
         problems,
         unused,
+        empty,
         ..
     } = loaded;
     let compiled = compile(&world, settings);
@@ -218,6 +219,8 @@ fn checked(loaded: Loaded, alone: bool, settings: &Settings) -> Check {
         .iter()
         .map(|kind| format!("{kind}: not used"))
         .collect();
+    let empty = empty.iter();
+    notes.extend(empty.map(|file| format!("{}: the file is empty", file.display())));
     notes.extend(strange_parents(&world));
     for (object, status) in &compiled.statuses {
         notes.extend(told(&object.to_string(), &status.conditions));

@@ -41,6 +41,25 @@ pub(super) fn objects(text: &str) -> Vec<Guess> {
     parts(text).into_iter().filter_map(object).collect()
 }
 
+/// The kinds of which a text that cannot be read may hold an object: all, unless it says what it is.
+pub(super) fn kinds(text: &str) -> Vec<Kind> {
+    let text = text.trim_end();
+    let mut heads = text.lines().filter(|line| is_of(line, "kind")).peekable();
+    let told = heads.peek().is_some() && heads.all(|it| words(it, "kind").next().is_some());
+    let last = text.lines().next_back().unwrap_or_default();
+    let called: BTreeSet<_> = words(text, "kind").collect();
+    let lists = called.iter().any(|it| it.eq_ignore_ascii_case("List"));
+    // The last word may be cut.
+    if !told || lists || last.contains("kind") {
+        return Kind::all().collect();
+    }
+    let policies = words(text, "apiVersion").any(|group| Kind::policy(group, "").is_some());
+    let counts = |kind: &Kind| {
+        policies && kind.is_policy() || called.iter().any(|name| kind.is_called(name))
+    };
+    Kind::all().filter(counts).collect()
+}
+
 /// The text, cut where what begins an object comes once more.
 fn parts(text: &str) -> Vec<&str> {
     let (mut parts, mut seen) = (Vec::new(), Vec::new());
