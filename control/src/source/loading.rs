@@ -51,7 +51,7 @@ impl Loading<'_> {
             }
             match manifest::tree(document) {
                 Ok(tree) if is_stored(&tree) => unclear.torn.extend(self.stored(file, document)),
-                Ok(tree) => self.tree(file, document, &tree, &mut unclear),
+                Ok(tree) => self.tree((file, document), (&tree, ""), &mut unclear),
                 Err(fault) => {
                     unclear.kinds.extend(guess::kinds(document.text));
                     let nameless = self.broken(file, document, fault);
@@ -64,41 +64,42 @@ impl Loading<'_> {
         }
     }
 
-    fn tree(&mut self, file: &Path, document: &Document<'_>, tree: &Value, unclear: &mut Unclear) {
-        let is_list = tree
-            .get("kind")
-            .and_then(Value::as_str)
-            .is_some_and(|kind| kind.eq_ignore_ascii_case("List"));
-        let items = tree.get("items");
-        if is_list && items.is_none_or(|items| !items.is_array()) {
-            let (field, reason) = ("items".to_owned(), "expected a list".to_owned());
+    /// What stands at this path of a document.
+    fn tree(
+        &mut self,
+        (file, document): (&Path, &Document<'_>),
+        (tree, path): (&Value, &str),
+        unclear: &mut Unclear,
+    ) {
+        let kind = tree.get("kind").and_then(Value::as_str);
+        if kind.is_some_and(guess::is_list) {
+            let begin = if path.is_empty() { "" } else { "." };
+            let field = format!("{path}{begin}items");
+            if let Some(items) = tree.get("items").and_then(Value::as_array) {
+                for (i, item) in items.iter().enumerate() {
+                    let path = format!("{field}[{i}]");
+                    self.tree((file, document), (item, &path), unclear);
+                }
+                return;
+            }
+            let reason = "expected a list".to_owned();
             let nameless = self.broken(file, document, Fault { field, reason });
             unclear.nameless.extend(nameless);
             return unclear.kinds.extend(Kind::all());
         }
-        let manifests: Vec<_> = match items.and_then(Value::as_array).filter(|_| is_list) {
-            Some(items) => items
-                .iter()
-                .enumerate()
-                .map(|(i, item)| (item, format!("items[{i}]")))
-                .collect(),
-            None => vec![(tree, String::new())],
-        };
-        for (tree, path) in manifests {
-            match manifest::manifest(tree, &path) {
-                Manifest::Object(object) => self.object(file, document.number, *object),
-                Manifest::Unused(kind) => drop(self.loaded.unused.insert(kind)),
-                Manifest::Alien(fault) => {
-                    let nameless = self.broken(file, document, fault);
-                    unclear.nameless.extend(nameless);
-                    unclear.kinds.extend(alien(tree));
-                }
-                Manifest::Refused(refused) => {
-                    let kind = refused.kind;
-                    if let Some(nameless) = self.refused(file, document.number, refused) {
-                        unclear.nameless.push(nameless);
-                        unclear.kinds.insert(kind);
-                    }
+        match manifest::manifest(tree, path) {
+            Manifest::Object(object) => self.object(file, document.number, *object),
+            Manifest::Unused(kind) => drop(self.loaded.unused.insert(kind)),
+            Manifest::Alien(fault) => {
+                let nameless = self.broken(file, document, fault);
+                unclear.nameless.extend(nameless);
+                unclear.kinds.extend(alien(tree));
+            }
+            Manifest::Refused(refused) => {
+                let kind = refused.kind;
+                if let Some(nameless) = self.refused(file, document.number, refused) {
+                    unclear.nameless.push(nameless);
+                    unclear.kinds.insert(kind);
                 }
             }
         }

@@ -96,7 +96,8 @@ impl Loading<'_> {
     /// removes the file.
     fn empty(&mut self, file: &Path) {
         if self.keep(file).is_empty() && !self.previous.stored.contains_key(file) {
-            return drop(self.loaded.empty.insert(file.to_owned()));
+            self.loaded.empty.insert(file.to_owned());
+            return;
         }
         let field = String::new();
         let reason = EMPTY.to_owned();

@@ -101,6 +101,30 @@ fn what_others_call_alike_is_theirs() {
     }
 }
 
+#[test]
+fn lists_in_lists_are_unpacked_whatever_their_case() {
+    let item = policy("p", DENY_BANK).replace("---\n", "");
+    for kind in ["List", "list", "Lists"] {
+        let list = |items: &str| {
+            format!(
+                "{{apiVersion: v1, kind: {kind}, items: [{}]}}",
+                items.trim()
+            )
+        };
+        let loaded = one(&list(&list(&item)), None);
+        assert_eq!(
+            (&loaded.problems, loaded.unused.len()),
+            (&vec![], 0),
+            "{kind}"
+        );
+        assert_eq!(loaded.world.authorization_policies.len(), 1, "{kind}");
+        let faulty = one(&list(&list(&item.replace("DENY", "NO"))), None);
+        assert_eq!(faulty.problems[0].field, "items[0].items[0].spec.action");
+        let without = list(&list(&item).replace("items", "item"));
+        assert_eq!(one(&without, None).problems[0].field, "items[0].items");
+    }
+}
+
 /// Documents that cannot be read.
 fn torn(kind: &str) -> [String; 5] {
     [
