@@ -15,11 +15,10 @@ use std::{
 };
 
 use proto::workload::address::Type;
-use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::{
-    compile::{self, Compiled, Settings, compile},
+    compile::{Compiled, Settings, compile},
     manifest::ObjectRef,
     phase::Reached,
     placements::Placements,
@@ -40,11 +39,13 @@ use crate::{
 mod bindings;
 mod missing;
 pub mod recorded;
+mod statuses;
 #[cfg(test)]
 mod tests;
 
 pub use bindings::{Bindings, WAYPOINTS};
 pub use missing::Missing;
+use statuses::unwell;
 
 /// The statuses of all objects in the state directory.
 pub const STATUSES: &str = "statuses.json";
@@ -182,7 +183,8 @@ impl Source {
     }
 
     fn tell_strange(&mut self) {
-        let strange = source::check::strange_parents(&self.loaded.world);
+        let mut strange = source::check::empty(&self.loaded.empty);
+        strange.extend(source::check::strange_parents(&self.loaded.world));
         for what in strange.iter().filter(|what| !self.strange.contains(what)) {
             tracing::warn!("{what}");
         }
@@ -231,31 +233,8 @@ impl Source {
     ) -> Mesh {
         let compile = |waypoints: &Waypoints| self.compiled(reports, waypoints);
         let (compiled, mut mesh) = assemble(compile, bindings, reached, previous);
-        mesh.statuses = self.statuses(&compiled);
+        mesh.statuses = self.statuses(&compiled, unwell(reports, &mesh.placements));
         mesh
-    }
-
-    fn statuses(&self, compiled: &Compiled) -> String {
-        let problems = self.problems.iter().chain(&self.late).map(|problem| {
-            json!({
-                "file": problem.file.display().to_string(),
-                "document": problem.document,
-                "object": problem.object.as_ref().map(ObjectRef::to_string),
-                "field": problem.field,
-                "reason": problem.reason,
-            })
-        });
-        let objects = compiled.statuses.iter();
-        let objects =
-            objects.map(|(object, status)| (object.to_string(), compile::json::status(status)));
-        let page = json!({
-            "heldBack": self.held_back,
-            "unreadable": self.unreadable,
-            "problems": problems.collect::<Vec<Value>>(),
-            "unused": self.loaded.unused,
-            "objects": serde_json::Map::from_iter(objects),
-        });
-        format!("{page:#}\n")
     }
 }
 

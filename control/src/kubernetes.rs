@@ -1,7 +1,9 @@
 //! A Kubernetes API server as the source, and as the only place where anything is kept.
 
 pub mod follow;
+pub mod leader;
 pub mod objects;
 pub mod reviews;
 pub mod root;
+pub mod status;
 pub mod watch;

@@ -188,6 +188,12 @@ impl Kind {
         named.or_else(|| security.then_some(Self::AuthorizationPolicy))
     }
 
+    /// The kind that is meant by a name that is written otherwise, of its own group or of none.
+    fn meant(group: &str, name: &str) -> Option<Self> {
+        let close = |kind: &Self| group.is_empty() || kind.group().eq_ignore_ascii_case(group);
+        Self::all().find(|kind| close(kind) && kind.is_called(name))
+    }
+
     /// Whether this is its name, in any case, of one or of several.
     pub fn is_called(self, name: &str) -> bool {
         let (own, name) = (
@@ -195,8 +201,9 @@ impl Kind {
             name.to_ascii_lowercase(),
         );
         let many = match own.strip_suffix('y') {
-            Some(stem) => format!("{stem}ies"),
-            None => format!("{own}s"),
+            Some(stem) if !stem.ends_with('a') => format!("{stem}ies"),
+            _ if own.ends_with('s') => format!("{own}es"),
+            _ => format!("{own}s"),
         };
         name == own || name == many
     }
@@ -356,7 +363,8 @@ pub fn manifest(tree: &Value, path: &str) -> Manifest {
     };
     let (group, number) = version.split_once('/').unwrap_or(("", version));
     let written = Kind::find(group, kind);
-    let Some(found) = written.or_else(|| Kind::policy(version, kind)) else {
+    let slip = || Kind::policy(version, kind).or_else(|| Kind::meant(group, kind));
+    let Some(found) = written.or_else(slip) else {
         return Manifest::Unused(format!("{version}/{kind}"));
     };
     if found == Kind::ConfigMap && !mesh::is_meant(&at) {
@@ -369,7 +377,10 @@ pub fn manifest(tree: &Value, path: &str) -> Manifest {
     }
     let is_spelt = found.as_str() == kind;
     if !is_spelt {
-        let reason = format!("{kind:?} is not a kind of {SECURITY}");
+        let reason = match found.is_called(kind) {
+            true => format!("{kind:?} is written {:?}", found.as_str()),
+            false => format!("{kind:?} is not a kind of {SECURITY}"),
+        };
         faults.add(&at, "kind", reason);
     }
     let meta = metadata(&at, found, &mut faults);

@@ -24,6 +24,7 @@ pub mod check;
 pub mod files;
 mod guess;
 mod loading;
+mod nameless;
 
 /// What was made of the files.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +35,8 @@ pub struct Loaded {
     pub problems: Vec<Problem>,
     /// Kinds that are there and are not used, as `apiVersion/kind`.
     pub unused: BTreeSet<String>,
+    /// Files without content that held nothing before.
+    pub empty: BTreeSet<PathBuf>,
     /// Where each object, or denial, came from.
     origins: BTreeMap<ObjectRef, PathBuf>,
     /// What is defined more than once, and not alike.
@@ -87,7 +90,7 @@ impl Problem {
 
 /// Reads the files of a directory that end in `.yaml`, `.yml` or `.json`, not those of directories below it; or a
 /// single file. Names that begin with a dot are left out, because editors put half-written files there. A file that
-/// goes away meanwhile counts as not there. Each is read as it is now, even if somebody is writing it: whoever reads
+/// goes away meanwhile counts as not there, and so does a link to nowhere; one that cannot be looked at is an error. Each is read as it is now, even if somebody is writing it: whoever reads
 /// more than once uses [`Files`](files::Files).
 pub fn read_dir(path: &Path) -> io::Result<BTreeMap<PathBuf, String>> {
     each(path, |path| {
@@ -115,12 +118,7 @@ fn each<T>(path: &Path, read: impl Fn(&Path) -> io::Result<T>) -> io::Result<BTr
             match read(path) {
                 Ok(found) => drop(files.insert(path.clone(), found)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    return Err(io::Error::new(
-                        error.kind(),
-                        format!("{}: {error}", path.display()),
-                    ));
-                }
+                Err(error) => return Err(of(path, &error)),
             }
         }
         let now = list(path)?;
@@ -143,11 +141,25 @@ fn list(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
         let manifest = path
             .extension()
             .is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
-        if !hidden && manifest && path.is_file() {
+        if !hidden && manifest && is_file(&path)? {
             files.insert(path);
         }
     }
     Ok(files)
+}
+
+/// Whether there is a file. Of what nobody can say so, nobody can say either that it holds nothing.
+fn is_file(path: &Path) -> io::Result<bool> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(found.is_file()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(of(path, &error)),
+    }
+}
+
+/// The error, with the file that it is about.
+fn of(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// Bytes that are not UTF-8 become U+FFFD, which [`load`] sees.
@@ -169,11 +181,8 @@ pub fn load(files: &BTreeMap<PathBuf, String>, previous: Option<&Loaded>) -> Loa
     for (file, text) in full {
         loading.file(file, text);
     }
-    loading.unclear();
-    // Last, so that what another file holds now is known.
-    for (file, _) in empty {
-        loading.empty(file);
-    }
+    let empty: Vec<_> = empty.into_iter().map(|(file, _)| file).collect();
+    loading.missing(&empty);
     let Loading { mut loaded, .. } = loading;
     loaded.problems.sort_by(|a, b| a.file.cmp(&b.file));
     for stored in loaded.stored.values().cloned() {

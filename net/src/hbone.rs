@@ -14,7 +14,7 @@ mod stream;
 
 use std::time::Duration;
 
-pub use budget::{Budget, Need, allows};
+pub use budget::Budget;
 pub use client::{Begun, ConnectError, Place, Tunnel, open};
 pub use credit::{Credit, FIRST, HALTED};
 pub use pool::{Key, Pool};
@@ -25,7 +25,7 @@ pub use stream::Stream;
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// What a peer may send on one stream before it is read, once a stream of its tunnel is read as fast as it comes. Before
-    /// that it is [no more than every peer takes for granted](FIRST).
+    /// that it is 256 KiB, if that is less.
     pub stream_window: u32,
     /// What a peer may send on all streams together, and so what it can make us keep. It bounds the
     /// [streams](Self::streams) of a tunnel.
@@ -82,9 +82,9 @@ impl Settings {
         }
     }
 
-    /// The window that streams begin with. To say less than what is taken for granted would come too late.
+    /// The window that streams begin with.
     fn least(&self) -> u32 {
-        self.stream_window.min(FIRST as u32)
+        self.stream_window.min(budget::LEAST)
     }
 
     /// What is granted on all streams together: no more than they can fill.

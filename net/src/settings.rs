@@ -143,8 +143,8 @@ pub fn upstream(env: &Environment, prefix: &str, cluster: Name) -> Option<Upstre
     })
 }
 
-/// `HTTP2_STREAM_WINDOW_SIZE` (512Ki), `HTTP2_CONNECTION_WINDOW_SIZE` (50Mi), `HTTP2_FRAME_SIZE` (256Ki); `TUNNEL_MEMORY` (half
-/// of what the process may use), which is one for the whole process: to be read once.
+/// `HTTP2_STREAM_WINDOW_SIZE` (512Ki), `HTTP2_CONNECTION_WINDOW_SIZE` (50Mi), `HTTP2_FRAME_SIZE` (256Ki); `MAX_MEMORY`
+/// (seven eighths of what the process may use), which is one for the whole process: to be read once.
 pub fn tunnel(env: &Environment) -> Result<hbone::Settings, BadSetting> {
     let default = hbone::Settings::default();
     let size = |name, default| {
@@ -169,13 +169,10 @@ pub fn tunnel(env: &Environment) -> Result<hbone::Settings, BadSetting> {
 }
 
 fn memory(env: &Environment) -> Result<usize, BadSetting> {
-    let half = crate::memory::limit().map_or(TUNNEL_MEMORY, |bytes| bytes / 2);
-    let bytes = env.size("TUNNEL_MEMORY", half)?;
+    let most = crate::memory::limit().map_or(u64::MAX, |bytes| bytes / 8 * 7);
+    let bytes = env.size("MAX_MEMORY", most)?;
     Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
 }
-
-/// Where nobody says how much memory there is.
-const TUNNEL_MEMORY: u64 = 1 << 30;
 
 /// A number of worker threads: a number, a percentage of the cores, or 0 for all of them.
 pub fn threads(env: &Environment, name: &str, default: usize) -> Result<usize, BadSetting> {

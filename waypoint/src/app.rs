@@ -19,7 +19,7 @@ use net::{
     channel::ChannelError,
     clock,
     discovery::{self, Discovery},
-    drain, executable,
+    drain, executable, memory,
     metrics::Metrics,
 };
 use sys::socket::Options;
@@ -78,6 +78,7 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
     let (certificates, keeper) = Certificates::new(clock::wall);
     let mut metrics = Metrics::new("waypoint", env!("CARGO_PKG_VERSION"), config.workers);
     metrics.memory(config.tunnel.budget);
+    tokio::task::spawn_local(memory::watch(config.tunnel.budget));
     let log = config.access_log.then_some(config.log_format);
     let telemetry = Telemetry::new(&mut metrics, config.workers, log);
     let metrics = Arc::new(metrics);

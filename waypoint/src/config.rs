@@ -54,7 +54,7 @@ pub struct Config {
     /// `TUNNEL_ADDRESS` (`[::]:15008`, or `0.0.0.0:15008` without IPv6): where clients' tunnels come in.
     pub listen: SocketAddr,
     /// `HTTP2_STREAM_WINDOW_SIZE` (512Ki), `HTTP2_CONNECTION_WINDOW_SIZE` (50Mi), `HTTP2_FRAME_SIZE` (256Ki): of tunnels; and
-    /// `TUNNEL_MAX_STREAMS` (16), which a client may have open in one; `TUNNEL_MEMORY` (half of what the process may use).
+    /// `TUNNEL_MAX_STREAMS` (16), which a client may have open in one; `MAX_MEMORY` (seven eighths of what the process may use).
     pub tunnel: hbone::Settings,
     /// `POOL_MAX_STREAMS_PER_CONNECTION` (100): streams in one tunnel of ours.
     pub max_streams: usize,

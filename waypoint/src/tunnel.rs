@@ -126,7 +126,7 @@ async fn serve(worker: Rc<Worker>, connect: Connect, peer: Identity, from: Socke
         return connect.refuse(503);
     };
     if !connect.fits() {
-        tracing::warn!(%from, %peer, "a stream is refused: tunnels were granted TUNNEL_MEMORY already");
+        tracing::warn!(%from, %peer, "a stream is refused: this waypoint holds MAX_MEMORY already");
         worker.counting.stream_refused(503);
         return connect.refuse(503);
     }

@@ -19,7 +19,7 @@ use net::{
     channel::ChannelError,
     clock,
     discovery::{self, Discovery},
-    drain, executable,
+    drain, executable, memory,
     metrics::{self, Metrics, Proxies},
 };
 use prost::Message;
@@ -69,6 +69,7 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
     let (certificates, keeper) = Certificates::new(clock::wall);
     let mut metrics = Metrics::new("ztunnel", env!("CARGO_PKG_VERSION"), config.workers);
     metrics.memory(config.tunnel.budget);
+    tokio::task::spawn_local(memory::watch(config.tunnel.budget));
     let proxies = Proxies::register(metrics.registry());
     let metrics = Arc::new(metrics);
     let (drainer, drain) = drain::pair();

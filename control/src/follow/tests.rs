@@ -6,6 +6,7 @@ use proto::{
     node::{PodReport, ReportRequest},
     workload::TunnelProtocol,
 };
+use serde_json::{Value, json};
 
 use super::*;
 use crate::{publish::Kind, state::scratch::Scratch};
@@ -368,4 +369,40 @@ policies:
     }
     fs::write(&file, "workloads: [{uid: 7}]").unwrap();
     assert!(Source::open(&file, Settings::default()).is_err());
+}
+
+#[test]
+fn the_statuses_say_why_a_pod_is_not_captured() {
+    let files = Files::new(&[("pods.yaml", PODS)]);
+    let source = files.open().unwrap();
+    let told = |reports: &ByNode| {
+        let page: Value = serde_json::from_str(&mesh_with(&source, reports).statuses).unwrap();
+        page["objects"]["Pod/shop/cart"].clone()
+    };
+    assert_eq!(told(&reporting("n1", &["cart"])), Value::Null);
+    let uncaptured = |node: &str| {
+        let mut report = (*reporting(node, &["cart"])[node]).clone();
+        report.pods[0].captured = false;
+        report.pods[0].reason = "no \"namespace\"".to_owned();
+        ByNode::from([(node.to_owned(), Arc::new(report))])
+    };
+    let expected = json!({"name": "n1", "captured": false, "reason": "no \"namespace\""});
+    assert_eq!(told(&uncaptured("n1"))["node"], expected);
+    assert_eq!(told(&uncaptured("n2")), Value::Null, "it runs elsewhere");
+}
+
+#[test]
+fn a_file_that_cannot_be_looked_at_keeps_all_as_it_was_and_refuses_a_start() {
+    let files = Files::new(&[("pods.yaml", PODS), ("p.yaml", &in_namespace(GOOD, "shop"))]);
+    let mut source = files.open().unwrap();
+    let before = policies(&source);
+    assert_eq!(before.len(), 1);
+    let path = files.0.path().join("p.yaml");
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    reread(&mut source);
+    assert_eq!((policies(&source), source.problems()), (before, 1));
+    assert!(mesh(&source).statuses.contains("p.yaml"));
+    let refused = files.open().unwrap_err().to_string();
+    assert!(refused.contains("p.yaml"), "{refused}");
 }

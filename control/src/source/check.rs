@@ -1,6 +1,10 @@
 //! Compiles a directory once and says what came of it, without a server.
 
-use std::{collections::BTreeMap, fmt, io, path::Path, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    path::{Path, PathBuf},
+};
 
 use mesh::local;
 
@@ -28,7 +32,7 @@ pub struct Check {
     pub problems: Vec<Problem>,
     /// Why a control plane would not start with this. Other problems it logs, and starts without what is faulty.
     pub refusal: Option<Refusal>,
-    /// What is worth knowing but not wrong: kinds that are not used, conditions that do not simply say yes.
+    /// What is worth knowing but not wrong: kinds that are not used, files that are empty, conditions that do not simply say yes.
     pub notes: Vec<String>,
 }
 
@@ -178,6 +182,12 @@ fn object(namespace: &str, target: &TargetRef) -> Option<ObjectRef> {
     Some(ObjectRef::new(kind, namespace, &target.name))
 }
 
+/// What is worth knowing of files that are empty and held nothing before.
+pub fn empty(files: &BTreeSet<PathBuf>) -> Vec<String> {
+    let told = |file: &PathBuf| format!("{}: the file is empty", file.display());
+    files.iter().map(told).collect()
+}
+
 /// What is worth knowing of the parents of routes: which are of no kind that a route could be attached to here, as if misspelt.
 /// Nobody else says so, because a status is only for parents that are ours.
 pub fn strange_parents(world: &World) -> Vec<String> {
@@ -211,6 +221,7 @@ fn checked(loaded: Loaded, alone: bool, settings: &Settings) -> Check {
         world,
         problems,
         unused,
+        empty,
         ..
     } = loaded;
     let compiled = compile(&world, settings);
@@ -218,6 +229,7 @@ fn checked(loaded: Loaded, alone: bool, settings: &Settings) -> Check {
         .iter()
         .map(|kind| format!("{kind}: not used"))
         .collect();
+    notes.extend(self::empty(&empty));
     notes.extend(strange_parents(&world));
     for (object, status) in &compiled.statuses {
         notes.extend(told(&object.to_string(), &status.conditions));

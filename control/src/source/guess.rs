@@ -41,6 +41,30 @@ pub(super) fn objects(text: &str) -> Vec<Guess> {
     parts(text).into_iter().filter_map(object).collect()
 }
 
+/// The kinds of which a text that cannot be read may hold an object: all, unless it says what it is.
+pub(super) fn kinds(text: &str) -> Vec<Kind> {
+    let text = text.trim_end();
+    let mut heads = text.lines().filter(|line| is_of(line, "kind")).peekable();
+    let told = heads.peek().is_some() && heads.all(|it| words(it, "kind").next().is_some());
+    let last = text.lines().next_back().unwrap_or_default();
+    let called: BTreeSet<_> = words(text, "kind").collect();
+    let lists = called.iter().any(|it| is_list(it));
+    // The last word may be cut.
+    if !told || lists || last.contains("kind") {
+        return Kind::all().collect();
+    }
+    let policies = words(text, "apiVersion").any(|group| Kind::policy(group, "").is_some());
+    let counts = |kind: &Kind| {
+        policies && kind.is_policy() || called.iter().any(|name| kind.is_called(name))
+    };
+    Kind::all().filter(counts).collect()
+}
+
+/// Whether this is the kind of what holds other objects.
+pub(super) fn is_list(kind: &str) -> bool {
+    ["list", "lists"].contains(&kind.to_ascii_lowercase().as_str())
+}
+
 /// The text, cut where what begins an object comes once more.
 fn parts(text: &str) -> Vec<&str> {
     let (mut parts, mut seen) = (Vec::new(), Vec::new());
@@ -76,7 +100,7 @@ fn is_of(line: &str, key: &str) -> bool {
 
 /// `None` if the text does not look like an object that it is unsafe to lose.
 fn object(text: &str) -> Option<Guess> {
-    let first = words(text, "kind").find(|word| *word != "List");
+    let first = words(text, "kind").find(|word| !is_list(word));
     let security = || words(text, "apiVersion").find_map(|group| Kind::policy(group, ""));
     let kind = TELLING
         .into_iter()

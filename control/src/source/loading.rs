@@ -1,20 +1,21 @@
 //! From the text of files to objects in force, one file after the other.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, path::Path};
 
 use mesh::local;
 use serde_json::Value;
 
-use super::{Loaded, Problem, guess, guess::Guess};
+use super::{
+    Loaded, Problem,
+    guess::{self, Guess},
+    nameless::{Nameless, Torn, Unclear, unread},
+};
 use crate::{
     manifest::{
-        self, Document, Fault, Kind, LIMITS, Manifest, Meta, Object, ObjectRef, Refused, Route,
-        Service, Unserved, UnservedKind, route::Rule, unserved::Target,
+        self, Document, Fault, Kind, LIMITS, Manifest, Meta, Object, ObjectRef, Refused,
+        unserved::Target,
     },
-    world::{Denial, Faulty, UNREADABLE},
+    world::{Denial, Faulty},
 };
 
 /// What is made so far.
@@ -27,33 +28,9 @@ pub(super) struct Loading<'a> {
     pub(super) unclear: Vec<Unclear>,
 }
 
-/// What of a file has no name, so that it may be anything that the file held before and nobody has now.
-pub(super) struct Unclear {
-    file: PathBuf,
-    nameless: Vec<Nameless>,
-    torn: Vec<Torn>,
-}
-
-/// A document of stored resources that cannot be read.
-struct Torn {
-    document: usize,
-    /// Those that its policies seem to be of.
-    namespaces: BTreeSet<String>,
-    fault: Fault,
-}
-
-/// A document of which nobody can say which object it holds.
-struct Nameless {
-    document: usize,
-    /// What it seems to be, if that must not get lost.
-    guess: Option<Guess>,
-    denial: Denial,
-    read: Option<Object>,
-    faulty: Faulty,
-}
-
 impl Loading<'_> {
     pub(super) fn file(&mut self, file: &Path, text: &str) {
+        let mut unclear = Unclear::of(file);
         let documents = match readable(text) {
             Ok(documents) => documents,
             Err(reason) => {
@@ -62,96 +39,67 @@ impl Loading<'_> {
                 self.problem(file, None, None, fault.clone());
                 let documents = manifest::documents(text);
                 let guessed = documents.iter().flat_map(|it| unread(it, &fault));
-                self.unclear.push(Unclear {
-                    file: file.to_owned(),
-                    nameless: guessed.collect(),
-                    torn: Vec::new(),
-                });
-                return;
+                unclear.nameless.extend(guessed);
+                unclear.kinds.extend(Kind::all());
+                return self.unclear.push(unclear);
             }
         };
-        let (mut nameless, mut torn) = (Vec::new(), Vec::new());
         for document in &documents {
             if looks_stored(document.text) {
-                torn.extend(self.stored(file, document));
+                unclear.torn.extend(self.stored(file, document));
                 continue;
             }
             match manifest::tree(document) {
-                Ok(tree) if is_stored(&tree) => torn.extend(self.stored(file, document)),
-                Ok(tree) => self.tree(file, document, &tree, &mut nameless),
-                Err(fault) => nameless.extend(self.broken(file, document, fault)),
-            }
-        }
-        if !nameless.is_empty() || !torn.is_empty() {
-            self.unclear.push(Unclear {
-                file: file.to_owned(),
-                nameless,
-                torn,
-            });
-        }
-    }
-
-    /// To be done once all files are read: only then is it known what is missing.
-    pub(super) fn unclear(&mut self) {
-        for Unclear {
-            file,
-            nameless,
-            torn,
-        } in std::mem::take(&mut self.unclear)
-        {
-            let kept = self.keep(&file);
-            for torn in torn {
-                if !self.previous.stored.contains_key(&file) {
-                    self.deny_stored(&file, torn);
+                Ok(tree) if is_stored(&tree) => unclear.torn.extend(self.stored(file, document)),
+                Ok(tree) => self.tree((file, document), (&tree, ""), &mut unclear),
+                Err(fault) => {
+                    unclear.kinds.extend(guess::kinds(document.text));
+                    let nameless = self.broken(file, document, fault);
+                    unclear.nameless.extend(nameless);
                 }
             }
-            self.nameless(&file, nameless, &kept);
+        }
+        if !unclear.is_empty() {
+            self.unclear.push(unclear);
         }
     }
 
-    /// A file without content is most likely one that somebody is about to fill: what it held stays. Who wants that gone
-    /// removes the file.
-    pub(super) fn empty(&mut self, file: &Path) {
-        if self.keep(file).is_empty() && !self.previous.stored.contains_key(file) {
-            return;
-        }
-        let field = String::new();
-        let reason = EMPTY.to_owned();
-        self.problem(file, None, None, Fault { field, reason });
-    }
-
+    /// What stands at this path of a document.
     fn tree(
         &mut self,
-        file: &Path,
-        document: &Document<'_>,
-        tree: &Value,
-        nameless: &mut Vec<Nameless>,
+        (file, document): (&Path, &Document<'_>),
+        (tree, path): (&Value, &str),
+        unclear: &mut Unclear,
     ) {
-        let is_list = tree
-            .get("kind")
-            .and_then(Value::as_str)
-            .is_some_and(|kind| kind.eq_ignore_ascii_case("List"));
-        let items = tree.get("items");
-        if is_list && items.is_none_or(|items| !items.is_array()) {
-            let (field, reason) = ("items".to_owned(), "expected a list".to_owned());
-            nameless.extend(self.broken(file, document, Fault { field, reason }));
-            return;
+        let kind = tree.get("kind").and_then(Value::as_str);
+        if kind.is_some_and(guess::is_list) {
+            let begin = if path.is_empty() { "" } else { "." };
+            let field = format!("{path}{begin}items");
+            if let Some(items) = tree.get("items").and_then(Value::as_array) {
+                for (i, item) in items.iter().enumerate() {
+                    let path = format!("{field}[{i}]");
+                    self.tree((file, document), (item, &path), unclear);
+                }
+                return;
+            }
+            let reason = "expected a list".to_owned();
+            let nameless = self.broken(file, document, Fault { field, reason });
+            unclear.nameless.extend(nameless);
+            return unclear.kinds.extend(Kind::all());
         }
-        let manifests: Vec<_> = match items.and_then(Value::as_array).filter(|_| is_list) {
-            Some(items) => items
-                .iter()
-                .enumerate()
-                .map(|(i, item)| manifest::manifest(item, &format!("items[{i}]")))
-                .collect(),
-            None => vec![manifest::manifest(tree, "")],
-        };
-        for manifest in manifests {
-            match manifest {
-                Manifest::Object(object) => self.object(file, document.number, *object),
-                Manifest::Unused(kind) => drop(self.loaded.unused.insert(kind)),
-                Manifest::Alien(fault) => nameless.extend(self.broken(file, document, fault)),
-                Manifest::Refused(refused) => {
-                    nameless.extend(self.refused(file, document.number, refused))
+        match manifest::manifest(tree, path) {
+            Manifest::Object(object) => self.object(file, document.number, *object),
+            Manifest::Unused(kind) => drop(self.loaded.unused.insert(kind)),
+            Manifest::Alien(fault) => {
+                let nameless = self.broken(file, document, fault);
+                unclear.nameless.extend(nameless);
+                unclear.kinds.extend(alien(tree));
+            }
+            Manifest::Refused(refused) => {
+                let kind = refused.kind;
+                if let Some(nameless) = self.refused(file, document.number, refused) {
+                    unclear.nameless.push(nameless);
+                    unclear.kinds.insert(kind);
                 }
             }
         }
@@ -188,7 +136,7 @@ impl Loading<'_> {
 
     /// Puts the last good version of an object in force or, for one that never had one, a denial if it is a policy, and
     /// what was `read` of it.
-    fn stand_in(
+    pub(super) fn stand_in(
         &mut self,
         reference: ObjectRef,
         denial: Denial,
@@ -307,97 +255,6 @@ impl Loading<'_> {
         unread(document, &fault)
     }
 
-    /// What a nameless document held is among the objects of its file that are missing now: all of those stay. It denies
-    /// if it seems to be a policy and no policy of that kind was missing: a denial that stays is some other document's.
-    fn nameless(&mut self, file: &Path, all: Vec<Nameless>, kept: &[ObjectRef]) {
-        for Nameless {
-            document,
-            guess,
-            denial,
-            read,
-            faulty,
-        } in all
-        {
-            let Some(Guess {
-                kind,
-                namespace,
-                name,
-            }) = guess
-            else {
-                continue;
-            };
-            let named = name.map(|name| ObjectRef {
-                kind,
-                namespace: namespace.clone(),
-                name,
-            });
-            // What has its name is another one.
-            let named = named.filter(|reference| !self.read.contains(reference));
-            let stays = match &named {
-                Some(reference) => self.loaded.origins.contains_key(reference),
-                None => kept.iter().any(|reference| {
-                    reference.kind == kind && self.previous.world.object(reference).is_some()
-                }),
-            };
-            if !stays {
-                // It has to be called something; no object can be called what is made up here.
-                let reference = named.unwrap_or_else(|| ObjectRef {
-                    kind,
-                    namespace,
-                    name: unreadable(file, document),
-                });
-                self.loaded
-                    .origins
-                    .insert(reference.clone(), file.to_owned());
-                self.loaded.world.faults.remove(&reference);
-                self.loaded.world.refused.remove(&reference);
-                self.stand_in(reference, denial, read, faulty);
-            }
-        }
-    }
-
-    /// Keeps what the file held before and is not there now.
-    fn keep(&mut self, file: &Path) -> Vec<ObjectRef> {
-        let mut kept = Vec::new();
-        for (reference, _) in self
-            .previous
-            .origins
-            .iter()
-            .filter(|(_, origin)| *origin == file)
-        {
-            if self.loaded.origins.contains_key(reference) {
-                continue;
-            }
-            let (was, now) = (&self.previous.world, &mut self.loaded.world);
-            match (was.denials.get(reference), was.object(reference)) {
-                (Some(denial), _) => drop(now.denials.insert(reference.clone(), denial.clone())),
-                (None, Some(object)) => now.insert(object),
-                (None, None) if !was.refused.contains_key(reference) => continue,
-                (None, None) => {}
-            }
-            if let Some(read) = was.refused.get(reference) {
-                now.refused.insert(reference.clone(), read.clone());
-            }
-            if let Some(faults) = was.faults.get(reference) {
-                now.faults.insert(reference.clone(), faults.clone());
-            }
-            self.loaded
-                .origins
-                .insert(reference.clone(), file.to_owned());
-            kept.push(reference.clone());
-        }
-        if let Some(was) = self.previous.stored.get(file).cloned() {
-            let now = self.loaded.stored.entry(file.to_owned()).or_default();
-            for (name, address) in was.addresses {
-                now.addresses.entry(name).or_insert(address);
-            }
-            for (name, policy) in was.authorizations {
-                now.authorizations.entry(name).or_insert(policy);
-            }
-        }
-        kept
-    }
-
     /// What the document seems to be about, if it cannot be read.
     fn stored(&mut self, file: &Path, document: &Document<'_>) -> Option<Torn> {
         match local::parse(document.text) {
@@ -423,26 +280,7 @@ impl Loading<'_> {
         }
     }
 
-    /// Denies in every namespace that the policies of an unreadable stored file seem to be of.
-    fn deny_stored(&mut self, file: &Path, torn: Torn) {
-        for namespace in torn.namespaces {
-            let name = unreadable(file, torn.document);
-            let reference = ObjectRef::new(Kind::AuthorizationPolicy, &namespace, &name);
-            self.loaded
-                .origins
-                .insert(reference.clone(), file.to_owned());
-            // Of the faults that were kept this is the newest wording, and not one more.
-            self.loaded.world.faults.remove(&reference);
-            self.stand_in(
-                reference,
-                Denial::default(),
-                None,
-                unversioned(torn.fault.clone()),
-            );
-        }
-    }
-
-    fn problem(
+    pub(super) fn problem(
         &mut self,
         file: &Path,
         document: Option<usize>,
@@ -469,53 +307,13 @@ fn add<T: PartialEq>(all: &mut Vec<T>, more: Vec<T>) {
     }
 }
 
-/// What can be seen of a document that cannot be read: at least one, even if nothing tells what that is.
-fn unread(document: &Document<'_>, fault: &Fault) -> Vec<Nameless> {
-    let mut guesses: Vec<_> = guess::objects(document.text)
-        .into_iter()
-        .map(Some)
-        .collect();
-    if guesses.is_empty() {
-        guesses.push(None);
-    }
-    let all = guesses.into_iter();
-    all.map(|guess| guessed(document, guess, fault.clone()))
-        .collect()
-}
-
-fn guessed(document: &Document<'_>, guess: Option<Guess>, fault: Fault) -> Nameless {
-    let read = guess.as_ref().and_then(|guess| match guess.kind {
-        Kind::Service => Some(Object::Service(Service::default())),
-        Kind::Route(kind) => Some(Object::Route(Route {
-            meta: Meta::default(),
-            kind,
-            parents: Vec::new(),
-            hostnames: Vec::new(),
-            rules: vec![Rule::default()],
-        })),
-        Kind::Unserved(kind @ (UnservedKind::BackendTlsPolicy | UnservedKind::DestinationRule)) => {
-            Some(Object::Unserved(Unserved {
-                meta: Meta::default(),
-                kind,
-                target: Target::All,
-            }))
-        }
-        _ => None,
-    });
-    Nameless {
-        document: document.number,
-        guess,
-        denial: Denial::default(),
-        read,
-        faulty: unversioned(fault),
-    }
-}
-
-/// A version of which nobody knows the generation.
-fn unversioned(fault: Fault) -> Faulty {
-    Faulty {
-        generation: 0,
-        faults: vec![fault],
+/// The kinds of which this, which is not a manifest, may be an object.
+fn alien(tree: &Value) -> Vec<Kind> {
+    let has = |key: &str| tree.get(key).is_some_and(|it| !it.is_null());
+    match tree.get("kind").and_then(Value::as_str) {
+        Some(name) => Kind::all().filter(|it| it.is_called(name)).collect(),
+        None if has("kind") || has("metadata") => Kind::all().collect(),
+        None => Vec::new(),
     }
 }
 
@@ -562,24 +360,10 @@ fn looks_stored(text: &str) -> bool {
     })
 }
 
-const EMPTY: &str = "the file is empty; remove the file to remove its objects";
-
 const STORED: [&str; 3] = ["workloads", "services", "policies"];
 
 /// A local workload file has none of what makes a manifest.
 fn is_stored(tree: &Value) -> bool {
     let has = |key: &str| tree.get(key).is_some();
     !has("kind") && !has("apiVersion") && STORED.into_iter().any(has)
-}
-
-fn unreadable(file: &Path, document: usize) -> String {
-    let stem = file
-        .file_stem()
-        .map(|stem| stem.to_string_lossy().to_ascii_lowercase())
-        .unwrap_or_default();
-    let stem: String = stem
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .collect();
-    format!("{UNREADABLE}{stem}_{document}")
 }

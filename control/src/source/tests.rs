@@ -9,6 +9,7 @@ use crate::{
     world::UNREADABLE,
 };
 
+mod lost;
 mod start;
 
 fn files(texts: &[(&str, &str)]) -> BTreeMap<PathBuf, String> {

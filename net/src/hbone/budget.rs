@@ -1,9 +1,9 @@
-//! What all tunnels of a process may be made to keep, together: a number that is counted up when a stream is granted
-//! something and down when it ends.
+//! What all tunnels of a process may make it hold, together. Two numbers: what is granted, counted up when a stream is granted
+//! something and down when it ends; and what the process really holds, which it is told.
 //!
-//! It counts what was granted, not what is held: whoever was granted something may use it at any time, all at once. Every
-//! stream begins with little; the streams of a tunnel get more once one of them is read as fast as it comes, as long as
-//! half of the budget is left for those that begin.
+//! Every stream begins with little; the streams of a tunnel get more once one of them is read as fast as it comes, as long as
+//! half of the budget is left: whoever was granted something may use it at any time, all at once. Most never do, and so
+//! streams are refused only when the process really holds too much, whatever for.
 
 use std::{
     cell::Cell,
@@ -13,6 +13,8 @@ use std::{
 
 use super::Settings;
 
+/// The window that streams begin with: enough for 1 Gbit/s over a way of two milliseconds.
+pub(super) const LEAST: u32 = 256 << 10;
 /// Bytes of a stream that are read before its tunnel asks for more: what the buffer of a socket may take of them though nobody
 /// reads there (Linux: `tcp_wmem`).
 const PROVEN: usize = 4 << 20;
@@ -24,29 +26,22 @@ const SHARERS: usize = 16;
 pub struct Budget {
     limit: usize,
     granted: AtomicUsize,
+    held: AtomicUsize,
     refused: AtomicU64,
 }
 
 /// No limit: for whoever has no process of its own.
 pub(super) static NONE: Budget = Budget::new(usize::MAX);
 
-/// What more is granted for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Need {
-    /// A stream that would not be without it.
-    Stream,
-    /// Streams that would be slower without it.
-    Speed,
+/// Whether a stream may begin in a process that holds so many bytes.
+const fn fits(limit: usize, held: usize) -> bool {
+    held <= limit
 }
 
-/// Whether so many bytes more are granted where so many are already. Half of the limit is for new streams alone.
-pub const fn allows(limit: usize, granted: usize, more: usize, need: Need) -> bool {
-    let limit = match need {
-        Need::Stream => limit,
-        Need::Speed => limit / 2,
-    };
+/// Whether streams are granted so many bytes more, where so many are granted and held already.
+const fn grows(limit: usize, held: usize, granted: usize, more: usize) -> bool {
     match granted.checked_add(more) {
-        Some(all) => all <= limit,
+        Some(all) => fits(limit, held) && all <= limit / 2,
         None => false,
     }
 }
@@ -57,6 +52,7 @@ impl Budget {
         Self {
             limit,
             granted: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
         }
     }
@@ -71,15 +67,31 @@ impl Budget {
         self.refused.load(Ordering::Relaxed)
     }
 
-    fn take(&self, more: usize, need: Need) -> bool {
-        let take = |granted| allows(self.limit, granted, more, need).then(|| granted + more);
-        let taken = self
-            .granted
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        if taken.is_err() && need == Need::Stream {
+    /// What the process holds now, as far as it is known.
+    pub fn hold(&self, bytes: usize) {
+        self.held.store(bytes, Ordering::Relaxed);
+    }
+
+    fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    fn begin(&self, bytes: usize) -> bool {
+        if !fits(self.limit, self.held()) {
             self.refused.fetch_add(1, Ordering::Relaxed);
+            return false;
         }
-        taken.is_ok()
+        self.granted.fetch_add(bytes, Ordering::Relaxed);
+        true
+    }
+
+    fn grow(&self, more: usize) -> bool {
+        let held = self.held();
+        let grow = |granted| grows(self.limit, held, granted, more).then(|| granted + more);
+        let grown = self
+            .granted
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow);
+        grown.is_ok()
     }
 
     fn give_back(&self, bytes: usize) {
@@ -124,9 +136,9 @@ impl Grant {
         self.send_buffer.saturating_add(window as usize)
     }
 
-    /// For one stream more, if the budget has room for it.
+    /// For one stream more, if the process does not hold too much.
     pub(super) fn stream(self: &Rc<Self>) -> Option<Share> {
-        if !self.budget.take(self.cost(), Need::Stream) {
+        if !self.budget.begin(self.cost()) {
             return None;
         }
         self.streams.set(self.streams.get() + 1);
@@ -152,7 +164,7 @@ impl Grant {
         }
         let more = self.full.saturating_sub(self.least) as usize;
         let more = more.saturating_mul(self.streams.get());
-        if !self.budget.take(more, Need::Speed) {
+        if !self.budget.grow(more) {
             return;
         }
         // It cannot be said while what was said before is not acknowledged: the next one who asks may have more luck.
@@ -193,20 +205,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn speed_is_granted_from_one_half_alone_and_streams_from_all() {
-        for (granted, more, stream, speed) in [
-            (0, 50, true, true),
-            (0, 51, true, false),
-            (50, 1, true, false),
-            (0, 100, true, false),
-            (99, 1, true, false),
-            (99, 2, false, false),
-            (100, 0, true, false),
-            (101, 0, false, false),
-            (usize::MAX, 1, false, false),
+    fn streams_begin_as_long_as_the_process_holds_no_more_than_the_limit_and_grow_into_half_of_it()
+    {
+        for (held, granted, more, begins, grown) in [
+            (0, 0, 50, true, true),
+            (0, 0, 51, true, false),
+            (0, 50, 1, true, false),
+            (0, 500, 1, true, false),
+            (100, 0, 50, true, true),
+            (101, 0, 1, false, false),
+            (0, usize::MAX, 1, true, false),
         ] {
-            let told = [Need::Stream, Need::Speed].map(|need| allows(100, granted, more, need));
-            assert_eq!(told, [stream, speed], "{more} more than {granted}");
+            let told = (fits(100, held), grows(100, held, granted, more));
+            assert_eq!(
+                told,
+                (begins, grown),
+                "{more} more than {granted}, {held} held"
+            );
         }
     }
 
@@ -214,22 +229,23 @@ mod tests {
         Grant::new(&Settings {
             budget: Box::leak(Box::new(Budget::new(limit))),
             send_buffer: 10,
-            stream_window: 4 * 65_535,
+            stream_window: 4 * super::LEAST,
             ..Settings::default()
         })
     }
 
-    const LEAST: usize = super::super::FIRST;
+    const LEAST: usize = super::LEAST as usize;
 
     #[test]
-    fn a_stream_beyond_the_budget_is_refused_and_counted_until_another_ends() {
-        let grant = grant(2 * (LEAST + 10));
+    fn a_stream_is_refused_and_counted_while_the_process_holds_too_much() {
+        let grant = grant(LEAST);
         let (one, two) = (grant.stream().unwrap(), grant.stream().unwrap());
+        grant.budget.hold(LEAST + 1);
         assert!(grant.stream().is_none());
         assert_eq!(grant.budget.refused(), 1);
-        drop(one);
+        grant.budget.hold(LEAST);
         assert!(grant.stream().is_some());
-        drop(two);
+        drop((one, two));
         assert_eq!(grant.budget.granted(), 0);
     }
 

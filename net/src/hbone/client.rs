@@ -80,9 +80,7 @@ impl fmt::Display for ConnectError {
             Self::Tunnel(reason) => f.write_str(reason),
             Self::Timeout => f.write_str("the peer did not answer in time"),
             Self::BadAuthority => f.write_str("not a valid authority"),
-            Self::Memory => {
-                f.write_str("all tunnels together have been granted TUNNEL_MEMORY already")
-            }
+            Self::Memory => f.write_str("this proxy holds MAX_MEMORY already"),
         }
     }
 }

@@ -108,14 +108,13 @@ fn within(limit: usize) -> Settings {
 }
 
 #[tokio::test]
-async fn what_the_budget_has_no_room_for_is_refused_by_either_end_and_fits_again_when_a_stream_ends()
- {
+async fn either_end_that_holds_too_much_refuses_streams_until_it_does_not() {
     LocalSet::new()
         .run_until(async {
-            let one = FIRST + Settings::default().send_buffer;
+            let (full, empty) = (|| within(1), || within(usize::MAX));
             for (ours, theirs, refused) in [
-                (within(one), within(9 * one), ConnectError::Memory),
-                (within(9 * one), within(one), ConnectError::Status(503)),
+                (full(), empty(), ConnectError::Memory),
+                (empty(), full(), ConnectError::Status(503)),
             ] {
                 let (near, far) = duplex(1 << 20);
                 tokio::task::spawn_local(async move {
@@ -130,12 +129,15 @@ async fn what_the_budget_has_no_room_for_is_refused_by_either_end_and_fits_again
                 let tunnel = open(near, ours, None).await.unwrap();
                 let connect = || tunnel.connect("10.0.0.1:1", HeaderMap::new(), soon());
                 let (first, _) = connect().await.unwrap();
+                let hold = |bytes| [ours, theirs].map(|it| it.budget.hold(bytes));
+                hold(2);
                 assert_eq!(connect().await.err(), Some(refused));
+                hold(1);
+                connect().await.unwrap();
                 drop(first);
                 while ours.budget.granted() + theirs.budget.granted() > 0 {
                     tokio::task::yield_now().await;
                 }
-                connect().await.unwrap();
             }
         })
         .await;
@@ -153,7 +155,7 @@ async fn a_stream_that_is_not_read_keeps_little_and_one_that_is_gets_more() {
             let tunnel = open(near, Settings::default(), None).await.unwrap();
             let connected = tunnel.connect("10.0.0.1:1", HeaderMap::new(), soon());
             let (stream, _) = connected.await.unwrap();
-            let least = FIRST + theirs.send_buffer;
+            let least = budget::LEAST as usize + theirs.send_buffer;
             assert_eq!(theirs.budget.granted(), least);
             let (mut read, mut write) = tokio::io::split(stream);
             let send = async {

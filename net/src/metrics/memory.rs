@@ -23,7 +23,7 @@ impl Collector for Granted {
         let refused = ConstCounter::new(self.0.refused());
         refused.encode(encoder.encode_descriptor(
             "ambit_tunnel_memory_refused",
-            "Streams in tunnels that were refused because of TUNNEL_MEMORY",
+            "Streams in tunnels that were refused because the process held MAX_MEMORY",
             None,
             refused.metric_type(),
         )?)

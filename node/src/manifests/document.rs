@@ -145,7 +145,7 @@ fn object(tree: &Value, contents: &mut Contents, faults: &mut Vec<String>) {
         Some(_) => return missing(Gap::Any, expected("kind", "text")),
     };
     let mut kinds = KINDS.into_iter();
-    let Some(meant) = kinds.find(|known| known.eq_ignore_ascii_case(kind)) else {
+    let Some(meant) = kinds.find(|known| is_called(known, kind)) else {
         return;
     };
     if meant == "List" {
@@ -193,6 +193,12 @@ fn object(tree: &Value, contents: &mut Contents, faults: &mut Vec<String>) {
 /// The kinds that count here.
 const KINDS: [&str; 3] = ["Pod", "Namespace", "List"];
 
+/// Whether this is its name, in any case, of one or of several.
+fn is_called(kind: &str, name: &str) -> bool {
+    let one = name.strip_suffix(['s', 'S']).unwrap_or(name);
+    kind.eq_ignore_ascii_case(one)
+}
+
 /// Whether a text that is not YAML says what it is, and names no kind that counts here. The last one may be cut.
 fn is_other(text: &str) -> bool {
     let text = text.trim_end();
@@ -205,7 +211,7 @@ fn is_other(text: &str) -> bool {
     });
     let counts = |kind: &str| {
         let mut known = KINDS.into_iter();
-        kind.is_empty() || known.any(|known| known.eq_ignore_ascii_case(kind))
+        kind.is_empty() || known.any(|known| is_called(known, kind))
     };
     text.lines().any(|line| line.starts_with("kind:")) && !kinds.any(counts)
 }

@@ -253,20 +253,17 @@ fn khttp(socket: TcpStream, log: &Sender<Seen>) {
                 .collect(),
             body: String::new(),
         };
-        let early = seen.target == EARLY;
-        if early {
+        if seen.target == EARLY {
+            // Whether the rest of its body still comes is for who sends it to say.
+            log.send(seen).ok();
             answer.ok0(khttp::Headers::empty())?;
-        } else if request.headers.is_100_continue() {
+            return request.body().string().map(drop);
+        }
+        if request.headers.is_100_continue() {
             answer.send_100_continue()?;
         }
-        let body = request.body().string()?;
-        if !early {
-            seen.body = body;
-        }
+        seen.body = request.body().string()?;
         log.send(seen).ok();
-        if early {
-            return Ok(());
-        }
         answer.ok0(khttp::Headers::empty())
     });
     builder.build().handle(&socket).ok();
@@ -277,13 +274,11 @@ const tell = it => console.log(JSON.stringify([it.method, it.target, it.hosts, i
 const server = require('http').createServer((request, answer) => {
     const hosts = request.rawHeaders.filter((_, at, all) => at % 2 && all[at - 1].toLowerCase() == 'host');
     const early = request.url == '/early', body = [];
-    if (early) answer.end();
+    const seen = text => tell({ method: request.method, target: request.url, hosts, body: text });
     request.on('data', piece => body.push(piece));
-    request.on('end', () => {
-        const text = early ? '' : Buffer.concat(body).toString();
-        tell({ method: request.method, target: request.url, hosts, body: text });
-        if (!early) answer.end();
-    });
+    // Whether the rest of its body still comes is for who sends it to say.
+    if (early) { seen(''); answer.end(); }
+    else request.on('end', () => { seen(Buffer.concat(body).toString()); answer.end(); });
 });
 server.on('clientError', (error, socket) => {
     if (/^HPE_(?!INVALID_EOF)/.test(error.code)) tell({ method: 'error', target: error.code, hosts: [], body: '' });

@@ -90,6 +90,11 @@ apiVersion: v1
 kind: pod
 metadata: {name: cart, namespace: shop}
 ---";
+const SEVERAL: &str = "
+apiVersion: v1
+kind: Pods
+metadata: {name: cart, namespace: shop}
+---";
 const TORN: &str = "
 kind: [
 ---";
@@ -224,6 +229,14 @@ fn what_is_written_otherwise_takes_no_pod_out() {
                 good,
                 (1, &[("a", &[NAMESPACE]), ("b", &[LOWER_CASE])], In),
                 (9000, &[("a", &[NAMESPACE]), ("b", &[LOWER_CASE])], In),
+            ],
+        ),
+        (
+            "a kind of several",
+            &[
+                good,
+                (1, &[("a", &[NAMESPACE]), ("b", &[SEVERAL])], In),
+                (9000, &[("a", &[NAMESPACE]), ("b", &[SEVERAL])], In),
             ],
         ),
         (

@@ -190,9 +190,10 @@ fn a_client_gets_no_more_tunnels_than_one_may_have_until_one_of_them_closes() {
 }
 
 #[test]
-fn a_stream_that_the_budget_has_no_room_for_is_refused() {
+fn a_stream_is_refused_while_the_process_holds_too_much() {
     alone(async {
-        let waypoint = Waypoint::limited(&[("TUNNEL_MEMORY", "1")]).await;
+        let waypoint = Waypoint::limited(&[("MAX_MEMORY", "1Mi")]).await;
+        waypoint.shared.config.tunnel.budget.hold((1 << 20) + 1);
         waypoint.orders(Protocol::Tcp, echo("").await, &[]);
         let tunnel = waypoint.tunnel("cart").await;
         let refused = ask(&tunnel, "10.96.0.9:80", &[]).await;
