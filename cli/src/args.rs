@@ -38,6 +38,26 @@ enum Command {
     #[cfg(feature = "local")]
     Why(crate::why::Arguments),
 
+    /// Install the mesh on a Kubernetes cluster, and wait until it runs.
+    #[cfg(feature = "kubernetes")]
+    Install(Box<crate::install::Arguments>),
+
+    /// Bring an installed mesh to this version, or to other values; what was set before stays set.
+    #[cfg(feature = "kubernetes")]
+    Upgrade(Box<crate::install::Arguments>),
+
+    /// Remove the mesh from a cluster; definitions of kinds and users' objects stay.
+    #[cfg(feature = "kubernetes")]
+    Uninstall(crate::install::Removal),
+
+    /// Say what is wrong on a cluster, where, and which command repairs it.
+    #[cfg(feature = "kubernetes")]
+    Check(crate::check::Arguments),
+
+    /// Say which namespaces and pods are in the mesh, and which pods are not captured and why.
+    #[cfg(feature = "kubernetes")]
+    Status(crate::status::Arguments),
+
     /// Show what one ztunnel believes.
     #[command(visible_alias = "ztunnel-config")]
     Zc(ZcArguments),
@@ -125,10 +145,10 @@ pub(crate) enum Part {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
+pub(crate) enum Output {
     /// Columns.
     Table,
-    /// The part of the dump as it is.
+    /// JSON: of a dump its part as it is.
     Json,
 }
 
@@ -141,6 +161,16 @@ pub fn main() -> ExitCode {
         Command::Compile(arguments) => crate::compile::main(&arguments),
         #[cfg(feature = "local")]
         Command::Why(arguments) => crate::why::main(&arguments),
+        #[cfg(feature = "kubernetes")]
+        Command::Install(arguments) => crate::install::install(&arguments),
+        #[cfg(feature = "kubernetes")]
+        Command::Upgrade(arguments) => crate::install::upgrade(&arguments),
+        #[cfg(feature = "kubernetes")]
+        Command::Uninstall(arguments) => crate::install::uninstall(&arguments),
+        #[cfg(feature = "kubernetes")]
+        Command::Check(arguments) => crate::check::main(&arguments),
+        #[cfg(feature = "kubernetes")]
+        Command::Status(arguments) => crate::status::main(&arguments),
         Command::Zc(ZcArguments { part, dump }) => dump
             .read()
             .and_then(|it| crate::print(&zc::print(&it, part, dump.as_json())?)),

@@ -1,7 +1,8 @@
 //! `ambit`: the operator's tool, the demo mesh, and every component in one executable.
 //!
 //! What a mesh decides is not here: this crate starts components, asks them and prints. With the feature `local` (the
-//! default, Linux) it carries the components themselves; without it, only what asks a running mesh.
+//! default, Linux) it carries the components themselves; without it, only what asks a running mesh. With the feature
+//! `kubernetes` (a default too) it installs the mesh on a cluster and asks that.
 
 use std::{
     fmt,
@@ -10,7 +11,15 @@ use std::{
 };
 
 mod args;
+#[cfg(feature = "kubernetes")]
+mod check;
+#[cfg(feature = "kubernetes")]
+mod cluster;
 pub mod http;
+#[cfg(feature = "kubernetes")]
+mod install;
+#[cfg(feature = "kubernetes")]
+mod status;
 mod wp;
 pub mod zc;
 
@@ -24,13 +33,13 @@ pub mod demo;
 pub mod echo;
 #[cfg(feature = "local")]
 pub mod lab;
-#[cfg(feature = "local")]
+#[cfg(any(feature = "local", feature = "kubernetes"))]
 mod length;
 #[cfg(feature = "local")]
 pub mod load;
 #[cfg(feature = "local")]
 pub mod mesh;
-#[cfg(feature = "local")]
+#[cfg(any(feature = "local", feature = "kubernetes"))]
 mod paint;
 #[cfg(feature = "local")]
 mod why;

@@ -17,7 +17,8 @@ impl Paint {
         )
     }
 
-    fn given(terminal: bool, unwanted: bool) -> Self {
+    /// As the surroundings ask for it.
+    pub(crate) fn given(terminal: bool, unwanted: bool) -> Self {
         Self {
             colour: terminal && !unwanted,
         }

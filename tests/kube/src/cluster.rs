@@ -58,6 +58,11 @@ impl Cluster {
         self.state.join("kubeconfig")
     }
 
+    /// The fixture's program, which is `kubectl` too.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// A program that talks to this cluster.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());

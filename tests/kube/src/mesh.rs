@@ -51,8 +51,8 @@ pub fn install(cluster: &Cluster, settings: &[&str]) {
     }
 }
 
-/// `helm` of the PATH, or of Go's binaries.
-fn helm() -> PathBuf {
+/// `helm` of Go's binaries, or of the PATH.
+pub fn helm() -> PathBuf {
     let home = PathBuf::from(env::var_os("HOME").unwrap_or_default());
     let own = home.join("go/bin/helm");
     if own.exists() { own } else { "helm".into() }

@@ -1,0 +1,34 @@
+&[
+    (
+        "Chart.yaml",
+        include_str!("../../../deploy/helm/ambit/Chart.yaml"),
+    ),
+    (
+        "templates/NOTES.txt",
+        include_str!("../../../deploy/helm/ambit/templates/NOTES.txt"),
+    ),
+    (
+        "templates/_names.tpl",
+        include_str!("../../../deploy/helm/ambit/templates/_names.tpl"),
+    ),
+    (
+        "templates/control.yaml",
+        include_str!("../../../deploy/helm/ambit/templates/control.yaml"),
+    ),
+    (
+        "templates/mesh.yaml",
+        include_str!("../../../deploy/helm/ambit/templates/mesh.yaml"),
+    ),
+    (
+        "templates/node.yaml",
+        include_str!("../../../deploy/helm/ambit/templates/node.yaml"),
+    ),
+    (
+        "templates/ztunnel.yaml",
+        include_str!("../../../deploy/helm/ambit/templates/ztunnel.yaml"),
+    ),
+    (
+        "values.yaml",
+        include_str!("../../../deploy/helm/ambit/values.yaml"),
+    ),
+]
