@@ -21,6 +21,15 @@ pub struct Config {
     #[arg(long, conflicts_with = "from")]
     pub kubernetes: bool,
 
+    /// Name of this replica among those of the cluster.
+    #[arg(
+        long,
+        env = "POD_NAME",
+        value_name = "NAME",
+        default_value = "ambit-control"
+    )]
+    pub replica: String,
+
     /// Service account of the cluster's node proxies, in the root namespace.
     #[arg(
         long,

@@ -7,3 +7,4 @@ pub mod reviews;
 pub mod root;
 pub mod status;
 pub mod watch;
+pub mod write;

@@ -196,16 +196,18 @@ impl Kind {
 
     /// Whether this is its name, in any case, of one or of several.
     pub fn is_called(self, name: &str) -> bool {
-        let (own, name) = (
-            self.as_str().to_ascii_lowercase(),
-            name.to_ascii_lowercase(),
-        );
-        let many = match own.strip_suffix('y') {
+        let name = name.to_ascii_lowercase();
+        name == self.as_str().to_ascii_lowercase() || name == self.plural()
+    }
+
+    /// As its objects are called in the paths of an API server.
+    pub fn plural(self) -> String {
+        let own = self.as_str().to_ascii_lowercase();
+        match own.strip_suffix('y') {
             Some(stem) if !stem.ends_with('a') => format!("{stem}ies"),
             _ if own.ends_with('s') => format!("{own}es"),
             _ => format!("{own}s"),
-        };
-        name == own || name == many
+        }
     }
 
     /// The kind of this API group and name, whatever the version.

@@ -145,7 +145,7 @@ fn directory(config: &Config, from: &Path, tasks: &mut JoinSet<()>) -> Result<Ar
 /// What the objects of a cluster say, published, and followed from now on.
 #[cfg(feature = "kubernetes")]
 async fn cluster(config: &Config, tasks: &mut JoinSet<()>) -> Result<Arc<Hub>, Error> {
-    use crate::kubernetes::{follow, reviews::Reviews, root, watch};
+    use crate::kubernetes::{follow, leader, reviews::Reviews, root, watch as watcher, write};
 
     let names = &config.names;
     let client = kube::Client::try_default()
@@ -160,9 +160,15 @@ async fn cluster(config: &Config, tasks: &mut JoinSet<()>) -> Result<Arc<Hub>, E
     let callers = Callers::Reviews(Reviews::new(client.clone(), proxies));
     let hub = Arc::new(hub(config, authority, callers, Reports::unrecorded()));
     let (sender, mut changes) = mpsc::channel(1024);
-    let scope = watch::Scope::new(&names.root_namespace);
-    tasks.spawn(watch::watch(client.clone(), scope, sender));
-    tasks.spawn(root::tell(client, roots));
+    let scope = watcher::Scope::new(&names.root_namespace);
+    tasks.spawn(watcher::watch(client.clone(), scope, sender));
+    tasks.spawn(root::tell(client.clone(), roots));
+    let (leads, is_leader) = watch::channel(false);
+    let (statuses, writes) = watch::channel(Arc::default());
+    tasks.spawn(write::run(client.clone(), is_leader, writes));
+    let (namespace, me) = (names.root_namespace.clone(), config.replica.clone());
+    let running = hub.closing.subscribe();
+    tasks.spawn(leader::compete(client, namespace, me, leads, running));
     let objects = follow::first(&mut changes).await;
     tracing::info!(objects = objects.count(), "all objects are known");
     let settings = crate::compile::Settings {
@@ -170,8 +176,9 @@ async fn cluster(config: &Config, tasks: &mut JoinSet<()>) -> Result<Arc<Hub>, E
         ..names.settings()
     };
     let mut bindings = Bindings::unrecorded(Instant::now());
-    follow::publish(&hub, &objects, &mut bindings, &settings);
-    let followed = follow::follow(Arc::clone(&hub), objects, bindings, changes, settings);
+    follow::publish(&hub, &objects, &mut bindings, &settings, &statuses);
+    let shared = Arc::clone(&hub);
+    let followed = follow::follow(shared, objects, bindings, changes, settings, statuses);
     tasks.spawn(followed);
     Ok(hub)
 }

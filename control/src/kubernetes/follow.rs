@@ -6,12 +6,16 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 use tokio::{
-    sync::mpsc::Receiver,
+    sync::{mpsc::Receiver, watch},
     time::{sleep, timeout},
 };
 
-use super::objects::{Change, Objects};
+use super::{
+    objects::{Change, Objects},
+    write::{Writes, writes},
+};
 use crate::{
     compile::{Compiled, Settings, json},
     follow::{Bindings, assemble, compiled_as_is, due},
@@ -48,8 +52,14 @@ pub async fn first(changes: &mut Receiver<Change>) -> Objects {
     }
 }
 
-/// Publishes the state of the mesh, if it is another than before.
-pub fn publish(hub: &Hub, objects: &Objects, bindings: &mut Bindings, settings: &Settings) {
+/// Publishes the state of the mesh, if it is another than before; and says what is to be written into statuses.
+pub fn publish(
+    hub: &Hub,
+    objects: &Objects,
+    bindings: &mut Bindings,
+    settings: &Settings,
+    statuses: &watch::Sender<Arc<Writes>>,
+) {
     let before = Arc::clone(&hub.mesh.borrow());
     let reached = hub.streams.reached();
     let compile = |waypoints: &_| {
@@ -58,7 +68,15 @@ pub fn publish(hub: &Hub, objects: &Objects, bindings: &mut Bindings, settings: 
     };
     let now = (&reached, Instant::now());
     let (compiled, mut mesh) = assemble(compile, bindings, now, &before.snapshot);
-    mesh.statuses = statuses(objects, &compiled);
+    mesh.statuses = page(objects, &compiled);
+    let wanted = writes(objects, &compiled.statuses, OffsetDateTime::now_utc());
+    statuses.send_if_modified(|last| {
+        let changed = **last != wanted;
+        if changed {
+            *last = Arc::new(wanted);
+        }
+        changed
+    });
     let problems = objects.world().faults.len() + bindings.problems();
     hub.metrics
         .problems
@@ -72,7 +90,7 @@ pub fn publish(hub: &Hub, objects: &Objects, bindings: &mut Bindings, settings: 
     }
 }
 
-fn statuses(objects: &Objects, compiled: &Compiled) -> String {
+fn page(objects: &Objects, compiled: &Compiled) -> String {
     let problems = objects.world().faults.iter().flat_map(|(object, faulty)| {
         faulty.faults.iter().map(move |fault| {
             json!({
@@ -98,7 +116,9 @@ pub async fn follow(
     bindings: Bindings,
     mut changes: Receiver<Change>,
     settings: Settings,
+    statuses: watch::Sender<Arc<Writes>>,
 ) {
+    let statuses = Arc::new(statuses);
     let mut streams = hub.streams.watch();
     let settings = Arc::new(settings);
     let both = Arc::new(Mutex::new((objects, bindings)));
@@ -112,12 +132,13 @@ pub async fn follow(
             () = due(&hub, &both, &mut streams) => {}
         }
         let (hub, both, settings) = (Arc::clone(&hub), Arc::clone(&both), Arc::clone(&settings));
+        let statuses = Arc::clone(&statuses);
         let taken = std::mem::take(&mut batch);
         let done = tokio::task::spawn_blocking(move || {
             let mut both = both.lock().unwrap_or_else(PoisonError::into_inner);
             let (objects, bindings) = &mut *both;
             taken.into_iter().for_each(|change| objects.apply(change));
-            publish(&hub, objects, bindings, &settings);
+            publish(&hub, objects, bindings, &settings, &statuses);
         });
         if let Err(error) = done.await {
             tracing::error!(%error, "the objects were not compiled: what was published stays in force");

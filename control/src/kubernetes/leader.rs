@@ -10,11 +10,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::MicroTime,
     jiff::Timestamp,
 };
-use kube::{
-    Api, Client,
-    api::PostParams,
-    core::ObjectMeta,
-};
+use kube::{Api, Client, api::PostParams, core::ObjectMeta};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -156,7 +152,11 @@ fn held(before: Option<&Lease>, me: &str) -> Lease {
         spec: Some(LeaseSpec {
             holder_identity: Some(me.to_owned()),
             lease_duration_seconds: Some(15),
-            acquire_time: if is_ours { before_spec.acquire_time } else { Some(now.clone()) },
+            acquire_time: if is_ours {
+                before_spec.acquire_time
+            } else {
+                Some(now.clone())
+            },
             renew_time: Some(now),
             lease_transitions: Some(if is_ours { times } else { times + 1 }),
             ..LeaseSpec::default()
@@ -169,11 +169,17 @@ async fn give_back(api: &Api<Lease>, me: &str) -> Result<(), kube::Error> {
     let Some(mut lease) = api.get_opt(LEASE).await? else {
         return Ok(());
     };
-    let Some(spec) = lease.spec.as_mut().filter(|it| it.holder_identity.as_deref() == Some(me)) else {
+    let Some(spec) = lease
+        .spec
+        .as_mut()
+        .filter(|it| it.holder_identity.as_deref() == Some(me))
+    else {
         return Ok(());
     };
     spec.holder_identity = Some(String::new());
-    api.replace(LEASE, &PostParams::default(), &lease).await.map(drop)
+    api.replace(LEASE, &PostParams::default(), &lease)
+        .await
+        .map(drop)
 }
 
 #[cfg(test)]

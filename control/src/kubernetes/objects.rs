@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use super::status;
 use crate::{
     manifest::{self, Kind, Manifest, ObjectRef, Refused},
     world::{Denial, Faulty, World},
@@ -29,6 +30,18 @@ pub enum Change {
 pub struct Stored {
     reference: ObjectRef,
     manifest: Manifest,
+    written: Option<Written>,
+}
+
+/// What is in the status of an object, and which version of the object that is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Written {
+    /// `apiVersion`.
+    pub api_version: String,
+    /// `metadata.resourceVersion`.
+    pub version: String,
+    /// `status`, or null.
+    pub status: Value,
 }
 
 impl Stored {
@@ -43,9 +56,19 @@ impl Stored {
             manifest => Some(Self {
                 reference,
                 manifest,
+                written: status::is_written(kind).then(|| Written {
+                    api_version: text(tree, "apiVersion"),
+                    version: text(metadata, "resourceVersion"),
+                    status: tree.get("status").cloned().unwrap_or_default(),
+                }),
             }),
         }
     }
+}
+
+fn text(tree: &Value, key: &str) -> String {
+    let text = tree.get(key).and_then(Value::as_str);
+    text.unwrap_or_default().to_owned()
 }
 
 /// All objects of a cluster, as far as they are known.
@@ -54,6 +77,7 @@ pub struct Objects {
     world: World,
     /// Which objects there are; of some the world has only that they are faulty.
     present: BTreeMap<Kind, BTreeSet<ObjectRef>>,
+    written: BTreeMap<ObjectRef, Written>,
 }
 
 impl Objects {
@@ -65,6 +89,11 @@ impl Objects {
     /// Whether all objects of a kind are known.
     pub fn knows(&self, kind: Kind) -> bool {
         self.present.contains_key(&kind)
+    }
+
+    /// What is in the status of an object of a kind whose status we write.
+    pub fn written(&self, reference: &ObjectRef) -> Option<&Written> {
+        self.written.get(reference)
     }
 
     /// How many objects there are.
@@ -100,20 +129,23 @@ impl Objects {
     }
 
     fn forget(&mut self, reference: &ObjectRef) {
+        self.written.remove(reference);
         self.world.remove(reference);
         self.world.denials.remove(reference);
         self.world.refused.remove(reference);
         self.world.faults.remove(reference);
     }
 
-    fn put(
-        &mut self,
-        Stored {
+    fn put(&mut self, stored: Stored) {
+        let Stored {
             reference,
             manifest,
-        }: Stored,
-    ) {
+            written,
+        } = stored;
         self.forget(&reference);
+        if let Some(written) = written {
+            self.written.insert(reference.clone(), written);
+        }
         match manifest {
             Manifest::Object(object) => self.world.insert(*object),
             Manifest::Refused(refused) => self.put_refused(reference, refused),

@@ -12,6 +12,21 @@ use crate::{
     status::{CONTROLLER, Condition, ListenerStatus, ParentStatus, Status},
 };
 
+/// Whether objects of a kind have a status that we write: one of conditions, or a route's.
+pub fn is_written(kind: Kind) -> bool {
+    match kind {
+        Kind::Service
+        | Kind::Gateway
+        | Kind::GatewayClass
+        | Kind::Route(_)
+        | Kind::AuthorizationPolicy
+        | Kind::PeerAuthentication => true,
+        // Those of the Gateway API have one entry per parent, and none of ours is a parent of what we do not serve.
+        Kind::Unserved(_) => kind.group().ends_with(".istio.io"),
+        _ => false,
+    }
+}
+
 /// The status that an object is to have, if that is another than it has (`null` if it has none).
 pub fn changed(kind: Kind, has: &Value, wanted: &Status, now: OffsetDateTime) -> Option<Value> {
     let mut next = match has {
@@ -54,7 +69,9 @@ pub fn changed(kind: Kind, has: &Value, wanted: &Status, now: OffsetDateTime) ->
 fn is_ours(kind: Kind, condition: &str) -> bool {
     match kind {
         // One of a class of ours.
-        Kind::Gateway | Kind::GatewayClass => ["Accepted", "Programmed", "ResolvedRefs"].contains(&condition),
+        Kind::Gateway | Kind::GatewayClass => {
+            ["Accepted", "Programmed", "ResolvedRefs"].contains(&condition)
+        }
         _ => OWN.contains(&condition),
     }
 }
@@ -91,7 +108,10 @@ impl Writer {
                 None => all.push(had.clone()),
             }
         }
-        all.extend(left.into_iter().map(|it| self.condition(it, generation, None)));
+        all.extend(
+            left.into_iter()
+                .map(|it| self.condition(it, generation, None)),
+        );
         all
     }
 
@@ -115,15 +135,15 @@ impl Writer {
 
     /// One entry per parent that is ours to serve, after those of others.
     fn parents(&self, wanted: &[ParentStatus], generation: i64, has: &[Value]) -> Vec<Value> {
-        let (ours, others): (Vec<_>, Vec<_>) =
-            has.iter().partition(|it| it["controllerName"] == CONTROLLER);
+        let (ours, others): (Vec<_>, Vec<_>) = has
+            .iter()
+            .partition(|it| it["controllerName"] == CONTROLLER);
         let mut all: Vec<Value> = others.into_iter().cloned().collect();
         all.extend(wanted.iter().map(|parent| {
             let reference = reference(&parent.parent);
             let had = ours.iter().find(|it| it["parentRef"] == reference);
             let conditions = had.map_or(&[][..], |had| list(had, "conditions"));
-            let conditions =
-                self.conditions(&parent.conditions, generation, conditions, &|_| true);
+            let conditions = self.conditions(&parent.conditions, generation, conditions, &|_| true);
             json!({"controllerName": CONTROLLER, "parentRef": reference, "conditions": conditions})
         }));
         all
@@ -221,7 +241,8 @@ mod tests {
     #[test]
     fn what_we_do_not_say_any_more_is_taken_back_and_nothing_of_others() {
         let theirs = json!({"type": "Theirs", "status": "True"});
-        let has = json!({"conditions": [{"type": "istio.io/WaypointBound", "status": "True"}, theirs]});
+        let has =
+            json!({"conditions": [{"type": "istio.io/WaypointBound", "status": "True"}, theirs]});
         let next = changed(Kind::Service, &has, &service(Vec::new()), at(0)).unwrap();
         assert_eq!(next, json!({"conditions": [theirs]}));
         let nothing = changed(Kind::Service, &Value::Null, &service(Vec::new()), at(0));
@@ -259,11 +280,17 @@ mod tests {
         assert_eq!(next["parents"][0], theirs);
         assert_eq!(next["parents"].as_array().unwrap().len(), 2);
         let ours = &next["parents"][1];
-        assert_eq!(ours["parentRef"], json!({"group": "", "kind": "Service", "name": "web", "port": 80}));
+        assert_eq!(
+            ours["parentRef"],
+            json!({"group": "", "kind": "Service", "name": "web", "port": 80})
+        );
         assert_eq!(ours["conditions"][0]["observedGeneration"], 4);
         assert_eq!(changed(kind, &next, &status(true), at(10)), None);
         let next = changed(kind, &next, &status(false), at(10)).unwrap();
-        assert_eq!(next["parents"][1]["conditions"][0]["lastTransitionTime"], LATER);
+        assert_eq!(
+            next["parents"][1]["conditions"][0]["lastTransitionTime"],
+            LATER
+        );
     }
 
     #[test]
