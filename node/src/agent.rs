@@ -37,6 +37,8 @@ use crate::{
     },
 };
 
+#[cfg(feature = "kubernetes")]
+mod arrivals;
 mod tracked;
 
 use tracked::{Found, Stage, Tracked, take_out};
@@ -180,6 +182,13 @@ impl Agent {
     }
 
     fn read(&mut self, now: Instant) -> bool {
+        #[cfg_attr(
+            not(feature = "kubernetes"),
+            expect(
+                clippy::infallible_destructuring_match,
+                reason = "there is one source then"
+            )
+        )]
         let directory = match &mut self.source {
             Source::Directory(directory) => directory,
             #[cfg(feature = "kubernetes")]

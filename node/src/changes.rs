@@ -12,11 +12,14 @@ mod cluster {
     use kube::Client;
     use tokio::sync::{mpsc, watch};
 
+    use cni::host::Host;
+
     use crate::{
         Config, Error, Started,
         agent::Source,
+        cni::{self as plugin, serve::Desk},
         kubernetes::{
-            pods::{Change, Excluded, Pods},
+            pods::{Ask, Change, Excluded, Pods},
             publish::{self, Published},
             watch as watcher,
         },
@@ -31,6 +34,13 @@ mod cluster {
     pub(crate) struct Cluster {
         pub(super) changes: mpsc::Receiver<Change>,
         pub(super) published: watch::Sender<Published>,
+        /// Pods that are about to run.
+        pub(super) asks: mpsc::Receiver<Ask>,
+        /// Those that are still to be captured.
+        pub(super) waiting: Vec<Ask>,
+        /// The namespace of the mesh itself.
+        pub(super) own: String,
+        pub(super) host: watch::Sender<Option<Host>>,
     }
 
     /// Watches an API server, and writes on pods what is reported.
@@ -44,9 +54,29 @@ mod cluster {
         let (sender, changes) = mpsc::channel(AT_ONCE);
         let (published, receiver) = watch::channel(Published::new());
         tokio::spawn(watcher::watch(client.clone(), config.node.clone(), sender));
+        let (asker, asks) = mpsc::channel(AT_ONCE);
+        let (host, hosts) = watch::channel(None);
+        if let Some(places) = plugin::places(config) {
+            let desk = Desk {
+                asks: asker,
+                client: client.clone(),
+                reports: reports.clone(),
+                hosts: hosts.clone(),
+            };
+            tokio::spawn(plugin::run(places, config.ready, hosts, desk));
+        }
         let reporter = tokio::spawn(publish::run(client, receiver, reports));
-        let excluded = Excluded(config.excluded.iter().cloned().collect());
-        let cluster = Cluster { changes, published };
+        let own = config.own_namespace.clone();
+        let excluded = config.excluded.iter().chain([&own]).cloned().collect();
+        let excluded = Excluded(excluded);
+        let cluster = Cluster {
+            changes,
+            published,
+            asks,
+            waiting: Vec::new(),
+            own,
+            host,
+        };
         Ok((
             Source::Cluster(Pods::new(excluded)),
             super::Changes::Cluster(cluster),
@@ -76,6 +106,9 @@ pub(crate) enum Change {
     /// What a watch told.
     #[cfg(feature = "kubernetes")]
     Cluster(crate::kubernetes::pods::Change),
+    /// A pod is about to run.
+    #[cfg(feature = "kubernetes")]
+    Arrival(crate::kubernetes::pods::Ask),
 }
 
 impl Changes {
@@ -84,26 +117,57 @@ impl Changes {
         match self {
             Self::Directory(watch) => watch.changed().await.map(|()| Change::Directory),
             #[cfg(feature = "kubernetes")]
-            Self::Cluster(cluster) => {
-                let change = cluster.changes.recv().await;
-                let change = change.ok_or_else(|| io::Error::other("the watch has ended"))?;
-                Ok(Change::Cluster(change))
-            }
+            Self::Cluster(cluster) => tokio::select! {
+                change = cluster.changes.recv() => {
+                    let change = change.ok_or_else(|| io::Error::other("the watch has ended"))?;
+                    Ok(Change::Cluster(change))
+                }
+                Some(ask) = cluster.asks.recv() => Ok(Change::Arrival(ask)),
+            },
         }
     }
 
     /// Has the agent take in a change.
     #[cfg(feature = "kubernetes")]
-    pub(crate) fn take(&self, change: Change, agent: &mut Agent) {
+    pub(crate) fn take(&mut self, change: Change, agent: &mut Agent) {
         // A directory is read when it is looked at.
-        if let (Change::Cluster(change), Self::Cluster(cluster)) = (change, self) {
-            agent.take(change);
-            let published = agent.published();
-            cluster.published.send_if_modified(|last| {
-                let changed = *last != published;
-                *last = published;
-                changed
-            });
+        let Self::Cluster(cluster) = self else { return };
+        match change {
+            Change::Directory => {}
+            Change::Arrival(ask) => {
+                agent.arrived(&ask);
+                cluster.waiting.push(ask);
+            }
+            Change::Cluster(change) => {
+                agent.take(change);
+                let published = agent.published();
+                cluster.published.send_if_modified(|last| {
+                    let changed = *last != published;
+                    *last = published;
+                    changed
+                });
+                let host = agent.host(&cluster.own);
+                cluster.host.send_if_modified(|last| {
+                    let changed = *last != host;
+                    *last = host;
+                    changed
+                });
+            }
+        }
+    }
+
+    /// Tells those who wait what there is to tell by now.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn tell(&mut self, agent: &Agent) {
+        let Self::Cluster(cluster) = self else { return };
+        let waiting = std::mem::take(&mut cluster.waiting);
+        for ask in waiting {
+            match agent.told(&ask) {
+                // Whoever asked may have gone.
+                Some(told) => drop(ask.reply.send(told)),
+                None if ask.reply.is_closed() => {}
+                None => cluster.waiting.push(ask),
+            }
         }
     }
 }

@@ -2,9 +2,19 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 use crate::report::Target;
+
+/// How far what was installed is taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Extent {
+    /// From this node: the CNI plugin, and what was put into pods and written on them. Then waits to be ended, if it is to
+    /// say when it is ready.
+    Node,
+    /// From all nodes: has the agent of each do the same, and waits for them.
+    Everywhere,
+}
 
 /// Captures the TCP of this node's pods and hands the pods to the node proxy.
 #[derive(Clone, Debug, Parser)]
@@ -35,6 +45,42 @@ pub struct Config {
     /// Directory of network namespaces, which pods name by the annotation ambit.dev/netns.
     #[arg(long, env = "AMBIT_NETNS_DIR", default_value = "/run/netns")]
     pub netns_dir: PathBuf,
+
+    /// Namespace of the mesh itself, whose pods are never in it.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "ambit-system")]
+    pub own_namespace: String,
+
+    /// The host's directory of network configurations (/etc/cni/net.d), to chain the CNI plugin into. Without it pods are
+    /// captured only after they have started.
+    #[arg(long, env = "AMBIT_CNI_CONF_DIR", requires = "cni_bin_dir")]
+    pub cni_conf_dir: Option<PathBuf>,
+
+    /// The host's directory of CNI binaries (/opt/cni/bin), to copy the CNI plugin to.
+    #[arg(long, env = "AMBIT_CNI_BIN_DIR")]
+    pub cni_bin_dir: Option<PathBuf>,
+
+    /// The CNI plugin that is copied.
+    #[arg(long, env = "AMBIT_CNI_PLUGIN", default_value = "/usr/bin/ambit-cni")]
+    pub cni_plugin: PathBuf,
+
+    /// Directory in which the CNI plugin finds the agent; the plugin knows it by this name on the host.
+    #[arg(long, env = "AMBIT_RUN_DIR", default_value = "/var/run/ambit")]
+    pub run_dir: PathBuf,
+
+    /// Address to accept connections at once the agent is ready.
+    #[arg(long, env = "AMBIT_READY", value_name = "ADDRESS:PORT")]
+    pub ready: Option<std::net::SocketAddr>,
+
+    /// Take away what was installed, and capture nothing.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "EXTENT",
+        num_args = 0..=1,
+        default_missing_value = "node",
+        requires = "kubernetes"
+    )]
+    pub uninstall: Option<Extent>,
 
     /// Unix socket that node proxies connect to.
     #[arg(

@@ -6,4 +6,5 @@
 pub mod netns;
 pub mod pods;
 pub mod publish;
+pub mod uninstall;
 pub mod watch;

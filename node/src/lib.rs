@@ -6,6 +6,8 @@
 pub mod agent;
 pub mod capture;
 mod changes;
+#[cfg(feature = "kubernetes")]
+pub mod cni;
 mod config;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
@@ -55,6 +57,13 @@ pub enum Error {
 
 /// Runs the agent until `shutdown` is done. Needs a tokio runtime with time and I/O.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    #[cfg(feature = "kubernetes")]
+    if let Some(extent) = config.uninstall {
+        return tokio::select! {
+            outcome = kubernetes::uninstall::run(&config, extent) => outcome,
+            () = shutdown => Ok(()),
+        };
+    }
     if let Some(parent) = config.zds_socket.parent() {
         std::fs::create_dir_all(parent).map_err(|error| {
             Error::Path("directory of the proxy socket", parent.to_owned(), error)
@@ -128,6 +137,8 @@ async fn serve(
             () = time::sleep(SETTLE), if look => look = agent.look(Instant::now()),
             _ = ticks.tick() => look |= agent.tick(Instant::now()),
         }
+        #[cfg(feature = "kubernetes")]
+        changes.tell(agent);
     }
 }
 

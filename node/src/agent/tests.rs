@@ -641,18 +641,15 @@ async fn after_exit(test: &str, remove_on_exit: bool) -> State {
     let mut node = Node::new(test);
     let netns = node.namespace();
     let path = node.root.join("run.sock");
+    let manifests = node.root.join("manifests");
+    let given = ["ambit-node", "--node=n1", "--manifests"].map(std::ffi::OsString::from);
+    let given = given.into_iter().chain([manifests.into()]);
     let config = crate::Config {
-        node: "n1".into(),
-        manifests: Some(node.root.join("manifests")),
-        kubernetes: false,
         excluded: Vec::new(),
         netns_dir: node.root.join("netns"),
         zds_socket: path.clone(),
-        control: None,
-        control_name: None,
-        control_root: None,
-        control_token: None,
         remove_on_exit,
+        ..<crate::Config as clap::Parser>::parse_from(given)
     };
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let agent = crate::run(config, async { drop(ended.await) });

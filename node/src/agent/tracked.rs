@@ -19,7 +19,7 @@ const UNCLEAR: &str = "its manifest, or its namespace's, cannot be read well and
 pub(super) struct Tracked {
     pub(super) pod: Pod,
     pub(super) stage: Stage,
-    netns: Option<Arc<Netns>>,
+    pub(super) netns: Option<Arc<Netns>>,
     /// Its namespace's file is there.
     at_hand: bool,
     /// The rules stood when last looked at.

@@ -23,14 +23,22 @@ pub fn look(pods: &mut Pods) {
     if !pods.lacks_any() {
         return;
     }
-    let proc = Path::new(PROC);
-    let host = Netns::open(proc.join("1/ns/net")).and_then(|netns| netns.id());
-    match host.and_then(|host| find(proc, host, |uid| pods.lacks(uid))) {
+    match all(|uid| pods.lacks(uid)) {
         Ok(found) => pods.found(found),
         Err(error) => {
             error!(%error, "the node's processes cannot be looked at: it takes hostPID and SYS_PTRACE")
         }
     }
+}
+
+/// The namespaces of the node's pods that `wants`, by uid.
+///
+/// # Errors
+/// If the processes cannot be looked at.
+pub fn all(wants: impl Fn(&str) -> bool) -> io::Result<BTreeMap<String, Arc<Netns>>> {
+    let proc = Path::new(PROC);
+    let host = Netns::open(proc.join("1/ns/net"))?.id()?;
+    find(proc, host, wants)
 }
 
 /// One process of a pod.

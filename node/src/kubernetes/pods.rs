@@ -5,9 +5,11 @@ use std::{
     sync::Arc,
 };
 
+use cni::host::Host;
 use k8s_openapi::api::core::v1;
-use mesh::enrol::{self, enrolled};
+use mesh::enrol::{self, Enrolment, enrolled};
 use sys::netns::Netns;
+use tokio::sync::oneshot;
 
 use crate::manifests::{Key, Place, Pod};
 
@@ -17,21 +19,67 @@ pub const REDIRECTION: &str = "ambient.istio.io/redirection";
 /// Its value while the pod is captured.
 pub const ENABLED: &str = "enabled";
 
+/// The annotation of a namespace whose pods start outside the mesh rather than not at all.
+pub const START: &str = "ambit.dev/start";
+
+/// Its value then.
+pub const PLAIN: &str = "plain";
+
 type Labels = BTreeMap<String, String>;
 
 /// Namespaces whose pods are never in the mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excluded(pub BTreeSet<String>);
 
+/// A namespace, as far as the agent acts on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its labels.
+    pub labels: Labels,
+    /// Its pods start outside the mesh rather than not at all.
+    pub starts_plain: bool,
+}
+
+/// A pod is about to run: the CNI plugin asks.
+#[derive(Debug)]
+pub struct Ask {
+    /// Its names.
+    pub key: Key,
+    /// Empty if the runtime does not tell.
+    pub uid: String,
+    /// Its network namespace.
+    pub netns: Arc<Netns>,
+    /// The pod as the API server has it, if the watch did not know it a moment ago.
+    pub pod: Option<Box<v1::Pod>>,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Told>,
+}
+
+/// What is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Nobody knows the pod yet, or its namespace.
+    Unknown {
+        /// The namespace does not say that pods are in the mesh.
+        namespace_is_out: bool,
+    },
+    /// It is not in the mesh.
+    Out,
+    /// It is in the mesh, and the watch has not told of it yet.
+    In,
+    /// It is captured.
+    Captured,
+}
+
 /// What a watch tells.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    /// A namespace is there, or has other labels than before.
-    Namespace(String, Labels),
+    /// A namespace is there, or is another than before.
+    Namespace(String, Namespace),
     /// A namespace is gone.
     NamespaceGone(String),
     /// These are all namespaces.
-    Namespaces(BTreeMap<String, Labels>),
+    Namespaces(BTreeMap<String, Namespace>),
     /// A pod of this node is there, or is another than before.
     Pod(Box<v1::Pod>),
     /// A pod is gone.
@@ -52,11 +100,27 @@ struct Seen {
     ready: bool,
 }
 
+/// Whether a pod is in the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nobody can say yet.
+    Unknown {
+        /// The namespace is known, and does not say that pods are in the mesh.
+        namespace_is_out: bool,
+    },
+    /// It is not.
+    Out,
+    /// It is, and the watch has not told of it yet.
+    Coming,
+    /// It is.
+    In,
+}
+
 /// All that is known of this node's pods.
 #[derive(Debug)]
 pub struct Pods {
     excluded: Excluded,
-    namespaces: Option<BTreeMap<String, Labels>>,
+    namespaces: Option<BTreeMap<String, Namespace>>,
     pods: Option<BTreeMap<Key, Seen>>,
     /// By uid. Kept as long as the pod is there.
     netns: BTreeMap<String, Arc<Netns>>,
@@ -77,9 +141,9 @@ impl Pods {
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Namespaces(all) => self.namespaces = Some(all),
-            Change::Namespace(name, labels) => {
+            Change::Namespace(name, namespace) => {
                 if let Some(all) = &mut self.namespaces {
-                    all.insert(name, labels);
+                    all.insert(name, namespace);
                 }
             }
             Change::NamespaceGone(name) => {
@@ -129,6 +193,66 @@ impl Pods {
         self.netns.extend(new);
     }
 
+    /// A pod is about to run in this namespace: whatever it had before is no longer its own.
+    pub fn arrived(&mut self, key: &Key, netns: &Arc<Netns>) {
+        if let Some(pod) = self.pods.as_ref().and_then(|all| all.get(key)) {
+            self.netns.insert(pod.uid.clone(), Arc::clone(netns));
+        }
+    }
+
+    /// Whether this is where a pod is known to run.
+    pub fn has(&self, key: &Key, netns: &Netns) -> bool {
+        let pod = self.pods.as_ref().and_then(|all| all.get(key));
+        let held = pod.and_then(|pod| self.netns.get(&pod.uid));
+        let id = held.and_then(|held| held.id().ok());
+        id.is_some() && id == netns.id().ok()
+    }
+
+    /// Whether a pod is in the mesh. `fetched` is the pod as the API server has it, for when the watch has not told of it.
+    pub fn standing(&self, key: &Key, uid: &str, fetched: Option<&v1::Pod>) -> Standing {
+        if self.excluded.0.contains(&key.0) {
+            return Standing::Out;
+        }
+        let namespaces = self.namespaces.as_ref();
+        // A pod may be told of before its namespace.
+        let Some(namespace) = namespaces.and_then(|all| all.get(&key.0)) else {
+            return Standing::Unknown {
+                namespace_is_out: false,
+            };
+        };
+        let is_it = |seen: &&Seen| uid.is_empty() || seen.uid == uid;
+        let known = self.pods.as_ref().and_then(|all| all.get(key));
+        if let Some(seen) = known.filter(is_it) {
+            return if self.pod(key, seen).is_out() {
+                Standing::Out
+            } else {
+                Standing::In
+            };
+        }
+        match fetched.cloned().and_then(seen) {
+            Some((_, seen)) if self.pod(key, &seen).is_out() => Standing::Out,
+            Some(_) => Standing::Coming,
+            None => Standing::Unknown {
+                namespace_is_out: !namespace.takes_in(),
+            },
+        }
+    }
+
+    /// What the CNI plugin goes by alone, once all namespaces are known. `own` is the namespace of the mesh itself.
+    pub fn host(&self, own: &str) -> Option<Host> {
+        let all = self.namespaces.as_ref()?;
+        let names = |wanted: &dyn Fn(&Namespace) -> bool| {
+            let found = all.iter().filter(|(_, namespace)| wanted(namespace));
+            found.map(|(name, _)| name.clone()).collect()
+        };
+        Some(Host {
+            own: own.to_owned(),
+            excluded: self.excluded.0.clone(),
+            enrolled: names(&Namespace::takes_in),
+            plain: names(&|namespace| namespace.starts_plain),
+        })
+    }
+
     /// The pods of the node, once all are known.
     pub fn wanted(&self) -> Option<BTreeMap<Key, Pod>> {
         self.namespaces.as_ref()?;
@@ -151,7 +275,7 @@ impl Pods {
         let labels = all
             .and_then(|all| all.get(namespace))
             .filter(|_| !excluded)
-            .unwrap_or(&none);
+            .map_or(&none, |namespace| &namespace.labels);
         let facts = enrol::Pod {
             labels: if excluded { &none } else { &seen.labels },
             annotations: &seen.annotations,
@@ -167,6 +291,21 @@ impl Pods {
             netns: self.netns.get(&seen.uid).cloned().map(Place::Held),
             ready: seen.ready,
         }
+    }
+}
+
+impl Namespace {
+    /// Whether pods are in the mesh that say nothing themselves.
+    fn takes_in(&self) -> bool {
+        let none = Labels::new();
+        let bare = enrol::Pod {
+            labels: &none,
+            annotations: &none,
+            host_network: false,
+            ended: false,
+        };
+        let labels = &self.labels;
+        enrolled(enrol::Namespace { labels }, bare) == Enrolment::In
     }
 }
 
@@ -223,8 +362,15 @@ mod tests {
         Pods::new(Excluded(excluded))
     }
 
-    fn mode(value: &str) -> Labels {
+    fn label(value: &str) -> Labels {
         [(enrol::DATAPLANE_MODE.to_owned(), value.to_owned())].into()
+    }
+
+    fn mode(value: &str) -> Namespace {
+        Namespace {
+            labels: label(value),
+            starts_plain: false,
+        }
     }
 
     fn is_in(pods: &Pods, namespace: &str, name: &str) -> bool {
@@ -247,7 +393,7 @@ mod tests {
         let mut pods = pods();
         pods.apply(Change::Pods(vec![pod("a", &json!({}))]));
         pods.apply(Change::Namespaces(
-            [("shop".to_owned(), Labels::new())].into(),
+            [("shop".to_owned(), Namespace::default())].into(),
         ));
         assert!(!is_in(&pods, "shop", "a"));
         pods.apply(Change::Namespace("shop".to_owned(), mode("ambient")));
@@ -264,7 +410,7 @@ mod tests {
     fn pods_of_the_node_itself_and_of_excluded_namespaces_are_never_in() {
         let mut pods = pods();
         let host = json!({"spec": {"hostNetwork": true}});
-        let system = json!({"metadata": {"namespace": "kube-system", "labels": mode("ambient")}});
+        let system = json!({"metadata": {"namespace": "kube-system", "labels": label("ambient")}});
         pods.apply(Change::Pods(vec![pod("h", &host), pod("s", &system)]));
         let all = ["shop", "kube-system"].map(|name| (name.to_owned(), mode("ambient")));
         pods.apply(Change::Namespaces(all.into()));
@@ -300,5 +446,63 @@ mod tests {
         assert!(!is_in(&pods, "shop", "a") && pods.lacks_any());
         let key = ("shop".to_owned(), "a".to_owned());
         assert_eq!(pods.published()[&key], (UID.to_owned(), true));
+    }
+
+    #[test]
+    fn whether_a_pod_is_in_is_said_only_once_its_namespace_and_itself_are_known() {
+        let key = ("shop".to_owned(), "a".to_owned());
+        let unknown = |namespace_is_out| Standing::Unknown { namespace_is_out };
+        let mut pods = pods();
+        assert_eq!(pods.standing(&key, UID, None), unknown(false));
+        let system = ("kube-system".to_owned(), "a".to_owned());
+        assert_eq!(pods.standing(&system, UID, None), Standing::Out);
+        pods.apply(Change::Pods(Vec::new()));
+        pods.apply(Change::Namespaces(BTreeMap::new()));
+        let fetched = pod("a", &json!({}));
+        assert_eq!(pods.standing(&key, UID, Some(&fetched)), unknown(false));
+        pods.apply(Change::Namespace("shop".to_owned(), Namespace::default()));
+        assert_eq!(pods.standing(&key, UID, None), unknown(true));
+        pods.apply(Change::Namespace("shop".to_owned(), mode("ambient")));
+        assert_eq!(pods.standing(&key, UID, None), unknown(false));
+        assert_eq!(pods.standing(&key, UID, Some(&fetched)), Standing::Coming);
+        let out = pod("a", &json!({"metadata": {"labels": label("none")}}));
+        assert_eq!(pods.standing(&key, UID, Some(&out)), Standing::Out);
+        pods.apply(Change::Pod(Box::new(fetched)));
+        assert_eq!(pods.standing(&key, UID, Some(&out)), Standing::In);
+        assert_eq!(pods.standing(&key, "", None), Standing::In);
+        assert_eq!(pods.standing(&key, "another", None), unknown(false));
+    }
+
+    #[test]
+    fn a_new_sandbox_takes_the_place_of_the_one_before() {
+        if !sys::netns::privileged("a pod's second namespace") {
+            return;
+        }
+        let mut pods = pods();
+        pods.apply(Change::Pods(vec![pod("a", &json!({}))]));
+        let key = ("shop".to_owned(), "a".to_owned());
+        let both = [(); 2].map(|()| Arc::new(Netns::create().unwrap()));
+        for netns in &both {
+            pods.arrived(&key, netns);
+        }
+        assert_eq!(both.map(|netns| Arc::strong_count(&netns)), [1, 2]);
+    }
+
+    #[test]
+    fn the_plugin_alone_goes_by_what_namespaces_say() {
+        let mut pods = pods();
+        assert_eq!(pods.host("ambit-system"), None);
+        let plain = Namespace {
+            labels: label("ambient"),
+            starts_plain: true,
+        };
+        let all = [("a", mode("ambient")), ("b", plain), ("c", mode("none"))];
+        let all = all.map(|(name, namespace)| (name.to_owned(), namespace));
+        pods.apply(Change::Namespaces(all.into()));
+        let host = pods.host("ambit-system").unwrap();
+        assert_eq!(host.own, "ambit-system");
+        let sets = [host.excluded, host.enrolled, host.plain];
+        let sets = sets.map(|set| set.into_iter().collect::<Vec<_>>().join(" "));
+        assert_eq!(sets, ["kube-system", "a b", "b"]);
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::Sender;
 use tokio_stream::StreamExt;
 use tracing::warn;
 
-use super::pods::Change;
+use super::pods::{Change, Namespace, PLAIN, START};
 
 /// Watches until `changes` is closed.
 pub async fn watch(client: Client, node: String, changes: Sender<Change>) {
@@ -60,7 +60,10 @@ async fn namespaces(client: Client, changes: &Sender<Change>) {
     )
     .default_backoff();
     tokio::pin!(events);
-    let labels = |it: &v1::Namespace| it.metadata.labels.clone().unwrap_or_default();
+    let seen = |it: &v1::Namespace| Namespace {
+        labels: it.metadata.labels.clone().unwrap_or_default(),
+        starts_plain: it.annotations().get(START).map(String::as_str) == Some(PLAIN),
+    };
     let mut all = std::collections::BTreeMap::new();
     while let Some(event) = events.next().await {
         let change = match event {
@@ -69,11 +72,11 @@ async fn namespaces(client: Client, changes: &Sender<Change>) {
                 continue;
             }
             Ok(Event::InitApply(it)) => {
-                all.insert(it.name_any(), labels(&it));
+                all.insert(it.name_any(), seen(&it));
                 continue;
             }
             Ok(Event::InitDone) => Change::Namespaces(std::mem::take(&mut all)),
-            Ok(Event::Apply(it)) => Change::Namespace(it.name_any(), labels(&it)),
+            Ok(Event::Apply(it)) => Change::Namespace(it.name_any(), seen(&it)),
             Ok(Event::Delete(it)) => Change::NamespaceGone(it.name_any()),
             Err(error) => {
                 warn!(%error, "namespaces cannot be watched: what is known of them stays");
