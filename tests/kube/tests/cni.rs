@@ -66,7 +66,7 @@ fn a_pods_first_packet_is_in_the_mesh_and_the_host_is_left_as_it_was() {
     cluster.apply(&namespaces());
 
     first_packet(&cluster);
-    overwritten(&cluster, conflist.trim_end());
+    overwritten(&cluster, &conflist);
     without_agent(&cluster);
 
     mesh::install(&cluster, &SETTINGS);
@@ -80,7 +80,7 @@ fn a_pods_first_packet_is_in_the_mesh_and_the_host_is_left_as_it_was() {
     helm.args(["uninstall", "ambit", "-n", NAMESPACE, "--wait"]);
     run(&mut helm, "").unwrap();
     for (node, before) in NODES.iter().zip(before) {
-        assert_eq!(host(&cluster, node).trim_end(), before.trim_end(), "{node}");
+        assert_eq!(host(&cluster, node), before, "{node}");
         assert_eq!(rules(&cluster, node), "", "{node}");
     }
     for (namespace, name) in [("shop", "late"), ("bank", "late"), ("shop", "server")] {
@@ -123,7 +123,7 @@ fn overwritten(cluster: &Cluster, before: &str) {
         text.contains("ambit-cni").then_some(()).ok_or(text)
     };
     is_chained().unwrap();
-    let write = format!("cat > {CONFLIST} <<'END'\n{before}\nEND\n");
+    let write = format!("printf %s '{before}' > {CONFLIST}");
     cluster.node("kn1", &["sh", "-c", &write]).unwrap();
     wait("the plugin to be chained again", SOON, is_chained);
 }
@@ -141,12 +141,11 @@ fn without_agent(cluster: &Cluster) {
     }
     let refusal = "namespace shop is in the mesh and this node's agent, which would take the pod in, does not answer (";
     wait("the pod to be refused", SOON, || {
-        let events = cluster.does(&["-n", "shop", "get", "events", "-o", "yaml"]);
-        events
-            .replace("\n      ", " ")
-            .contains(refusal)
-            .then_some(())
-            .ok_or(events)
+        let events = cluster.get(&["-n", "shop", "events"]);
+        let events = events["items"].as_array().unwrap().iter();
+        let said: Vec<_> = events.map(|event| event["message"].to_string()).collect();
+        let refused = said.iter().any(|message| message.contains(refusal));
+        refused.then_some(()).ok_or_else(|| said.join("\n"))
     });
     running(cluster, "bank", "late");
     running(cluster, "other", "late");
