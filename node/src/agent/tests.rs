@@ -15,6 +15,9 @@ use std::{fs, os::fd::AsRawFd, path::Path};
 use sys::{netns::privileged, nft, route, seqpacket::Connection};
 use tokio::{io::unix::AsyncFd, sync::watch, time};
 
+#[cfg(feature = "kubernetes")]
+mod arrivals;
+
 /// One node: its manifests, its namespaces, its agent.
 struct Node {
     root: PathBuf,
