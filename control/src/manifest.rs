@@ -143,7 +143,8 @@ impl Kind {
         !matches!(self, Self::Namespace | Self::Node | Self::GatewayClass)
     }
 
-    pub(crate) fn group(self) -> &'static str {
+    /// Its API group; empty for the core one.
+    pub fn group(self) -> &'static str {
         match self {
             Self::EndpointSlice => "discovery.k8s.io",
             Self::AuthorizationPolicy | Self::PeerAuthentication => SECURITY,

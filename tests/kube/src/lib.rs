@@ -7,5 +7,6 @@ pub mod cluster;
 pub mod image;
 pub mod mesh;
 pub mod program;
+pub mod token;
 
 pub use cluster::Cluster;

@@ -1,0 +1,403 @@
+//! What each component may do in the API, and what not: asked of the API server, and tried.
+
+use std::path::Path;
+
+use control::{kubernetes::status, manifest::Kind};
+use serde_json::{Value, json};
+use tests_kube::{
+    Cluster,
+    mesh::{self, IMAGE, NAMESPACE},
+    token,
+};
+
+/// Whether an account may do something; what is empty is meant as any.
+struct Question {
+    account: &'static str,
+    verb: String,
+    group: String,
+    resource: String,
+    namespace: String,
+    name: String,
+}
+
+fn question(
+    account: &'static str,
+    verb: &str,
+    what: &str,
+    namespace: &str,
+    name: &str,
+) -> Question {
+    let (group, resource) = what.split_once(':').unwrap_or(("", what));
+    Question {
+        account,
+        verb: verb.to_owned(),
+        group: group.to_owned(),
+        resource: resource.to_owned(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    }
+}
+
+impl Question {
+    /// What `kubectl auth can-i --as` asks.
+    fn review(&self) -> Value {
+        let (resource, subresource) = match self.resource.split_once('/') {
+            Some((resource, subresource)) => (resource, subresource),
+            None => (self.resource.as_str(), ""),
+        };
+        json!({
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {
+                "user": format!("system:serviceaccount:{NAMESPACE}:{}", self.account),
+                "groups": ["system:serviceaccounts", format!("system:serviceaccounts:{NAMESPACE}"), "system:authenticated"],
+                "resourceAttributes": {
+                    "verb": self.verb, "group": self.group, "resource": resource, "subresource": subresource,
+                    "namespace": self.namespace, "name": self.name,
+                },
+            },
+        })
+    }
+
+    fn shown(&self) -> String {
+        let Self {
+            account,
+            verb,
+            group,
+            resource,
+            namespace,
+            name,
+        } = self;
+        format!("{account}: {verb} {group}:{resource} {namespace}/{name}")
+    }
+}
+
+/// Those of the questions that are answered otherwise than expected.
+fn otherwise(cluster: &Cluster, questions: &[Question], expected: bool) -> Vec<String> {
+    let reviews: Vec<_> = questions.iter().map(Question::review).collect();
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": reviews});
+    let answers = cluster.kubectl_with(
+        &[
+            "create",
+            "-f",
+            "-",
+            "-o",
+            "jsonpath={.status.allowed}{\"\\n\"}",
+        ],
+        &list.to_string(),
+    );
+    let answers = answers.unwrap_or_else(|failed| panic!("{failed}"));
+    let answers: Vec<_> = answers.lines().collect();
+    assert_eq!(answers.len(), questions.len(), "{answers:?}");
+    let both = questions.iter().zip(answers);
+    let wrong = both.filter(|(_, answer)| (*answer == "true") != expected);
+    wrong.map(|(question, _)| question.shown()).collect()
+}
+
+const CONTROL: &str = "ambit-control";
+const NODE: &str = "ambit-node";
+
+fn needed() -> Vec<Question> {
+    let mut all = Vec::new();
+    for kind in Kind::all() {
+        let what = format!("{}:{}", kind.group(), kind.plural());
+        let (namespace, name) = match kind {
+            Kind::ConfigMap => (NAMESPACE, "ambit"),
+            _ => ("", ""),
+        };
+        for verb in ["list", "watch"] {
+            all.push(question(CONTROL, verb, &what, namespace, name));
+        }
+        if status::is_written(kind) {
+            all.push(question(
+                CONTROL,
+                "patch",
+                &format!("{what}/status"),
+                "shop",
+                "x",
+            ));
+        }
+    }
+    for (verb, what, namespace, name) in [
+        ("create", "authentication.k8s.io:tokenreviews", "", ""),
+        ("get", "secrets", NAMESPACE, "ambit-ca"),
+        ("create", "secrets", NAMESPACE, ""),
+        ("create", "configmaps", "shop", "istio-ca-root-cert"),
+        ("patch", "configmaps", "shop", "istio-ca-root-cert"),
+        (
+            "update",
+            "coordination.k8s.io:leases",
+            NAMESPACE,
+            "ambit-control-leader",
+        ),
+        ("create", "events.k8s.io:events", "shop", ""),
+        (
+            "watch",
+            "apiextensions.k8s.io:customresourcedefinitions",
+            "",
+            "authorizationpolicies.security.istio.io",
+        ),
+    ] {
+        all.push(question(CONTROL, verb, what, namespace, name));
+    }
+    for (verb, what) in [
+        ("watch", "pods"),
+        ("watch", "namespaces"),
+        ("patch", "pods"),
+        ("patch", "pods/status"),
+        ("create", "events.k8s.io:events"),
+    ] {
+        all.push(question(NODE, verb, what, "", ""));
+    }
+    all
+}
+
+fn not_needed() -> Vec<Question> {
+    let mut all = Vec::new();
+    // Nobody of the mesh.
+    for account in [CONTROL, NODE, "ztunnel"] {
+        for (verb, what, namespace, name) in [
+            ("list", "secrets", "", ""),
+            ("list", "secrets", NAMESPACE, ""),
+            ("get", "secrets", "shop", "ambit-ca"),
+            ("get", "secrets", NAMESPACE, "another"),
+            ("delete", "secrets", NAMESPACE, "ambit-ca"),
+            ("update", "secrets", NAMESPACE, "ambit-ca"),
+            ("create", "pods", "shop", ""),
+            ("delete", "pods", "shop", "x"),
+            ("update", "pods", "shop", "x"),
+            ("create", "pods/exec", "shop", "x"),
+            ("create", "pods/ephemeralcontainers", "shop", "x"),
+            ("patch", "pods/ephemeralcontainers", "shop", "x"),
+            ("patch", "namespaces", "", "shop"),
+            ("patch", "nodes", "", "kn1"),
+            ("get", "nodes/proxy", "", "kn1"),
+            ("create", "serviceaccounts/token", "shop", "x"),
+            ("create", "configmaps", "shop", "another"),
+            ("patch", "configmaps", NAMESPACE, "ambit"),
+            ("list", "configmaps", "", ""),
+            ("patch", "services", "shop", "x"),
+            (
+                "create",
+                "rbac.authorization.k8s.io:clusterrolebindings",
+                "",
+                "",
+            ),
+            (
+                "escalate",
+                "rbac.authorization.k8s.io:clusterroles",
+                "",
+                "ambit-control",
+            ),
+            ("impersonate", "users", "", "system:admin"),
+            (
+                "update",
+                "security.istio.io:authorizationpolicies",
+                "shop",
+                "x",
+            ),
+            (
+                "patch",
+                "security.istio.io:authorizationpolicies",
+                "shop",
+                "x",
+            ),
+            (
+                "delete",
+                "security.istio.io:peerauthentications",
+                "shop",
+                "x",
+            ),
+            (
+                "patch",
+                "apiextensions.k8s.io:customresourcedefinitions",
+                "",
+                "authorizationpolicies.security.istio.io",
+            ),
+            (
+                "list",
+                "apiextensions.k8s.io:customresourcedefinitions",
+                "",
+                "",
+            ),
+            (
+                "patch",
+                "admissionregistration.k8s.io:validatingadmissionpolicies",
+                "",
+                "ambit-node",
+            ),
+            (
+                "update",
+                "coordination.k8s.io:leases",
+                "kube-system",
+                "kube-scheduler",
+            ),
+            ("patch", "apps:daemonsets", NAMESPACE, "ztunnel"),
+        ] {
+            all.push(question(account, verb, what, namespace, name));
+        }
+    }
+    for account in [NODE, "ztunnel"] {
+        for (verb, what, namespace, name) in [
+            ("get", "secrets", NAMESPACE, "ambit-ca"),
+            ("create", "authentication.k8s.io:tokenreviews", "", ""),
+            ("list", "services", "", ""),
+            ("list", "security.istio.io:authorizationpolicies", "", ""),
+            ("patch", "services/status", "shop", "x"),
+            (
+                "get",
+                "coordination.k8s.io:leases",
+                NAMESPACE,
+                "ambit-control-leader",
+            ),
+            ("create", "configmaps", "shop", "istio-ca-root-cert"),
+        ] {
+            all.push(question(account, verb, what, namespace, name));
+        }
+    }
+    for account in [CONTROL, "ztunnel"] {
+        for what in ["pods", "pods/status"] {
+            all.push(question(account, "patch", what, "shop", "x"));
+        }
+    }
+    for what in ["pods", "namespaces"] {
+        all.push(question("ztunnel", "list", what, "", ""));
+    }
+    all
+}
+
+fn pods() -> String {
+    let pod = |name: &str, node: &str| {
+        format!(
+            "
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: shop, labels: {{app: {name}}}, annotations: {{others: as-it-was}}}}
+spec:
+  nodeName: {node}
+  terminationGracePeriodSeconds: 1
+  containers: [{{name: echo, image: \"{IMAGE}\", imagePullPolicy: Never, args: [echo]}}]
+---"
+        )
+    };
+    [pod("here", "kn1"), pod("there", "kn2")].concat()
+}
+
+#[test]
+fn components_may_do_what_they_need_and_nothing_else() {
+    let Some(cluster) = Cluster::start("rights on a cluster", 2) else {
+        return;
+    };
+    mesh::load(&cluster, Path::new(env!("CARGO_BIN_EXE_ambit")));
+    mesh::install(&cluster, &["control.replicas=1"]);
+    cluster.does(&["create", "namespace", "shop"]);
+
+    let refused = otherwise(&cluster, &needed(), true);
+    assert!(refused.is_empty(), "needed, and refused: {refused:#?}");
+    let allowed = otherwise(&cluster, &not_needed(), false);
+    assert!(allowed.is_empty(), "not needed, and allowed: {allowed:#?}");
+
+    cluster.apply(&pods());
+    // `kubectl` looks at what it patches; agents do not.
+    let role = [
+        "create",
+        "clusterrole",
+        "look",
+        "--verb=get",
+        "--resource=pods/status",
+    ];
+    cluster.does(&role);
+    let account = format!("--serviceaccount={NAMESPACE}:{NODE}");
+    let binding = ["create", "clusterrolebinding", "look", "--clusterrole=look"];
+    cluster.does(&[&binding[..], &[account.as_str()]].concat());
+    agents_write_on_pods_of_their_node_whether_they_are_captured(&cluster);
+}
+
+const REDIRECTION: &str =
+    r#"{"metadata":{"annotations":{"ambient.istio.io/redirection":"enabled"}}}"#;
+const CAPTURED: &str =
+    r#"{"status":{"conditions":[{"type":"ambit.dev/Captured","status":"True"}]}}"#;
+
+fn agents_write_on_pods_of_their_node_whether_they_are_captured(cluster: &Cluster) {
+    let agent = token::pod_on(cluster, NAMESPACE, NODE, "kn1");
+    let bound = token::of(cluster, (NAMESPACE, NODE), Some(&agent), None);
+    let unbound = token::of(cluster, (NAMESPACE, NODE), None, None);
+    let patch = |token: &str, pod: &str, part: &[&str], patch: &str| {
+        let arguments = [&["-n", "shop", "patch", "pod", pod, "-p", patch], part].concat();
+        token::kubectl(cluster, token, &arguments)
+    };
+    let whole = &["--type=merge"][..];
+    let status = &["--subresource=status"][..];
+
+    patch(&bound, "here", status, CAPTURED).unwrap_or_else(|failed| panic!("{failed}"));
+    patch(&bound, "here", whole, REDIRECTION).unwrap_or_else(|failed| panic!("{failed}"));
+
+    let refused = |token: &str, pod: &str, part: &[&str], change: &str, why: &str| {
+        let said = patch(token, pod, part, change).expect_err(change).said;
+        assert!(
+            said.contains("Forbidden") && said.contains(why),
+            "{change}: {said}"
+        );
+    };
+    let elsewhere = "the node agent of node kn1 may not change a pod of kn2";
+    refused(&bound, "there", whole, REDIRECTION, elsewhere);
+    refused(&bound, "there", status, CAPTURED, elsewhere);
+    let nowhere = "the node agent of no node may not change a pod of kn1";
+    refused(&unbound, "here", whole, REDIRECTION, nowhere);
+    for (part, change, why) in [
+        (
+            whole,
+            r#"{"metadata":{"annotations":{"others":"changed"}}}"#,
+            "annotations",
+        ),
+        (
+            whole,
+            r#"{"metadata":{"annotations":{"others":null}}}"#,
+            "annotations",
+        ),
+        (
+            whole,
+            r#"{"metadata":{"annotations":{"new":"one"}}}"#,
+            "annotations",
+        ),
+        (
+            whole,
+            r#"{"metadata":{"labels":{"app":"another"}}}"#,
+            "metadata",
+        ),
+        (whole, r#"{"metadata":{"labels":null}}"#, "metadata"),
+        (
+            whole,
+            r#"{"metadata":{"finalizers":["example.com/stay"]}}"#,
+            "metadata",
+        ),
+        (
+            whole,
+            r#"{"spec":{"activeDeadlineSeconds":1}}"#,
+            "what a pod is to be",
+        ),
+        (status, r#"{"status":{"podIP":"192.0.2.1"}}"#, "status"),
+        (
+            status,
+            r#"{"status":{"conditions":[{"type":"Ready","status":"False"}]}}"#,
+            "status",
+        ),
+        (status, r#"{"status":{"conditions":null}}"#, "status"),
+        (
+            status,
+            r#"{"metadata":{"labels":{"app":"another"}}}"#,
+            "metadata",
+        ),
+    ] {
+        refused(&bound, "here", part, change, why);
+    }
+    let container =
+        r#"[{"op":"replace","path":"/spec/containers/0/image","value":"example.com/other"}]"#;
+    refused(
+        &bound,
+        "here",
+        &["--type=json"],
+        container,
+        "what a pod is to be",
+    );
+}
