@@ -246,8 +246,12 @@ mod tests {
     fn every_command_in_the_documents_is_one() {
         let readme = commands(include_str!("../../README.md"));
         let contributing = commands(include_str!("../../CONTRIBUTING.md"));
+        let install = commands(include_str!("../../docs/install.md"));
         assert!(readme.iter().any(|command| command == "ambit demo"));
-        for command in readme.iter().chain(&contributing) {
+        #[cfg(feature = "kubernetes")]
+        assert!(install.iter().any(|command| command == "ambit install"));
+        let install = install.iter().filter(|_| cfg!(feature = "kubernetes"));
+        for command in readme.iter().chain(&contributing).chain(install) {
             if let Err(error) = understood(command) {
                 panic!("{command}: {error}");
             }

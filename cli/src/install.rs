@@ -70,6 +70,10 @@ pub(crate) struct Removal {
     #[command(flatten)]
     place: Place,
 
+    /// Leave what is on the nodes as it is, for where no agent can run that would restore them.
+    #[arg(long)]
+    leave_nodes: bool,
+
     /// How long it may take.
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = length::parse)]
     timeout: Duration,
@@ -131,7 +135,7 @@ pub(crate) fn uninstall(arguments: &Removal) -> Result<(), Failure> {
     let namespace = &arguments.place.namespace;
     let mut removed = Vec::new();
     if let Some(release) = helm.release()? {
-        helm.uninstall(arguments.timeout)?;
+        helm.uninstall(arguments.timeout, arguments.leave_nodes)?;
         wait_until_gone(&cluster, namespace, end)?;
         removed.push(format!(
             "the release {}",

@@ -4,12 +4,28 @@
         include_str!("../../../deploy/helm/ambit/Chart.yaml"),
     ),
     (
+        "crds/authorizationpolicy.yaml",
+        include_str!("../../../deploy/helm/ambit/crds/authorizationpolicy.yaml"),
+    ),
+    (
+        "crds/peerauthentication.yaml",
+        include_str!("../../../deploy/helm/ambit/crds/peerauthentication.yaml"),
+    ),
+    (
+        "crds/requestauthentication.yaml",
+        include_str!("../../../deploy/helm/ambit/crds/requestauthentication.yaml"),
+    ),
+    (
         "templates/NOTES.txt",
         include_str!("../../../deploy/helm/ambit/templates/NOTES.txt"),
     ),
     (
         "templates/_names.tpl",
         include_str!("../../../deploy/helm/ambit/templates/_names.tpl"),
+    ),
+    (
+        "templates/admission.yaml",
+        include_str!("../../../deploy/helm/ambit/templates/admission.yaml"),
     ),
     (
         "templates/control.yaml",

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::chart::Chart;
+use super::chart::{Chart, oldest_kubernetes};
 use crate::{Failure, cluster::Place};
 
 /// What the release is called.
@@ -44,7 +44,17 @@ impl Helm {
 
     /// The manifests. No cluster is asked.
     pub(super) fn render(&self, chart: &Chart, flags: &[String]) -> Result<String, Failure> {
-        self.with(&["template", RELEASE, "--include-crds"], chart, flags)
+        // Without one helm assumes a version, which may be older than what the chart is for.
+        let (major, minor) = oldest_kubernetes().unwrap_or_default();
+        let kubernetes = format!("v{major}.{minor}.0");
+        let what = [
+            "template",
+            RELEASE,
+            "--include-crds",
+            "--kube-version",
+            &kubernetes,
+        ];
+        self.with(&what, chart, flags)
     }
 
     pub(super) fn install(&self, chart: &Chart, flags: &[String]) -> Result<String, Failure> {
@@ -66,9 +76,21 @@ impl Helm {
         )
     }
 
-    pub(super) fn uninstall(&self, timeout: Duration) -> Result<String, Failure> {
+    /// Removes the release. A Job of its chart lets the agents restore their nodes before, unless these are left.
+    pub(super) fn uninstall(&self, timeout: Duration, leave_nodes: bool) -> Result<(), Failure> {
         let timeout = format!("{}s", timeout.as_secs().max(1));
-        self.run(&["uninstall", RELEASE, "--wait", "--timeout", &timeout])
+        let mut arguments = vec!["uninstall", RELEASE, "--wait", "--timeout", &timeout];
+        if leave_nodes {
+            arguments.push("--no-hooks");
+        }
+        let said = self.run(&arguments);
+        said.map(drop).map_err(|failure| {
+            Failure::Failed(format!(
+                "{failure}\nNodes are restored first; what came of it: kubectl -n {} logs job/ambit-uninstall\n\
+                 Without that: ambit uninstall --leave-nodes",
+                self.namespace
+            ))
+        })
     }
 
     fn with(&self, what: &[&str], chart: &Chart, flags: &[String]) -> Result<String, Failure> {
