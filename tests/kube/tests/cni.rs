@@ -65,7 +65,11 @@ fn a_pods_first_packet_is_in_the_mesh_and_the_host_is_left_as_it_was() {
     mesh::install(&cluster, &SETTINGS);
     cluster.apply(&namespaces());
 
-    first_packet(&cluster);
+    cluster.apply(&server("shop", "server", "kn2"));
+    running(&cluster, "shop", "server");
+    captured(&cluster, "shop", "server", true);
+    first_packet(&cluster, "client", || {});
+    without_proxy(&cluster);
     overwritten(&cluster, &conflist);
     without_agent(&cluster);
 
@@ -90,20 +94,18 @@ fn a_pods_first_packet_is_in_the_mesh_and_the_host_is_left_as_it_was() {
     running(&cluster, "shop", "after");
 }
 
-/// A pod whose only process does nothing but send.
-fn first_packet(cluster: &Cluster) {
-    cluster.apply(&server("shop", "server", "kn2"));
-    running(cluster, "shop", "server");
-    captured(cluster, "shop", "server", true);
+/// A pod whose only process does nothing but send. `meanwhile` it is to start.
+fn first_packet(cluster: &Cluster, client: &str, meanwhile: impl FnOnce()) {
     let to = cluster.get(&["-n", "shop", "pod", "server"]);
     let to = to["status"]["podIP"].as_str().unwrap().to_owned();
     let arguments = format!("load, \"http://{to}:8080/\", --fresh, --rate, \"20\", --duration, 2s");
 
     let sniffer = Sniffer::start(&cluster.netns("kn2"), "eth0", CANARY.as_bytes()).unwrap();
-    cluster.apply(&pod("shop", "client", "kn1", &arguments));
-    phase(cluster, "shop", "client", "Succeeded");
+    cluster.apply(&pod("shop", client, "kn1", &arguments));
+    meanwhile();
+    phase(cluster, "shop", client, "Succeeded");
     let seen = sniffer.finish().unwrap();
-    let said = cluster.does(&["-n", "shop", "logs", "client"]);
+    let said = cluster.does(&["-n", "shop", "logs", client]);
     assert!(
         said.contains("\"failed\":0") && !said.contains("\"ok\":0,"),
         "{said}"
@@ -114,6 +116,34 @@ fn first_packet(cluster: &Cluster) {
     };
     assert_eq!(seen.canaries, 0, "{seen:?}");
     assert!(flows(15008) && !flows(8080), "{seen:?}");
+}
+
+/// No proxy takes the pods of a node: they wait.
+fn without_proxy(cluster: &Cluster) {
+    let only = |node: &str| {
+        let selector = format!(
+            "{{\"spec\":{{\"template\":{{\"spec\":{{\"nodeSelector\":{{\"kubernetes.io/hostname\":{node}}}}}}}}}}}"
+        );
+        cluster.does(&[
+            "-n",
+            NAMESPACE,
+            "patch",
+            "daemonset",
+            "ztunnel",
+            "-p",
+            &selector,
+        ]);
+        cluster.rolled_out(NAMESPACE, "daemonset/ztunnel");
+    };
+    only("\"kn2\"");
+    pods(cluster, "ztunnel", 1);
+    first_packet(cluster, "early", || {
+        refused(
+            cluster,
+            "pod shop/early is to start in the mesh, and cannot: it is not captured after 20 s: the node proxy has not acknowledged the pod yet;",
+        );
+        only("null");
+    });
 }
 
 /// Another CNI writes its configuration anew, as it was before us.
@@ -131,26 +161,38 @@ fn overwritten(cluster: &Cluster, before: &str) {
 /// Nobody answers the plugin.
 fn without_agent(cluster: &Cluster) {
     cluster.does(&["-n", NAMESPACE, "delete", "daemonset", "ambit-node"]);
-    wait("the agents to end", SOON, || {
-        let agents = cluster.get(&["-n", NAMESPACE, "pods", "-l", "app=ambit-node"]);
-        let left = agents["items"].as_array().unwrap().len();
-        (left == 0).then_some(()).ok_or(left.to_string())
-    });
+    pods(cluster, "ambit-node", 0);
     for namespace in ["shop", "bank", "other"] {
         cluster.apply(&server(namespace, "late", "kn1"));
     }
-    let refusal = "namespace shop is in the mesh and this node's agent, which would take the pod in, does not answer (";
-    wait("the pod to be refused", SOON, || {
-        let events = cluster.get(&["-n", "shop", "events"]);
-        let events = events["items"].as_array().unwrap().iter();
-        let said: Vec<_> = events.map(|event| event["message"].to_string()).collect();
-        let refused = said.iter().any(|message| message.contains(refusal));
-        refused.then_some(()).ok_or_else(|| said.join("\n"))
-    });
+    refused(
+        cluster,
+        "namespace shop is in the mesh and this node's agent, which would take the pod in, does not answer (",
+    );
     running(cluster, "bank", "late");
     running(cluster, "other", "late");
     let late = cluster.get(&["-n", "shop", "pod", "late"]);
     assert_eq!(late["status"]["phase"], "Pending");
+}
+
+/// Waits until so many pods of the mesh are left.
+fn pods(cluster: &Cluster, app: &str, wanted: usize) {
+    wait(&format!("{wanted} pods of {app}"), SOON, || {
+        let found = cluster.get(&["-n", NAMESPACE, "pods", "-l", &format!("app={app}")]);
+        let left = found["items"].as_array().unwrap().len();
+        (left == wanted).then_some(()).ok_or(left.to_string())
+    });
+}
+
+/// Waits until somebody who asks what is wrong with their pods is told so.
+fn refused(cluster: &Cluster, sentence: &str) {
+    wait("a pod to be refused", SOON, || {
+        let events = cluster.get(&["-n", "shop", "events"]);
+        let events = events["items"].as_array().unwrap().iter();
+        let said: Vec<_> = events.map(|event| event["message"].to_string()).collect();
+        let is_said = said.iter().any(|message| message.contains(sentence));
+        is_said.then_some(()).ok_or_else(|| said.join("\n"))
+    });
 }
 
 fn phase(cluster: &Cluster, namespace: &str, pod: &str, wanted: &str) {
