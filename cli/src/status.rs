@@ -49,6 +49,8 @@ pub(crate) struct Namespace {
 pub(crate) struct Pod {
     pub(crate) name: String,
     pub(crate) node: String,
+    /// Its containers have started.
+    pub(crate) runs: bool,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) state: State,
 }
@@ -195,6 +197,7 @@ fn pod(pod: &Value, labels: &BTreeMap<String, String>, excluded: bool, own_pods:
     Pod {
         name: text(&pod["metadata"]["name"]).to_owned(),
         node: text(&pod["spec"]["nodeName"]).to_owned(),
+        runs: pod["status"]["phase"] == "Running",
         labels: own,
         state,
     }

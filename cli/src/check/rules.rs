@@ -430,9 +430,14 @@ fn captured(facts: &Facts) -> Vec<Finding> {
                 status::State::Waiting(why) => {
                     let place = format!("pod {}/{}", namespace.name, pod.name);
                     let repair = format!("kubectl -n {} describe pod {}", namespace.name, pod.name);
-                    found.push(
-                        Finding::warning("pods", format!("not captured: {why}"), repair).at(place),
-                    );
+                    let what = format!("not captured: {why}");
+                    // Of a pod that does not run yet it is no fault.
+                    let found_so = if pod.runs {
+                        Finding::error
+                    } else {
+                        Finding::warning
+                    };
+                    found.push(found_so("pods", what, repair).at(place));
                 }
                 status::State::Out(_) | status::State::Leaving => {}
             }

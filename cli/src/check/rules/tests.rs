@@ -213,7 +213,7 @@ fn what_does_not_run_of_the_mesh_is_found_where_it_is() {
                     json!({"metadata": {"name": "a", "namespace": "shop"}, "spec": {"nodeName": "n1"}, "status": {"phase": "Running"}}),
                 ];
             },
-            "pods warning",
+            "pods error",
             "pod shop/a",
             "describe pod a",
         ),
