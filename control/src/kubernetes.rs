@@ -5,6 +5,7 @@ pub mod leader;
 pub mod objects;
 pub mod reviews;
 pub mod root;
+pub mod schema;
 pub mod status;
 pub mod watch;
 pub mod write;

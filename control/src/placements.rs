@@ -34,7 +34,7 @@ pub enum NotAllowed {
     ForeignTrustDomain(String),
     /// No pod on the caller's node runs as it.
     NotOnThisNode,
-    /// A waypoint asks for an identity other than this one, its own.
+    /// A waypoint, or another account, asks for an identity other than this one, its own.
     NotItsOwn(Identity),
     /// The Gateway of the waypoint that asks is not there.
     NoGateway,
@@ -134,7 +134,9 @@ impl fmt::Display for NotAllowed {
                 write!(f, "the trust domain {trust_domain} is not ours")
             }
             Self::NotOnThisNode => f.write_str("no pod on the caller's node runs as this identity"),
-            Self::NotItsOwn(own) => write!(f, "a waypoint gets its own identity alone, {own}"),
+            Self::NotItsOwn(own) => {
+                write!(f, "who is no node proxy gets its own identity alone, {own}")
+            }
             Self::NoGateway => f.write_str("the Gateway of this waypoint is not there"),
         }
     }

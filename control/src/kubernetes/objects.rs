@@ -10,7 +10,10 @@ use serde_json::Value;
 
 use super::status;
 use crate::{
-    manifest::{self, Kind, Manifest, ObjectRef, Refused},
+    manifest::{
+        self, Fault, Kind, Manifest, Object, ObjectRef, Refused, authorization::PolicyTarget,
+        unserved::Target,
+    },
     world::{Denial, Faulty, World},
 };
 
@@ -45,6 +48,13 @@ pub struct Written {
 }
 
 impl Stored {
+    /// The same, as something that is refused for this too.
+    #[must_use]
+    pub fn refused_for(mut self, fault: &Fault) -> Self {
+        self.manifest = faulty(self.manifest, fault);
+        self
+    }
+
     /// Reads an object of a kind. `None` if it is not one, or one that the mesh has no use for.
     pub fn read(kind: Kind, tree: &Value) -> Option<Self> {
         let metadata = tree.get("metadata")?;
@@ -63,6 +73,50 @@ impl Stored {
                 }),
             }),
         }
+    }
+}
+
+/// An object as one that is faulty: what it is for is known as far as it is written there.
+fn faulty(manifest: Manifest, fault: &Fault) -> Manifest {
+    match manifest {
+        Manifest::Refused(mut refused) => {
+            refused.faults.push(fault.clone());
+            Manifest::Refused(refused)
+        }
+        Manifest::Object(object) => {
+            let reference = object.reference();
+            let (selector, targets) = match scope(&object) {
+                PolicyTarget::Everything => (None, Vec::new()),
+                PolicyTarget::Workloads(selector) => (Some(selector), Vec::new()),
+                PolicyTarget::Objects(targets) => (None, targets),
+            };
+            Manifest::Refused(Refused {
+                kind: reference.kind,
+                namespace: reference.namespace,
+                name: Some(reference.name),
+                generation: object.meta().generation,
+                selector,
+                targets,
+                read: None,
+                faults: vec![fault.clone()],
+            })
+        }
+        other => other,
+    }
+}
+
+fn scope(object: &Object) -> PolicyTarget {
+    match object {
+        Object::AuthorizationPolicy(policy) => policy.target.clone(),
+        Object::PeerAuthentication(policy) => match &policy.selector {
+            Some(selector) => PolicyTarget::Workloads(selector.clone()),
+            None => PolicyTarget::Everything,
+        },
+        Object::Unserved(object) => match &object.target {
+            Target::Tokens(target) => target.clone(),
+            _ => PolicyTarget::Everything,
+        },
+        _ => PolicyTarget::Everything,
     }
 }
 

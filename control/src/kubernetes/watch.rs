@@ -18,8 +18,11 @@ use serde_json::Value;
 use tokio::{sync::mpsc::Sender, task::JoinSet, time::sleep};
 use tokio_stream::StreamExt;
 
-use super::objects::{Change, Stored};
-use crate::manifest::{self, Kind, ObjectRef};
+use super::{
+    objects::{Change, Stored},
+    schema,
+};
+use crate::manifest::{self, Fault, Kind, ObjectRef};
 
 /// How often a kind is asked for that is not served.
 const ABSENT: Duration = Duration::from_secs(5);
@@ -73,14 +76,22 @@ struct Closed;
 async fn follow(client: Client, scope: Scope, kind: Kind, changes: Sender<Change>) {
     let mut was_served = None;
     loop {
-        let pause = match served(&client, kind).await {
-            Ok(Some(resource)) => {
+        let pause = match looked_up(&client, kind).await {
+            Ok(Some((resource, pruned))) => {
                 if was_served == Some(false) {
                     tracing::info!(kind = kind.as_str(), "is served now");
                 }
                 was_served = Some(true);
+                if let Some(fault) = &pruned {
+                    tracing::error!(kind = kind.as_str(), reason = %fault, "every policy of this kind denies");
+                }
                 let what = scope.of(&client, kind, &resource);
-                if let Err(Closed) = objects(what, kind, &resource, &changes).await {
+                let pruned = pruned.as_ref();
+                let ended = tokio::select! {
+                    ended = objects(what, kind, &resource, pruned, &changes) => ended,
+                    () = schema::changed(&client, kind, pruned) => Ok(()),
+                };
+                if let Err(Closed) = ended {
                     return;
                 }
                 Duration::ZERO
@@ -107,13 +118,32 @@ async fn follow(client: Client, scope: Scope, kind: Kind, changes: Sender<Change
     }
 }
 
+/// Under which version a kind is served, if it is, and what all of its objects are refused for.
+async fn looked_up(
+    client: &Client,
+    kind: Kind,
+) -> Result<Option<(ApiResource, Option<Fault>)>, kube::Error> {
+    match served(client, kind).await? {
+        None => Ok(None),
+        Some(resource) => Ok(Some((resource, schema::pruned(client, kind).await?))),
+    }
+}
+
 /// Tells of the objects of a kind, until it is not served any more.
 async fn objects(
     (api, config): (Api<DynamicObject>, watcher::Config),
     kind: Kind,
     resource: &ApiResource,
+    pruned: Option<&Fault>,
     changes: &Sender<Change>,
 ) -> Result<(), Closed> {
+    let read = |object| {
+        let stored = read(kind, resource, object)?;
+        Some(match pruned {
+            Some(fault) => stored.refused_for(fault),
+            None => stored,
+        })
+    };
     let events = watcher(api, config).default_backoff();
     tokio::pin!(events);
     let mut all = Vec::new();
@@ -129,13 +159,13 @@ async fn objects(
                 None
             }
             Some(Ok(Event::InitApply(object))) => {
-                all.extend(read(kind, resource, object));
+                all.extend(read(object));
                 None
             }
             Some(Ok(Event::InitDone)) => Some(Change::All(kind, std::mem::take(&mut all))),
             Some(Ok(Event::Apply(object))) => {
                 let reference = reference(kind, &object);
-                let stored = read(kind, resource, object).map(Change::Stored);
+                let stored = read(object).map(Change::Stored);
                 // A ConfigMap may stop being the one that configures the mesh.
                 stored.or_else(|| reference.map(Change::Gone))
             }

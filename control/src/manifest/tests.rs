@@ -8,6 +8,7 @@ use super::{
 
 mod authorization;
 mod route;
+mod schema;
 
 fn read(text: &str) -> Manifest {
     let documents = documents(text);
