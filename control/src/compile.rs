@@ -1,6 +1,6 @@
 //! The world into the resources that node proxies get: a pure function.
 //!
-//! One file per output: `workloads` (pods), `endpoints` (addresses listed by hand), `services`, `authorization`
+//! One file per output: `workloads` (pods), `endpoints` (addresses listed by hand), `entry` (ServiceEntries and WorkloadEntries), `services`, `authorization`
 //! (AuthorizationPolicy), `peer` (PeerAuthentication), `around` (who goes around a waypoint), `closed` (pods that
 //! refuse everybody), `told` (what waypoints get); `stock` and `past` only say whom policies lack, and what gets past them.
 //! `binding` says which service is behind which waypoint, from `gateway` (Gateways), `policy` (what is attached to
@@ -15,11 +15,16 @@ use proto::{
     workload::{Address, Service, Workload, address::Type},
 };
 
-use self::{binding::Bindings, policy::Attached, route::Routes};
+use self::{
+    binding::Bindings,
+    entry::{Entries, Entry},
+    policy::Attached,
+    route::Routes,
+};
 use crate::{
     manifest::{self, Kind, Labels, ObjectRef},
     status::{Condition, Status},
-    world::{Key, World},
+    world::{self, Key, World},
 };
 
 mod around;
@@ -28,6 +33,7 @@ mod binding;
 mod closed;
 pub(crate) mod concern;
 mod endpoints;
+mod entry;
 mod feature;
 mod gateway;
 mod host;
@@ -113,13 +119,11 @@ pub struct Wanted {
 
 /// Compiles the whole world.
 pub fn compile(world: &World, settings: &Settings) -> Compiled {
-    let made = gateway::made(world, settings);
-    let shared = gateway::shared(world);
+    let derived = Derived::new(world, settings);
     let scope = Scope {
         world,
         settings,
-        made: &made,
-        shared: &shared,
+        derived: &derived,
     };
     let attached = Attached::new(scope);
     let bindings = Bindings::new(scope, &attached);
@@ -131,6 +135,7 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
     services::compile(scope, &bindings, &mut compiled);
     workloads::compile(scope, &mut compiled);
     endpoints::compile(scope, &mut compiled);
+    entry::compile(scope, &mut compiled);
     // Objects speak louder than what was stored ready-made.
     for (name, address) in &world.stored.addresses {
         compiled
@@ -156,6 +161,7 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
         &mut compiled,
     );
     bindings.tell(scope, &mut compiled);
+    entry::tell(scope, &bindings, &mut compiled);
     closed::tell(scope, &attached, &mut compiled);
     past::tell(scope, &attached, &bindings, &mut compiled);
     endpoints::statuses(scope, &mut compiled);
@@ -167,24 +173,22 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
 
 /// Whether objects of a namespace are looked at, by the configuration of the mesh.
 pub fn sees(world: &World, settings: &Settings, namespace: &str) -> bool {
-    let (made, shared) = (BTreeMap::new(), BTreeMap::new());
+    let derived = Derived::default();
     let scope = Scope {
         world,
         settings,
-        made: &made,
-        shared: &shared,
+        derived: &derived,
     };
     scope.sees(namespace)
 }
 
 /// The Gateway that the label of a Service, or of its Namespace, names, whether it is there or not.
 pub fn gateway_of(world: &World, settings: &Settings, service: &Key) -> Option<Key> {
-    let (made, shared) = (BTreeMap::new(), BTreeMap::new());
+    let derived = Derived::default();
     let scope = Scope {
         world,
         settings,
-        made: &made,
-        shared: &shared,
+        derived: &derived,
     };
     let service = world.services.get(service)?;
     binding::label(scope, &service.meta)
@@ -192,12 +196,11 @@ pub fn gateway_of(world: &World, settings: &Settings, service: &Key) -> Option<K
 
 /// The Gateways that are ours, each of which gets a waypoint.
 pub fn gateways(world: &World, settings: &Settings) -> Vec<Key> {
-    let (made, shared) = (BTreeMap::new(), BTreeMap::new());
+    let derived = Derived::default();
     let scope = Scope {
         world,
         settings,
-        made: &made,
-        shared: &shared,
+        derived: &derived,
     };
     let ours = gateway::ours(scope).map(|(key, _)| key.clone());
     ours.collect()
@@ -206,12 +209,11 @@ pub fn gateways(world: &World, settings: &Settings) -> Vec<Key> {
 /// Takes the waypoint of every Gateway of ours for ready, as manifests alone cannot say: gives those an address that have
 /// none. Which those are is returned.
 pub fn presume_ready(world: &mut World, settings: &Settings) -> Vec<Key> {
-    let (made, shared) = (BTreeMap::new(), BTreeMap::new());
+    let derived = Derived::default();
     let scope = Scope {
         world,
         settings,
-        made: &made,
-        shared: &shared,
+        derived: &derived,
     };
     let without = gateway::ours(scope).filter(|(_, gateway)| gateway.addresses.is_empty());
     let without: Vec<_> = without
@@ -271,6 +273,9 @@ fn faults(scope: Scope<'_>, attached: &Attached, compiled: &mut Compiled) {
                 Kind::Gateway => {
                     "a policy is, or may be, for it, so what is labelled to it is refused until it is corrected"
                 }
+                Kind::ServiceEntry => {
+                    "a policy is attached to it or to what it may be behind, so what asks for its hosts and addresses is refused, and the pods that it selects refuse every peer, as far as these can be read, until it is corrected"
+                }
                 _ => {
                     "a policy is attached to it or to what it may be behind, so the pods that it selects, as far as that can be read, refuse every peer until it is corrected"
                 }
@@ -316,10 +321,29 @@ fn is_attached(world: &World, reference: &ObjectRef) -> bool {
 struct Scope<'a> {
     world: &'a World,
     settings: &'a Settings,
+    derived: &'a Derived<'a>,
+}
+
+/// What follows from the world before anything else is asked.
+#[derive(Default)]
+struct Derived<'a> {
     /// Services that Gateways have to get.
-    made: &'a BTreeMap<Key, manifest::Service>,
+    made: BTreeMap<Key, manifest::Service>,
     /// Gateways whose identity is not theirs alone, each with a pod that has it too.
-    shared: &'a BTreeMap<Key, String>,
+    shared: BTreeMap<Key, String>,
+    /// Hosts of ServiceEntries.
+    entries: Entries<'a>,
+}
+
+impl<'a> Derived<'a> {
+    fn new(world: &'a World, settings: &Settings) -> Self {
+        let made = gateway::made(world, settings);
+        Self {
+            shared: gateway::shared(world),
+            entries: Entries::new(world, settings, &made),
+            made,
+        }
+    }
 }
 
 impl<'a> Scope<'a> {
@@ -365,13 +389,24 @@ impl<'a> Scope<'a> {
         gateways.into_iter().flatten().map(identity).collect()
     }
 
-    /// All Services, written and made.
+    /// All Services, written and made, and the hosts of ServiceEntries as such.
     fn services(self) -> impl Iterator<Item = &'a manifest::Service> {
-        self.world.services.values().chain(self.made.values())
+        let Derived { made, entries, .. } = self.derived;
+        let written = self.world.services.values();
+        written.chain(made.values()).chain(entries.services())
     }
 
     fn service(self, key: &Key) -> Option<&'a manifest::Service> {
-        self.world.services.get(key).or_else(|| self.made.get(key))
+        let Derived { made, entries, .. } = self.derived;
+        let written = self.world.services.get(key);
+        written
+            .or_else(|| made.get(key))
+            .or_else(|| entries.service(key))
+    }
+
+    /// The ServiceEntry's side of a service that is a host of one.
+    fn entry(self, key: &Key) -> Option<&'a Entry<'a>> {
+        self.derived.entries.of(key)
     }
 
     fn is_root(self, namespace: &str) -> bool {
@@ -389,7 +424,10 @@ impl<'a> Scope<'a> {
     }
 
     fn hostname(self, namespace: &str, name: &str) -> String {
-        format!("{name}.{namespace}.svc.{}", self.settings.domain)
+        match world::host::parts(name) {
+            Some((_, Some(host))) => host.to_owned(),
+            _ => format!("{name}.{namespace}.svc.{}", self.settings.domain),
+        }
     }
 
     /// Name of a service's resource.

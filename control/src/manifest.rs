@@ -18,7 +18,9 @@ pub mod peer;
 mod read;
 pub mod route;
 pub mod selector;
+pub mod service_entry;
 pub mod unserved;
+pub mod workload_entry;
 mod yaml;
 
 pub use self::{
@@ -30,7 +32,9 @@ pub use self::{
     peer::PeerAuthentication,
     route::{Route, RouteKind},
     selector::Selector,
+    service_entry::ServiceEntry,
     unserved::{Unserved, UnservedKind},
+    workload_entry::WorkloadEntry,
     yaml::{Document, LIMITS, Limits, documents, tree},
 };
 use self::{
@@ -39,6 +43,7 @@ use self::{
 };
 
 const SECURITY: &str = "security.istio.io";
+const NETWORKING: &str = "networking.istio.io";
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
 /// The kinds that are compiled, or known not to be.
@@ -70,12 +75,16 @@ pub enum Kind {
     Route(RouteKind),
     /// `gateway.networking.k8s.io/v1`.
     ReferenceGrant,
+    /// `networking.istio.io/v1`.
+    ServiceEntry,
+    /// `networking.istio.io/v1`.
+    WorkloadEntry,
     /// Known and not served.
     Unserved(UnservedKind),
 }
 
 impl Kind {
-    const SERVED: [Self; 15] = [
+    const SERVED: [Self; 17] = [
         Self::Namespace,
         Self::Node,
         Self::ServiceAccount,
@@ -91,6 +100,8 @@ impl Kind {
         Self::Route(RouteKind::Http),
         Self::Route(RouteKind::Tcp),
         Self::ReferenceGrant,
+        Self::ServiceEntry,
+        Self::WorkloadEntry,
     ];
 
     /// Every kind that is known.
@@ -115,6 +126,8 @@ impl Kind {
             Self::GatewayClass => "GatewayClass",
             Self::Route(kind) => kind.as_str(),
             Self::ReferenceGrant => "ReferenceGrant",
+            Self::ServiceEntry => "ServiceEntry",
+            Self::WorkloadEntry => "WorkloadEntry",
             Self::Unserved(kind) => kind.as_str(),
         }
     }
@@ -133,7 +146,12 @@ impl Kind {
     fn is_strict(self) -> bool {
         let ours = matches!(
             self,
-            Self::Gateway | Self::GatewayClass | Self::Route(_) | Self::ReferenceGrant
+            Self::Gateway
+                | Self::GatewayClass
+                | Self::Route(_)
+                | Self::ReferenceGrant
+                | Self::ServiceEntry
+                | Self::WorkloadEntry
         );
         ours || self.is_policy()
     }
@@ -149,6 +167,7 @@ impl Kind {
             Self::EndpointSlice => "discovery.k8s.io",
             Self::AuthorizationPolicy | Self::PeerAuthentication => SECURITY,
             Self::Gateway | Self::GatewayClass | Self::Route(_) | Self::ReferenceGrant => GATEWAY,
+            Self::ServiceEntry | Self::WorkloadEntry => NETWORKING,
             Self::Unserved(kind) => kind.group(),
             _ => "",
         }
@@ -163,6 +182,7 @@ impl Kind {
             | Self::Route(RouteKind::Http)
             | Self::ReferenceGrant => &["v1", "v1beta1"],
             Self::Route(RouteKind::Tcp | RouteKind::Grpc) => &["v1", "v1alpha2"],
+            Self::ServiceEntry | Self::WorkloadEntry => &["v1", "v1beta1", "v1alpha3"],
             Self::Unserved(kind) => kind.versions(),
             _ => &["v1"],
         }
@@ -285,6 +305,8 @@ pub enum Object {
     GatewayClass(GatewayClass),
     Route(Route),
     ReferenceGrant(ReferenceGrant),
+    ServiceEntry(ServiceEntry),
+    WorkloadEntry(WorkloadEntry),
     Unserved(Unserved),
 }
 
@@ -315,6 +337,8 @@ impl Object {
             Self::GatewayClass(object) => (Kind::GatewayClass, &object.meta),
             Self::Route(object) => (Kind::Route(object.kind), &object.meta),
             Self::ReferenceGrant(object) => (Kind::ReferenceGrant, &object.meta),
+            Self::ServiceEntry(object) => (Kind::ServiceEntry, &object.meta),
+            Self::WorkloadEntry(object) => (Kind::WorkloadEntry, &object.meta),
             Self::Unserved(object) => (Kind::Unserved(object.kind), &object.meta),
         }
     }
@@ -348,7 +372,8 @@ pub struct Refused {
     pub selector: Option<Selector>,
     /// The objects that it is attached to, if that much could be read; only for policies.
     pub targets: Vec<TargetRef>,
-    /// Of a route: its parents and what it wants guarded. Of what wants TLS: for whom, at least. Of a Service: whom it selects.
+    /// Of a route: its parents and what it wants guarded. Of what wants TLS: for whom, at least. Of a Service: whom it selects. Of a
+    /// ServiceEntry: all that could be.
     pub read: Option<Box<Object>>,
     /// What is wrong, at least one.
     pub faults: Vec<Fault>,
@@ -416,6 +441,7 @@ fn read(object: Object, at: &At<'_>) -> Option<Object> {
         Object::Route(route) => Some(Object::Route(route::guarded(route, at))),
         Object::Unserved(object) => unserved::wish(object, at).map(Object::Unserved),
         Object::Service(service) => Some(Object::Service(core::selecting(service, at))),
+        Object::ServiceEntry(_) => Some(object),
         _ => None,
     }
 }
@@ -439,6 +465,10 @@ fn object(kind: Kind, meta: Meta, at: &At<'_>, faults: &mut Faults) -> Object {
         Kind::GatewayClass => Object::GatewayClass(gateway::gateway_class(meta, at, faults)),
         Kind::Route(kind) => Object::Route(route::route(kind, meta, at, faults)),
         Kind::ReferenceGrant => Object::ReferenceGrant(gateway::reference_grant(meta, at, faults)),
+        Kind::ServiceEntry => Object::ServiceEntry(service_entry::service_entry(meta, at, faults)),
+        Kind::WorkloadEntry => {
+            Object::WorkloadEntry(workload_entry::workload_entry(meta, at, faults))
+        }
         Kind::Unserved(kind) => Object::Unserved(unserved::unserved(kind, meta, at, faults)),
     }
 }

@@ -12,8 +12,10 @@ use mesh::local::Local;
 use crate::manifest::{
     AuthorizationPolicy, EndpointSlice, Fault, Gateway, GatewayClass, Kind, MeshConfig, Namespace,
     Node, Object, ObjectRef, PeerAuthentication, Pod, ReferenceGrant, Route, RouteKind, Selector,
-    Service, ServiceAccount, TargetRef, Unserved,
+    Service, ServiceAccount, ServiceEntry, TargetRef, Unserved, WorkloadEntry,
 };
+
+pub mod host;
 
 /// What begins the name of what has none that can be read. No object can be called so.
 pub const UNREADABLE: &str = "unreadable_";
@@ -25,7 +27,7 @@ pub type Key = (String, String);
 #[derive(Clone, Debug, Default, PartialEq)]
 #[expect(
     missing_docs,
-    reason = "the first fifteen are the kinds they are named after"
+    reason = "the first seventeen are the kinds they are named after"
 )]
 pub struct World {
     pub namespaces: BTreeMap<String, Namespace>,
@@ -43,13 +45,15 @@ pub struct World {
     pub grpc_routes: BTreeMap<Key, Route>,
     pub tcp_routes: BTreeMap<Key, Route>,
     pub reference_grants: BTreeMap<Key, ReferenceGrant>,
+    pub service_entries: BTreeMap<Key, ServiceEntry>,
+    pub workload_entries: BTreeMap<Key, WorkloadEntry>,
     /// Objects of kinds that are known and not served.
     pub unserved: BTreeMap<ObjectRef, Unserved>,
     /// Policies that never had a good version: each denies until it has one.
     pub denials: BTreeMap<ObjectRef, Denial>,
     /// What could be read of objects that never had a good version and are not simply left out: routes with their parents, to
-    /// say so to each of them, and rules for what they want guarded, those that want TLS, so that nothing is sent without, and Services with their
-    /// selectors, empty where those cannot be read either, so that what is attached to them is not lost.
+    /// say so to each of them, and rules for what they want guarded, those that want TLS, so that nothing is sent without, Services with their
+    /// selectors, empty where those cannot be read either, and ServiceEntries, so that what is attached to them is not lost.
     pub refused: BTreeMap<ObjectRef, Object>,
     /// What is wrong with objects whose newest version is refused, those among `denials` included.
     pub faults: BTreeMap<ObjectRef, Faulty>,
@@ -66,7 +70,7 @@ pub struct World {
 pub struct Waypoints {
     /// Gateways whose waypoint was ready once.
     pub ready: BTreeSet<Key>,
-    /// By service; a service that is not here is not bound. One that is called [`UNREADABLE`] stands for those of its namespace
+    /// By service, a host of a ServiceEntry as [`host`] calls it; a service that is not here is not bound. One that is called [`UNREADABLE`] stands for those of its namespace
     /// that nobody knew.
     pub phases: BTreeMap<Key, Phase>,
 }
@@ -250,6 +254,8 @@ impl World {
             Object::GatewayClass(object) => drop(self.gateway_classes.insert(key.1, object)),
             Object::Route(object) => drop(self.routes_mut(object.kind).insert(key, object)),
             Object::ReferenceGrant(object) => drop(self.reference_grants.insert(key, object)),
+            Object::ServiceEntry(object) => drop(self.service_entries.insert(key, object)),
+            Object::WorkloadEntry(object) => drop(self.workload_entries.insert(key, object)),
             Object::Unserved(object) => drop(self.unserved.insert(reference, object)),
         }
     }
@@ -271,6 +277,8 @@ impl World {
             Kind::GatewayClass => drop(self.gateway_classes.remove(&key.1)),
             Kind::Route(kind) => drop(self.routes_mut(kind).remove(&key)),
             Kind::ReferenceGrant => drop(self.reference_grants.remove(&key)),
+            Kind::ServiceEntry => drop(self.service_entries.remove(&key)),
+            Kind::WorkloadEntry => drop(self.workload_entries.remove(&key)),
             Kind::Unserved(_) => drop(self.unserved.remove(reference)),
         }
     }
@@ -309,6 +317,8 @@ impl World {
             Kind::GatewayClass => found(&self.gateway_classes, &key.1, Object::GatewayClass),
             Kind::Route(kind) => found(self.routes(kind), &key, Object::Route),
             Kind::ReferenceGrant => found(&self.reference_grants, &key, Object::ReferenceGrant),
+            Kind::ServiceEntry => found(&self.service_entries, &key, Object::ServiceEntry),
+            Kind::WorkloadEntry => found(&self.workload_entries, &key, Object::WorkloadEntry),
             Kind::Unserved(_) => found(&self.unserved, reference, Object::Unserved),
         }
     }

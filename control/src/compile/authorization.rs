@@ -14,7 +14,7 @@ use proto::security::{
 use super::{Compiled, Scope, binding::Bindings, octets};
 use crate::{
     manifest::{
-        AuthorizationPolicy, Kind, ObjectRef, Pod, Selector,
+        AuthorizationPolicy, Kind, Labels, ObjectRef, Selector,
         authorization::{
             Action, Block, Condition as When, Operation, PolicyTarget, Rule, Source, Values,
         },
@@ -137,9 +137,8 @@ impl<'a> Selecting<'a> {
         }
     }
 
-    /// Names of those that select a pod: of its namespace and of the root namespace, sorted.
-    pub(super) fn names(&self, pod: &Pod) -> Vec<String> {
-        let own = pod.meta.namespace.as_str();
+    /// Names of those that select a workload: of its namespace and of the root namespace, sorted.
+    pub(super) fn names(&self, own: &str, labels: &Labels) -> Vec<String> {
         let namespaces = [Some(own), (own != self.root).then_some(self.root)];
         let policies = namespaces
             .into_iter()
@@ -147,7 +146,7 @@ impl<'a> Selecting<'a> {
             .filter_map(|namespace| self.by_namespace.get(namespace));
         let selecting = policies
             .flatten()
-            .filter(|(selector, _)| selector.matches(&pod.meta.labels));
+            .filter(|(selector, _)| selector.matches(labels));
         let mut names: Vec<_> = selecting.map(|(_, name)| name.clone()).collect();
         names.sort();
         names

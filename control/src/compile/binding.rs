@@ -8,16 +8,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Compiled, Scope, Wanted,
+    entry::{Entry, Lack},
     gateway::{self, Obstacle},
     policy::Attached,
 };
 use crate::{
-    manifest::{Kind, Meta, ObjectRef, Service},
-    status::{Condition, Status},
-    world::{Key, Phase, World},
+    manifest::{Kind, Meta, Service, mesh::Visible},
+    status::Condition,
+    world::{Key, Phase, World, host},
 };
 
-const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+pub(super) const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 const CANARY: &str = "istio.io/use-waypoint-canary";
 /// On a service: whoever goes around its waypoint is not denied.
@@ -121,15 +122,53 @@ impl Bindings {
                 compiled.closed.insert(key.clone());
             }
             if let Some(condition) = &binding.condition {
-                let reference = ObjectRef::new(Kind::Service, &key.0, &key.1);
                 let service = scope.service(key);
-                let status = Status {
-                    generation: service.map_or(0, |service| service.meta.generation),
-                    conditions: vec![condition.clone()],
-                    ..Status::default()
-                };
-                compiled.statuses.insert(reference, status);
+                let status = compiled.statuses.entry(host::object(key)).or_default();
+                status.generation = service.map_or(0, |service| service.meta.generation);
+                let said = status.conditions.iter_mut().find(|it| it.kind == BOUND);
+                match said {
+                    // Of another host of the same ServiceEntry: what does not hold for one is told.
+                    Some(said) if said.holds => said.clone_from(condition),
+                    Some(_) => {}
+                    None => status.conditions.push(condition.clone()),
+                }
             }
+        }
+        self.hold(scope, compiled);
+    }
+
+    /// Lets the bindings of hosts go on as they are recorded while their ServiceEntry cannot be understood, or its namespace is
+    /// not looked at.
+    fn hold(&self, scope: Scope<'_>, compiled: &mut Compiled) {
+        let phases = scope.world.waypoints.iter().flat_map(|it| &it.phases);
+        let hosts = phases.filter(|(key, _)| host::parts(&key.1).is_some());
+        for (key, phase) in hosts {
+            let reference = host::object(key);
+            let is_there = scope
+                .world
+                .service_entries
+                .contains_key(&(reference.namespace.clone(), reference.name.clone()));
+            let is_unseen = is_there && !scope.sees(&key.0);
+            let is_hidden = is_unseen || scope.world.hides(&reference);
+            if !is_hidden || compiled.wanted.contains_key(key) {
+                continue;
+            }
+            let (gateway, deny) = match phase {
+                Phase::Told { .. } | Phase::Leaving { .. } => continue,
+                Phase::Closed => {
+                    compiled.closed.insert(key.clone());
+                    continue;
+                }
+                Phase::Published { gateway } => (gateway, false),
+                Phase::Enforced { gateway } => (gateway, true),
+                Phase::Moving { to, enforced, .. } => (to, *enforced),
+            };
+            let wanted = Wanted {
+                gateway: gateway.clone(),
+                policed: true,
+                deny,
+            };
+            compiled.wanted.insert(key.clone(), wanted);
         }
     }
 }
@@ -150,6 +189,10 @@ fn bind(asked: Asked<'_>) -> Binding {
         // Namespaces label it like any other: that is nothing to tell.
         return closed(false, named, "it is the Service of a waypoint");
     }
+    let entry = asked.scope.entry(asked.key);
+    if let Some(lacks) = entry.and_then(|entry| Some((entry, entry.lack.as_ref()?))) {
+        return lacking(asked, label.as_ref(), named, lacks);
+    }
     if asked.service.addresses.is_empty() {
         let reason = "it is headless, it has no address that could lead to a waypoint";
         // What a policy of its waypoint had closed does not open because its address is gone.
@@ -158,7 +201,12 @@ fn bind(asked: Asked<'_>) -> Binding {
             was && policed_by(asked, gateway)
         };
         let policed = named || label.as_ref().is_some_and(stays);
-        return closed(label.is_some(), policed, reason);
+        let mut binding = closed(label.is_some(), policed, reason);
+        let selects = !policed || !asked.service.selector.is_empty();
+        if let (Some(condition), Some(entry), false) = (&mut binding.condition, entry, selects) {
+            condition.message = entry.refusal().to_owned();
+        }
+        return binding;
     }
     match label {
         Some(gateway) => labelled(asked, gateway, named),
@@ -187,6 +235,31 @@ pub(super) fn named(world: &World, meta: &Meta) -> Option<Key> {
     Some((namespace.clone(), name.clone()))
 }
 
+/// A host of a ServiceEntry that is not served. What a policy is for is refused, as far as it has an address; so is what was
+/// behind a waypoint, as long as it is labelled to one.
+fn lacking(
+    asked: Asked<'_>,
+    label: Option<&Key>,
+    named: bool,
+    (entry, lack): (&Entry<'_>, &Lack),
+) -> Binding {
+    let policed = named || label.is_some_and(|gateway| policed_by(asked, gateway));
+    let was = phase(asked).and_then(Phase::published).is_some();
+    let closed = policed || was && label.is_some();
+    let effect = match closed {
+        true => entry.refusal(),
+        false => "it is reached past every waypoint",
+    };
+    let message = || format!("{lack}: {effect}");
+    Binding {
+        published: closed.then_some(Published::Nowhere),
+        closed: policed,
+        condition: (closed || label.is_some())
+            .then(|| Condition::fails(BOUND, "UnsupportedTrafficType", message())),
+        ..Binding::default()
+    }
+}
+
 /// A service that is never bound. A policy that names it has nobody who could judge it.
 fn closed(labelled: bool, policed: bool, reason: &'static str) -> Binding {
     let effect = if policed {
@@ -205,6 +278,18 @@ fn closed(labelled: bool, policed: bool, reason: &'static str) -> Binding {
         condition: (policed || labelled)
             .then(|| Condition::fails(BOUND, "UnsupportedTrafficType", message())),
         ..Binding::default()
+    }
+}
+
+/// Why a gateway does not serve it.
+fn obstacle(asked: Asked<'_>, gateway: &Key) -> Option<Obstacle> {
+    let found = gateway::obstacle(asked.scope, gateway, &asked.key.0);
+    let entry = asked.scope.entry(asked.key);
+    let hidden =
+        entry.is_some_and(|it| it.visible == Visible::Namespace) && gateway.0 != asked.key.0;
+    match found {
+        Some(Obstacle::Missing) | None if hidden => Some(Obstacle::Hidden),
+        _ => found,
     }
 }
 
@@ -244,7 +329,7 @@ fn policed_by(asked: Asked<'_>, gateway: &Key) -> bool {
     let Asked {
         scope, attached, ..
     } = asked;
-    let obstacle = gateway::obstacle(scope, gateway, &asked.key.0);
+    let obstacle = obstacle(asked, gateway);
     let untold = obstacle.is_some() || is_foreign(scope, gateway);
     let kept = untold && phase(asked).is_some_and(Phase::is_enforced);
     kept || obstacle != Some(Obstacle::Denied) && attached.polices_gateway(scope, gateway)
@@ -258,7 +343,7 @@ fn is_foreign(scope: Scope<'_>, gateway: &Key) -> bool {
 
 fn labelled(asked: Asked<'_>, gateway: Key, named: bool) -> Binding {
     let Asked { scope, service, .. } = asked;
-    let obstacle = gateway::obstacle(scope, &gateway, &service.meta.namespace);
+    let obstacle = obstacle(asked, &gateway);
     let refused = obstacle.is_some_and(Obstacle::refuses);
     let foreign = is_foreign(scope, &gateway);
     let phase = phase(asked);
@@ -341,7 +426,7 @@ pub(super) fn may_be_bypassed(service: &Service) -> bool {
 
 /// The waypoint of a gateway, unless that does not serve the service: then it is not even asked.
 fn published(asked: Asked<'_>, gateway: &Key) -> Published {
-    match gateway::obstacle(asked.scope, gateway, &asked.key.0) {
+    match obstacle(asked, gateway) {
         Some(obstacle) if obstacle.refuses() => Published::Nowhere,
         _ => Published::Gateway(gateway.clone()),
     }
@@ -350,7 +435,7 @@ fn published(asked: Asked<'_>, gateway: &Key) -> Published {
 /// Those that the binding involves, and that serve the service.
 fn told(asked: Asked<'_>, phase: Option<&Phase>, label: Option<&Key>) -> BTreeSet<Key> {
     let involved = phase.into_iter().flat_map(Phase::told).chain(label);
-    let serves = |gateway: &&Key| gateway::obstacle(asked.scope, gateway, &asked.key.0).is_none();
+    let serves = |gateway: &&Key| obstacle(asked, gateway).is_none();
     involved.filter(serves).cloned().collect()
 }
 
@@ -379,6 +464,10 @@ fn condition(
         Some(Obstacle::Unsupported) => fails(
             "UnsupportedTrafficType",
             "is not for services (istio.io/waypoint-for)",
+        ),
+        Some(Obstacle::Hidden) => fails(
+            "CrossNamespaceWaypointForbidden",
+            "is of another namespace, and only its own sees it (serviceEntryVisibility)",
         ),
         Some(Obstacle::Shared) => fails(
             "WaypointIsNotReady",

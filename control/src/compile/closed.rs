@@ -14,15 +14,16 @@ use super::{
     concern::{self, Behind},
     gateway::{self, Obstacle},
     policy::Attached,
-    workloads::has_all,
+    workloads::{self, Origin},
 };
 use crate::{
-    manifest::{Kind, Labels, Object, ObjectRef},
-    world::{Key, UNREADABLE},
+    manifest::{Kind, Object, ObjectRef, service_entry::Members},
+    world::{Key, UNREADABLE, host},
 };
 
 /// No object can have a name with a `_`.
 const SERVICE: &str = "refused_service_";
+const ENTRY: &str = "refused_service_entry_";
 const NAMESPACE: &str = "refused_namespace_";
 
 pub(super) fn compile(scope: Scope<'_>, attached: &Attached, compiled: &mut Compiled) {
@@ -32,14 +33,21 @@ pub(super) fn compile(scope: Scope<'_>, attached: &Attached, compiled: &mut Comp
         let Some(Type::Workload(workload)) = &mut address.r#type else {
             continue;
         };
-        let key = (workload.namespace.clone(), workload.name.clone());
-        let Some(pod) = scope.world.pods.get(&key) else {
+        let Some(origin) = workloads::origin(scope, workload) else {
             continue;
         };
-        let home = &key.0;
+        // What a ServiceEntry lists it does not select.
+        let labels = match origin {
+            Origin::Pod(_) | Origin::Entry(_) => origin.labels(),
+            Origin::Listed(_) => continue,
+        };
+        let home = &workload.namespace.clone();
         let own = services.iter().filter(|((of, _), _)| of == home);
-        let own = own.filter(|(_, all)| has_all(&pod.meta.labels, all));
-        let all = own.map(|((_, name), _)| format!("{SERVICE}{name}"));
+        let own = own.filter(|(_, all)| all.may_select(&labels));
+        let all = own.map(|((_, name), _)| match host::parts(name) {
+            Some((entry, _)) => format!("{ENTRY}{entry}"),
+            None => format!("{SERVICE}{name}"),
+        });
         let namespace = namespaces.get(home.as_str());
         for name in all.chain(namespace.map(|_| format!("{NAMESPACE}{home}"))) {
             let denial = denial(home, name);
@@ -56,27 +64,28 @@ pub(super) fn tell(scope: Scope<'_>, attached: &Attached, compiled: &mut Compile
     let any = |home: &str| (home.to_owned(), UNREADABLE.to_owned());
     let homes = namespaces(scope);
     compiled.closed.extend(homes.into_iter().map(any));
-    for (service, labels) in services(scope, attached) {
-        compiled
-            .closed
-            .extend(labels.is_empty().then(|| any(&service.0)));
-        compiled.closed.insert(service);
+    for (service, members) in services(scope, attached) {
+        let unknown = members == Members::Unknown;
+        compiled.closed.extend(unknown.then(|| any(&service.0)));
+        // Hosts of a ServiceEntry are told of one by one, by their bindings.
+        if host::parts(&service.1).is_none() {
+            compiled.closed.insert(service);
+        }
     }
 }
 
-/// The Gateway of a waypoint for workloads that a pod is labelled to, if a policy is attached to that which is enforced: what
-/// is sent to the pod's own address would go past it.
+/// The Gateway of a waypoint for workloads that a workload is labelled to, if a policy is attached to that which is enforced: what
+/// is sent to its own address would go past it.
 pub(super) fn policed(scope: Scope<'_>, attached: &Attached, workload: &Workload) -> Option<Key> {
-    let key = (workload.namespace.clone(), workload.name.clone());
-    let pod = scope.world.pods.get(&key)?;
-    let gateway = binding::label(scope, &pod.meta)?;
+    let origin = workloads::origin(scope, workload)?;
+    let gateway = binding::label(scope, origin.meta())?;
     let reference = ObjectRef::new(Kind::Gateway, &gateway.0, &gateway.1);
     let concerned = match scope.world.gateways.get(&gateway) {
         Some(found) => gateway::is_for_workloads(scope, found),
         None => scope.world.hides(&reference),
     };
-    let denied = gateway::obstacle(scope, &gateway, &key.0) == Some(Obstacle::Denied);
-    let own = gateway::is_own(pod, &gateway);
+    let denied = gateway::obstacle(scope, &gateway, &workload.namespace) == Some(Obstacle::Denied);
+    let own = matches!(origin, Origin::Pod(pod) if gateway::is_own(pod, &gateway));
     let policed = concerned && attached.polices_gateway(scope, &gateway);
     (policed && !denied && !own).then_some(gateway)
 }
@@ -86,32 +95,46 @@ pub(super) fn closes(scope: Scope<'_>, attached: &Attached, object: &ObjectRef) 
     let key = || (object.namespace.clone(), object.name.clone());
     match object.kind {
         Kind::Service => services(scope, attached).contains_key(&key()),
+        Kind::ServiceEntry => {
+            let all = host::all(&object.namespace, &object.name);
+            services(scope, attached).contains_key(&all)
+        }
         Kind::Namespace => is_closed(scope, object),
         Kind::Gateway => attached.polices_gateway(scope, &key()),
         _ => false,
     }
 }
 
-/// Services that cannot be understood and that a policy is, or may be, for, with the labels of their pods: none if all pods
-/// of the namespace may be theirs.
-fn services(scope: Scope<'_>, attached: &Attached) -> BTreeMap<Key, Labels> {
+/// Services and ServiceEntries that cannot be understood and that a policy is, or may be, for, with those whom they select.
+fn services(scope: Scope<'_>, attached: &Attached) -> BTreeMap<Key, Members> {
     let faults = scope.world.faults.keys();
-    let faults = faults.filter(|it| it.kind == Kind::Service && may_be_behind(scope, attached, it));
-    let behind = faults.map(|it| (it.namespace.clone(), it.name.clone()));
-    let policed = attached.policed_services().cloned().chain(behind);
-    let hidden = policed.filter_map(|key| {
-        let reference = ObjectRef::new(Kind::Service, &key.0, &key.1);
-        let labels = match scope.world.refused.get(&reference) {
-            Some(Object::Service(service)) => service.selector.clone(),
-            _ if scope.world.hides(&reference) => Labels::new(),
+    let behind = faults.filter_map(|it| {
+        let key = match it.kind {
+            Kind::Service => (it.namespace.clone(), it.name.clone()),
+            Kind::ServiceEntry => host::all(&it.namespace, &it.name),
             _ => return None,
         };
-        Some((key, labels))
+        may_be_behind(scope, attached, it).then_some(key)
+    });
+    let policed = attached.policed_services().cloned().chain(behind);
+    let hidden = policed.filter_map(|key| {
+        let reference = host::object(&key);
+        if !scope.world.hides(&reference) {
+            return None;
+        }
+        let members = match scope.world.refused.get(&reference) {
+            Some(Object::Service(service)) if !service.selector.is_empty() => {
+                Members::Selected(service.selector.clone())
+            }
+            Some(Object::ServiceEntry(entry)) => entry.members.clone(),
+            _ => Members::Unknown,
+        };
+        Some((key, members))
     });
     hidden.collect()
 }
 
-/// Whether a Service that cannot be understood would be behind a waypoint that has a policy, as far as its label can be read.
+/// Whether a Service or ServiceEntry that cannot be understood would be behind a waypoint that has a policy, as far as its label can be read.
 fn may_be_behind(scope: Scope<'_>, attached: &Attached, service: &ObjectRef) -> bool {
     if !attached.polices_gateways() {
         return false;

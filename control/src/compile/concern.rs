@@ -13,9 +13,9 @@ use crate::{
 
 /// A policy that may be for an object, which is not in force. By a Service and its Namespace it would be known which
 /// waypoint is asked, by a Gateway and its class which policies that has, by a Namespace which pods are in the mesh at all, and
-/// by a Pod which policies select it; of other kinds only what is named counts.
+/// by a Pod or WorkloadEntry which policies select it; by a ServiceEntry the same as by a Service; of other kinds only what is named counts.
 pub(crate) fn policy(world: &World, root: &str, object: &ObjectRef) -> Option<ObjectRef> {
-    if object.kind == Kind::Pod {
+    if [Kind::Pod, Kind::WorkloadEntry].contains(&object.kind) {
         return of_pods(world, root, &object.namespace);
     }
     let behind = behind(world, object);
@@ -23,7 +23,7 @@ pub(crate) fn policy(world: &World, root: &str, object: &ObjectRef) -> Option<Ob
         let any = |kinds: &[TargetKind]| targets.iter().any(|it| kinds.contains(&it.kind));
         let through = [TargetKind::Gateway, TargetKind::GatewayClass];
         match object.kind {
-            Kind::Service => match &behind {
+            Kind::Service | Kind::ServiceEntry => match &behind {
                 Behind::Nothing => false,
                 Behind::Gateway((home, name)) => targets.iter().any(|it| match it.kind {
                     TargetKind::Gateway => policy.namespace == *home && it.name == *name,
@@ -44,7 +44,7 @@ pub(crate) fn policy(world: &World, root: &str, object: &ObjectRef) -> Option<Ob
     found.map(|(policy, _)| policy)
 }
 
-/// What a Service that cannot be understood is behind.
+/// What a Service or ServiceEntry that cannot be understood is behind.
 pub(super) enum Behind {
     /// No waypoint.
     Nothing,
@@ -54,20 +54,21 @@ pub(super) enum Behind {
     Anything,
 }
 
-/// What a Service that cannot be understood is behind, as far as its label and that of its namespace can be read.
+/// What such an object is behind, as far as its label and that of its namespace can be read.
 pub(super) fn behind(world: &World, service: &ObjectRef) -> Behind {
     let faulty = world.faults.get(service);
     let faults = faulty.into_iter().flat_map(|it| &it.faults);
     let mut of_metadata = faults.filter(|it| it.field.starts_with("metadata"));
-    match world.refused.get(service) {
-        // One of which nobody knows the name is not known by its labels either.
-        Some(Object::Service(read))
-            if !read.meta.name.is_empty() && of_metadata.next().is_none() =>
-        {
-            binding::named(world, &read.meta).map_or(Behind::Nothing, Behind::Gateway)
-        }
-        _ => Behind::Anything,
+    let meta = match world.refused.get(service) {
+        Some(Object::Service(read)) => &read.meta,
+        Some(Object::ServiceEntry(read)) => &read.meta,
+        _ => return Behind::Anything,
+    };
+    // One of which nobody knows the name is not known by its labels either.
+    if meta.name.is_empty() || of_metadata.next().is_some() {
+        return Behind::Anything;
     }
+    binding::named(world, meta).map_or(Behind::Nothing, Behind::Gateway)
 }
 
 /// A policy that may be for a pod of a namespace by the pod's labels.

@@ -6,7 +6,7 @@ use proto::workload::{
     GatewayAddress, NamespacedHostname, NetworkAddress, gateway_address::Destination,
 };
 
-use super::{Compiled, Scope, octets, workloads};
+use super::{Compiled, Derived, Scope, octets, workloads};
 use crate::{
     manifest::{
         Gateway, Kind, Labels, Meta, ObjectRef, Pod, Service,
@@ -149,15 +149,14 @@ fn selects_pods_of(service: &Service, gateway: &str) -> bool {
 
 /// The Services that Gateways have to get, where we say what is deployed.
 pub(super) fn made(world: &World, settings: &super::Settings) -> BTreeMap<Key, Service> {
-    let (none, shared) = (BTreeMap::new(), BTreeMap::new());
+    let derived = Derived::default();
     let scope = Scope {
         world,
         settings,
-        made: &none,
-        shared: &shared,
+        derived: &derived,
     };
     if !settings.deploys {
-        return none;
+        return BTreeMap::new();
     }
     let without = ours(scope).filter(|(key, _)| !world.services.contains_key(*key));
     without
@@ -202,6 +201,8 @@ pub(super) enum Obstacle {
     Unsupported,
     /// A pod that is not its own has its identity, so nobody can tell its waypoint from that.
     Shared,
+    /// It is of another namespace than a ServiceEntry that only its own namespace sees.
+    Hidden,
 }
 
 impl Obstacle {
@@ -227,7 +228,7 @@ pub(super) fn obstacle(scope: Scope<'_>, gateway: &Key, namespace: &str) -> Opti
         Some(Obstacle::Denied)
     } else if !scope.sees(&gateway.0) {
         Some(Obstacle::Missing)
-    } else if scope.shared.contains_key(gateway) {
+    } else if scope.derived.shared.contains_key(gateway) {
         Some(Obstacle::Shared)
     } else if !is_for_services(scope, found) {
         Some(Obstacle::Unsupported)
@@ -392,7 +393,7 @@ fn warned(scope: Scope<'_>, key: &Key, mut condition: Condition) -> Condition {
 
 fn programmed(scope: Scope<'_>, key: &Key) -> Condition {
     let kind = "Programmed";
-    if let Some(pod) = scope.shared.get(key) {
+    if let Some(pod) = scope.derived.shared.get(key) {
         let message = format!(
             "pod {}/{pod}, which is not one of its own ({GATEWAY_NAME}), runs as its service account: nobody can tell them \
              apart, so its waypoint is trusted with nothing and sent nothing",

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh::enrol;
-use proto::workload::{TunnelProtocol, Workload, WorkloadType, address::Type};
+use proto::workload::{TunnelProtocol, Workload, address::Type};
 
 use super::{
     Compiled, Scope,
@@ -14,13 +14,14 @@ use super::{
     binding::{self, Bindings, Denied},
     gateway,
     policy::Attached,
+    workloads::{self, Origin},
 };
 use crate::{
     manifest::{
         AuthorizationPolicy, Kind, Labels, ObjectRef, Service,
         authorization::{Action, PolicyTarget, TargetKind},
     },
-    world::Key,
+    world::{Key, host},
 };
 
 /// So many objects are told of by name.
@@ -58,7 +59,7 @@ pub(super) fn tell(
                 "what is attached to Gateway {namespace}/{name} or its class is not enforced for it"
             );
             let meta = &service.meta;
-            let reference = ObjectRef::new(Kind::Service, &meta.namespace, &meta.name);
+            let reference = host::object(&(meta.namespace.clone(), meta.name.clone()));
             said.push((reference, text));
         }
     }
@@ -131,12 +132,9 @@ impl<'a> Passing<'a> {
             let outside: BTreeSet<_> = outside
                 .map(|pod| format!("{}/{}", pod.namespace, pod.name))
                 .collect();
-            let words = format!("Service {}/{}", service.0, service.1);
+            let words = host::words(service);
             if !others.is_empty() {
-                let others: BTreeSet<_> = others
-                    .into_iter()
-                    .map(|(namespace, name)| format!("{namespace}/{name}"))
-                    .collect();
+                let others: BTreeSet<_> = others.into_iter().map(short).collect();
                 said.push(format!(
                     "pods of {words} are reached without it through services that lead to the same port of them: {}",
                     named(&others)
@@ -181,7 +179,12 @@ impl<'a> Passing<'a> {
                         .filter(|(_, gateway)| classes.contains(&gateway.class.as_str()));
                     gateways.extend(meant.map(|(key, _)| key.clone()));
                 }
-                TargetKind::GatewayClass | TargetKind::ServiceEntry => {}
+                TargetKind::ServiceEntry => {
+                    let entry = host::all(namespace, &target.name);
+                    let all = self.services.values();
+                    services.extend(all.filter(|it| host::widened(it) == entry && **it != entry));
+                }
+                TargetKind::GatewayClass => {}
             }
         }
         services.extend(gateways.iter().flat_map(|it| self.bindings.services_of(it)));
@@ -189,7 +192,7 @@ impl<'a> Passing<'a> {
             let label = binding::label(scope, &service.meta);
             label.is_some_and(|gateway| gateways.contains(&gateway))
         });
-        let headless = headless.map(|it| format!("{}/{}", it.meta.namespace, it.meta.name));
+        let headless = headless.map(|it| short(&key(it)));
         (services, headless.collect())
     }
 
@@ -227,6 +230,14 @@ impl<'a> Passing<'a> {
     }
 }
 
+/// Of a Service as `<namespace>/<name>`, since that is what most are.
+fn short(service: &Key) -> String {
+    match host::parts(&service.1) {
+        Some(_) => host::words(service),
+        None => format!("{}/{}", service.0, service.1),
+    }
+}
+
 fn key(service: &Service) -> Key {
     (service.meta.namespace.clone(), service.meta.name.clone())
 }
@@ -236,10 +247,7 @@ fn is_outside(scope: Scope<'_>, workload: &Workload) -> bool {
     if workload.tunnel_protocol != i32::from(TunnelProtocol::None) {
         return false;
     }
-    let key = (workload.namespace.clone(), workload.name.clone());
-    let pod = scope.world.pods.get(&key);
-    let pod = pod.filter(|_| workload.workload_type == i32::from(WorkloadType::Pod));
-    let Some(pod) = pod else {
+    let Some(Origin::Pod(pod)) = workloads::origin(scope, workload) else {
         return true;
     };
     let none = Labels::new();

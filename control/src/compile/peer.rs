@@ -11,7 +11,7 @@ use proto::security::{
 };
 
 use super::{Compiled, Scope};
-use crate::manifest::{PeerAuthentication, Pod, peer::Mode};
+use crate::manifest::{Labels, PeerAuthentication, peer::Mode};
 
 /// Names that no object can have: a '_' is not part of one.
 const STRICT: &str = "istio_converted_static_strict";
@@ -111,15 +111,14 @@ impl<'a> Modes<'a> {
         }
     }
 
-    /// Name of the policy that a pod refers to, if any.
-    pub(super) fn names(&self, pod: &Pod) -> Option<String> {
-        let namespace = pod.meta.namespace.as_str();
+    /// Name of the policy that a workload refers to, if any.
+    pub(super) fn names(&self, namespace: &str, labels: &Labels) -> Option<String> {
         let outer = self.is_strict(namespace);
         let selects = |policy: &&&PeerAuthentication| {
             policy
                 .selector
                 .as_ref()
-                .is_some_and(|selector| selector.matches(&pod.meta.labels))
+                .is_some_and(|selector| selector.matches(labels))
         };
         let own = self
             .by_selector

@@ -16,7 +16,7 @@ use crate::{
     },
     publish::Version,
     status::{Condition, Status},
-    world::Key,
+    world::{Key, host},
 };
 
 mod convert;
@@ -125,14 +125,19 @@ impl Attached {
                         add(self.classes.entry(class.to_owned()).or_default(), &policy);
                     }
                 }
-                TargetKind::GatewayClass | TargetKind::ServiceEntry => {}
+                TargetKind::ServiceEntry => {
+                    let key = host::all(namespace, name);
+                    add(self.services.entry(key).or_default(), &policy);
+                }
+                TargetKind::GatewayClass => {}
             }
         }
     }
 
-    /// Those that name a service.
+    /// Those that name a service, or the ServiceEntry whose host it is.
     pub(super) fn of_service(&self, service: &Key) -> &[Rc<Policy>] {
-        self.services.get(service).map_or(&[], Vec::as_slice)
+        let named = host::widened(service);
+        self.services.get(&named).map_or(&[], Vec::as_slice)
     }
 
     /// Those that are in force for every service behind a gateway, and for its class.
@@ -146,7 +151,7 @@ impl Attached {
         own.chain(class).flatten()
     }
 
-    /// The services that an enforced policy names, whether they are there or not.
+    /// The services that an enforced policy names, whether they are there or not; a ServiceEntry as all its hosts.
     pub(super) fn policed_services(&self) -> impl Iterator<Item = &Key> {
         let services = self.services.keys();
         services.filter(|service| self.polices_service(service))

@@ -31,8 +31,16 @@ pub(super) fn compile(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Comp
     for service in served {
         let key = (service.meta.namespace.clone(), service.meta.name.clone());
         let mut resource = resource(scope, service);
+        let entry = scope.entry(&key);
+        if let Some(entry) = entry {
+            entry.describe(&mut resource);
+        }
         if let Some(binding) = bindings.binding(&key) {
             bind(scope, service, binding, &mut resource);
+        }
+        // What is not served is there to be refused, or not at all.
+        if entry.is_some_and(|it| it.lack.is_some()) && resource.waypoint.is_none() {
+            continue;
         }
         compiled.addresses.extend([super::service(resource)]);
     }
@@ -95,7 +103,10 @@ fn bind(scope: Scope<'_>, service: &manifest::Service, binding: &Binding, resour
 /// and it is of that namespace, or of one that the mesh trusts.
 pub(super) fn trusts(scope: Scope<'_>, namespace: &str, (home, name): &Key) -> bool {
     let known = gateway::find(scope, &(home.clone(), name.clone()));
-    let exclusive = !scope.shared.contains_key(&(home.clone(), name.clone()));
+    let exclusive = !scope
+        .derived
+        .shared
+        .contains_key(&(home.clone(), name.clone()));
     exclusive
         && known.is_some_and(|found| gateway::serves(scope, &found.class))
         && (home == namespace || scope.trusts_waypoints_of(home))

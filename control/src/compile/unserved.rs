@@ -29,7 +29,7 @@ pub(super) fn statuses(scope: Scope<'_>, compiled: &mut Compiled) {
 fn effect(scope: Scope<'_>, object: &Unserved) -> &'static str {
     match (&object.target, object.kind) {
         (Target::Host(host), _) if !is_about_any(scope, &object.meta.namespace, host) => {
-            "its host is no Service that it may speak for, which are those of its own namespace, so it changes nothing"
+            "its host is no Service or ServiceEntry that it may speak for, which are those of its own namespace, so it changes nothing"
         }
         (Target::Services(_) | Target::Host(_) | Target::All, _) => {
             "waypoints send nothing where it wants TLS, and answer with 500 instead"
@@ -38,16 +38,13 @@ fn effect(scope: Scope<'_>, object: &Unserved) -> &'static str {
         (Target::Harmless, UnservedKind::DestinationRule) => {
             "it is as if it were not there, and it wants no TLS of its own"
         }
-        (Target::Harmless, UnservedKind::ServiceEntry) => {
-            "what it names is reached like anything outside the mesh, past every waypoint, whatever its labels say"
-        }
         (Target::Harmless, _) => "it is as if it were not there",
     }
 }
 
-/// Whether it is heard for any Service: those of its own namespace, or all if its namespace is the root.
+/// Whether it is heard for any service: those of its own namespace, or all if its namespace is the root.
 fn is_about_any(scope: Scope<'_>, namespace: &str, host: &str) -> bool {
-    let mut near = scope.world.services.values().filter(|service| {
+    let mut near = scope.services().filter(|service| {
         let home = &service.meta.namespace;
         scope.sees(home) && (home == namespace || scope.is_root(namespace))
     });

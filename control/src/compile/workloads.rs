@@ -1,6 +1,7 @@
-//! Pods.
+//! Pods; and what is said of workloads of any origin.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     net::IpAddr,
 };
@@ -10,17 +11,19 @@ use proto::workload::{
 };
 
 use super::{
-    Compiled, Scope, authorization::Selecting, endpoints::Listed, gateway, octets, peer::Modes,
-    services::is_served,
+    Compiled, Scope, authorization::Selecting, endpoints::Listed, entry, gateway, octets,
+    peer::Modes, services::is_served,
 };
-use crate::manifest::{Labels, Pod, Service, core::Target};
+use crate::manifest::{Labels, Meta, Pod, Service, ServiceEntry, WorkloadEntry, core::Target};
 
 const REDIRECTION: &str = "ambient.istio.io/redirection";
 const TUNNEL: &str = "networking.istio.io/tunnel";
 const REGION: &str = "topology.kubernetes.io/region";
 const ZONE: &str = "topology.kubernetes.io/zone";
 const SUBZONE: &str = "topology.istio.io/subzone";
-const WORKLOAD_NAME: &str = "service.istio.io/workload-name";
+/// What begins the id of a pod, after the cluster's.
+const POD: &str = "//Pod/";
+pub(super) const WORKLOAD_NAME: &str = "service.istio.io/workload-name";
 /// The most telling first.
 const NAME: [&str; 3] = [
     "service.istio.io/canonical-name",
@@ -35,7 +38,8 @@ const REVISION: [&str; 3] = [
 
 pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
     let mut selecting: HashMap<&str, Vec<&Service>> = HashMap::new();
-    for service in scope.services().filter(|service| is_served(scope, service)) {
+    let served = scope.services().filter(|service| is_served(scope, service));
+    for service in served.filter(|service| !entry::is_lacking(scope, service)) {
         // A service without a selector selects nothing, not everything.
         if !service.selector.is_empty() {
             selecting
@@ -45,6 +49,7 @@ pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
         }
     }
     let listed = Listed::new(scope);
+    let entered = entry::Pods::new(scope);
     let policies = Selecting::new(scope);
     let modes = Modes::new(scope);
     for pod in scope
@@ -72,7 +77,7 @@ pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
                 },
             );
         }
-        for (key, ports) in listed.of(pod) {
+        for (key, ports) in listed.of(pod).chain(entered.of(pod)) {
             workload.services.insert(
                 key.clone(),
                 PortList {
@@ -80,8 +85,10 @@ pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
                 },
             );
         }
-        workload.authorization_policies = policies.names(pod);
-        workload.authorization_policies.extend(modes.names(pod));
+        workload.authorization_policies = policies.names(&pod.meta.namespace, &pod.meta.labels);
+        workload
+            .authorization_policies
+            .extend(modes.names(&pod.meta.namespace, &pod.meta.labels));
         compiled.addresses.extend([super::workload(workload)]);
     }
 }
@@ -97,8 +104,77 @@ pub(super) fn by_address(scope: Scope<'_>) -> HashMap<IpAddr, &Pod> {
     .collect()
 }
 
-fn is_native(pod: &Pod) -> bool {
-    let tunnel = pod.meta.labels.get(TUNNEL);
+/// What a workload was made of.
+#[derive(Clone, Copy)]
+pub(super) enum Origin<'a> {
+    Pod(&'a Pod),
+    Entry(&'a WorkloadEntry),
+    /// One of the endpoints that a ServiceEntry lists.
+    Listed(&'a ServiceEntry),
+}
+
+impl<'a> Origin<'a> {
+    /// Of the object.
+    pub(super) fn meta(self) -> &'a Meta {
+        match self {
+            Self::Pod(pod) => &pod.meta,
+            Self::Entry(entry) => &entry.meta,
+            Self::Listed(entry) => &entry.meta,
+        }
+    }
+
+    /// Those by which policies select it.
+    pub(super) fn labels(self) -> Cow<'a, Labels> {
+        match self {
+            Self::Entry(entry) => Cow::Owned(entry.labels()),
+            Self::Pod(_) | Self::Listed(_) => Cow::Borrowed(&self.meta().labels),
+        }
+    }
+}
+
+/// The object that a workload was made of; `None` if it is an address in an EndpointSlice.
+pub(super) fn origin<'a>(scope: Scope<'a>, workload: &Workload) -> Option<Origin<'a>> {
+    let world = scope.world;
+    let key = (workload.namespace.clone(), workload.name.clone());
+    let kind = workload.uid.strip_prefix(&scope.settings.cluster_id)?;
+    if kind.starts_with(POD) {
+        world.pods.get(&key).map(Origin::Pod)
+    } else if kind.starts_with(entry::WORKLOAD) {
+        world.workload_entries.get(&key).map(Origin::Entry)
+    } else if kind.starts_with(entry::SERVICE) {
+        world.service_entries.get(&key).map(Origin::Listed)
+    } else {
+        None
+    }
+}
+
+/// How a workload is reached that is labelled or annotated so: by which tunnel, and whether it makes that itself.
+pub(super) fn tunnel(labels: &Labels, captured: bool) -> (TunnelProtocol, bool) {
+    let native = is_native(labels);
+    match captured || native {
+        true => (TunnelProtocol::Hbone, native),
+        false => (TunnelProtocol::None, native),
+    }
+}
+
+/// Whether it is written of an object that its traffic is captured.
+pub(super) fn is_redirected(meta: &Meta) -> bool {
+    let redirection = meta.annotations.get(REDIRECTION);
+    redirection.is_some_and(|value| value == "enabled")
+}
+
+/// Canonical name and revision.
+pub(super) fn canonical(labels: &Labels, workload_name: &str) -> (String, String) {
+    let first = |keys: &[&str]| keys.iter().find_map(|&key| labels.get(key)).cloned();
+    let name = first(&NAME).unwrap_or_else(|| workload_name.to_owned());
+    (
+        name,
+        first(&REVISION).unwrap_or_else(|| "latest".to_owned()),
+    )
+}
+
+fn is_native(labels: &Labels) -> bool {
+    let tunnel = labels.get(TUNNEL);
     tunnel.is_some_and(|value| value.split(',').any(|word| word == "http"))
 }
 
@@ -136,11 +212,7 @@ impl Facts {
         let told = Self {
             addresses: pod.addresses.clone(),
             ready: pod.ready,
-            captured: pod
-                .meta
-                .annotations
-                .get(REDIRECTION)
-                .is_some_and(|value| value == "enabled"),
+            captured: is_redirected(&pod.meta),
         };
         let Some(reports) = &scope.world.reports else {
             return told;
@@ -170,12 +242,7 @@ impl Facts {
 
 fn resource(scope: Scope<'_>, pod: &Pod, facts: &Facts) -> Workload {
     let Pod { meta, .. } = pod;
-    let native = is_native(pod);
-    let tunnel = if facts.captured || native {
-        TunnelProtocol::Hbone
-    } else {
-        TunnelProtocol::None
-    };
+    let (tunnel, native) = tunnel(&meta.labels, facts.captured);
     let status = if facts.ready && !meta.deleting {
         WorkloadStatus::Healthy
     } else {
@@ -187,10 +254,10 @@ fn resource(scope: Scope<'_>, pod: &Pod, facts: &Facts) -> Workload {
         NetworkMode::Standard
     };
     let workload_name = workload_name(pod);
-    let first = |keys: &[&str]| keys.iter().find_map(|&key| meta.labels.get(key)).cloned();
+    let (canonical_name, canonical_revision) = canonical(&meta.labels, &workload_name);
     Workload {
         uid: format!(
-            "{}//Pod/{}/{}",
+            "{}{POD}{}/{}",
             scope.settings.cluster_id, meta.namespace, meta.name
         ),
         name: meta.name.clone(),
@@ -200,8 +267,8 @@ fn resource(scope: Scope<'_>, pod: &Pod, facts: &Facts) -> Workload {
         trust_domain: scope.trust_domain(),
         service_account: pod.service_account.clone(),
         node: pod.node.clone(),
-        canonical_name: first(&NAME).unwrap_or_else(|| workload_name.clone()),
-        canonical_revision: first(&REVISION).unwrap_or_else(|| "latest".to_owned()),
+        canonical_name,
+        canonical_revision,
         workload_type: WorkloadType::Pod.into(),
         workload_name,
         native_tunnel: native,

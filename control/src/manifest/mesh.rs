@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Document, Fault, Meta,
+    Document, Fault, Labels, Meta,
     gateway::{LabelSelector, label_selector},
     meta::{is_label, is_subdomain},
     read::{At, Faults},
@@ -39,6 +39,38 @@ pub struct MeshConfig {
     /// `gateways`, each `<namespace>/<service account>`: what these say of the clients that they forward for
     /// (`x-forwarded-*`, `forwarded`) reaches applications. Of anybody else it does not. Nothing is allowed or denied by it.
     pub gateways: BTreeSet<(String, String)>,
+    /// `serviceEntryVisibility`: who sees the hosts of ServiceEntries. `None`: everybody, and nothing is said of it.
+    pub visibility: Option<Visibility>,
+}
+
+/// Who sees the hosts of ServiceEntries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Visibility {
+    /// Of namespaces that none of `policies` is for.
+    pub fallback: Visible,
+    /// For namespaces that match any of the selectors; the first counts.
+    pub policies: Vec<(Visible, Vec<LabelSelector>)>,
+}
+
+/// Who sees the hosts of a ServiceEntry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Visible {
+    /// Everybody.
+    #[default]
+    Public,
+    /// Clients of its own namespace.
+    Namespace,
+    /// Nobody: it is as if it were not there.
+    Nobody,
+}
+
+impl Visibility {
+    /// Who sees those of a namespace with these labels.
+    pub fn of(&self, labels: &Labels) -> Visible {
+        let mut policies = self.policies.iter();
+        let found = policies.find(|(_, all)| all.iter().any(|it| it.matches(labels)));
+        found.map_or(self.fallback, |(visible, _)| *visible)
+    }
 }
 
 impl MeshConfig {
@@ -99,6 +131,7 @@ pub(super) fn mesh_config(meta: Meta, root: &At<'_>, faults: &mut Faults) -> Mes
             "discoverySelectors",
             "trustedWaypointNamespaces",
             "gateways",
+            "serviceEntryVisibility",
         ],
         faults,
     );
@@ -133,6 +166,49 @@ pub(super) fn mesh_config(meta: Meta, root: &At<'_>, faults: &mut Faults) -> Mes
             .collect(),
         trusted_waypoint_namespaces: trusted,
         gateways,
+        visibility: visibility(&at, faults),
+    }
+}
+
+fn visibility(at: &At<'_>, faults: &mut Faults) -> Option<Visibility> {
+    let at = at.mapping("serviceEntryVisibility", faults)?;
+    at.only(&["defaultVisibility", "policies"], faults);
+    let mut visibility = Visibility {
+        fallback: visible(&at, "defaultVisibility", faults).unwrap_or_default(),
+        policies: Vec::new(),
+    };
+    for at in at.items("policies", faults) {
+        at.only(&["visibility", "matchingRules"], faults);
+        let rules = at.items("matchingRules", faults);
+        if rules.is_empty() {
+            faults.add(&at, "matchingRules", "at least one is required");
+        }
+        let mut selectors = Vec::new();
+        for at in &rules {
+            at.only(&["namespaceSelector"], faults);
+            match at.mapping("namespaceSelector", faults) {
+                Some(at) => selectors.push(label_selector(&at, faults)),
+                None => faults.add(at, "namespaceSelector", "required"),
+            }
+        }
+        match visible(&at, "visibility", faults) {
+            Some(visible) => visibility.policies.push((visible, selectors)),
+            None => faults.add(&at, "visibility", "required"),
+        }
+    }
+    Some(visibility)
+}
+
+fn visible(at: &At<'_>, key: &str, faults: &mut Faults) -> Option<Visible> {
+    match at.text(key, faults)? {
+        "PUBLIC" => Some(Visible::Public),
+        "NAMESPACE" => Some(Visible::Namespace),
+        "NONE" => Some(Visible::Nobody),
+        other => {
+            let reason = format!("{other:?} is none of PUBLIC, NAMESPACE, NONE");
+            faults.add(at, key, reason);
+            Some(Visible::Public)
+        }
     }
 }
 

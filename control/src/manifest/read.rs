@@ -37,6 +37,11 @@ impl Faults {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// Takes in those that were found apart.
+    pub(super) fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
 }
 
 impl From<Faults> for Vec<Fault> {

@@ -24,7 +24,6 @@ pub enum UnservedKind {
     TlsRoute,
     UdpRoute,
     XBackendTrafficPolicy,
-    ServiceEntry,
 }
 
 /// An object of such a kind.
@@ -55,7 +54,7 @@ pub enum Target {
 
 impl UnservedKind {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 12] = [
         Self::RequestAuthentication,
         Self::VirtualService,
         Self::DestinationRule,
@@ -68,7 +67,6 @@ impl UnservedKind {
         Self::TlsRoute,
         Self::UdpRoute,
         Self::XBackendTrafficPolicy,
-        Self::ServiceEntry,
     ];
 
     /// As written in `kind:`.
@@ -86,18 +84,15 @@ impl UnservedKind {
             Self::TlsRoute => "TLSRoute",
             Self::UdpRoute => "UDPRoute",
             Self::XBackendTrafficPolicy => "XBackendTrafficPolicy",
-            Self::ServiceEntry => "ServiceEntry",
         }
     }
 
     pub(super) fn group(self) -> &'static str {
         match self {
             Self::RequestAuthentication => "security.istio.io",
-            Self::VirtualService
-            | Self::DestinationRule
-            | Self::EnvoyFilter
-            | Self::Sidecar
-            | Self::ServiceEntry => "networking.istio.io",
+            Self::VirtualService | Self::DestinationRule | Self::EnvoyFilter | Self::Sidecar => {
+                super::NETWORKING
+            }
             Self::Telemetry => "telemetry.istio.io",
             Self::WasmPlugin => "extensions.istio.io",
             Self::BackendTlsPolicy | Self::ListenerSet | Self::TlsRoute | Self::UdpRoute => {
@@ -110,7 +105,7 @@ impl UnservedKind {
     pub(super) fn versions(self) -> &'static [&'static str] {
         match self {
             Self::RequestAuthentication => &["v1", "v1beta1"],
-            Self::VirtualService | Self::DestinationRule | Self::Sidecar | Self::ServiceEntry => {
+            Self::VirtualService | Self::DestinationRule | Self::Sidecar => {
                 &["v1", "v1beta1", "v1alpha3"]
             }
             Self::EnvoyFilter => &["v1alpha3"],

@@ -108,8 +108,12 @@ pub(crate) fn refusal(loaded: &Loaded, alone: bool, settings: &Settings) -> Opti
 /// namespace and in the root namespace.
 fn twice(loaded: &Loaded, settings: &Settings) -> Option<Refusal> {
     let mut doubles = loaded.doubles.iter().filter(|object| match object.kind {
-        Kind::Service | Kind::Gateway | Kind::GatewayClass | Kind::Namespace => true,
-        Kind::Pod => {
+        Kind::Service
+        | Kind::ServiceEntry
+        | Kind::Gateway
+        | Kind::GatewayClass
+        | Kind::Namespace => true,
+        Kind::Pod | Kind::WorkloadEntry => {
             let (root, namespace) = (&settings.root_namespace, &object.namespace);
             concern::of_pods(&loaded.world, root, namespace).is_some()
         }
@@ -154,7 +158,7 @@ fn attached(world: &World) -> Option<Refusal> {
             return None;
         };
         let namespace = policy.namespace.as_str();
-        let mut named = targets.iter().filter_map(|it| object(namespace, it));
+        let mut named = targets.iter().map(|it| object(namespace, it));
         let object = named.find(|it| world.hides(it))?;
         Some(Refusal::Attached { object, policy })
     })
@@ -172,14 +176,14 @@ fn concerned(world: &World, settings: &Settings) -> Option<Refusal> {
 }
 
 /// The object that a policy of a namespace names.
-fn object(namespace: &str, target: &TargetRef) -> Option<ObjectRef> {
+fn object(namespace: &str, target: &TargetRef) -> ObjectRef {
     let (kind, namespace) = match target.kind {
         TargetKind::Service => (Kind::Service, namespace),
         TargetKind::Gateway => (Kind::Gateway, namespace),
         TargetKind::GatewayClass => (Kind::GatewayClass, ""),
-        TargetKind::ServiceEntry => return None,
+        TargetKind::ServiceEntry => (Kind::ServiceEntry, namespace),
     };
-    Some(ObjectRef::new(kind, namespace, &target.name))
+    ObjectRef::new(kind, namespace, &target.name)
 }
 
 /// What is worth knowing of files that are empty and held nothing before.

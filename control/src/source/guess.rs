@@ -27,12 +27,14 @@ const TELLING: [Kind; 5] = [
 ];
 
 /// What policies are attached to, or are for by its label. Other objects name these too, below their own kind.
-pub(super) const TARGETS: [Kind; 5] = [
+pub(super) const TARGETS: [Kind; 7] = [
     Kind::Service,
+    Kind::ServiceEntry,
     Kind::Gateway,
     Kind::GatewayClass,
     Kind::Namespace,
     Kind::Pod,
+    Kind::WorkloadEntry,
 ];
 
 /// What the text looks like, of what it is unsafe to lose. That is more than one object if the line between two documents

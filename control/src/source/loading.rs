@@ -13,7 +13,7 @@ use super::{
 use crate::{
     manifest::{
         self, Document, Fault, Kind, LIMITS, Manifest, Meta, Object, ObjectRef, Refused,
-        unserved::Target,
+        service_entry::Members, unserved::Target,
     },
     world::{Denial, Faulty},
 };
@@ -167,6 +167,14 @@ impl Loading<'_> {
                 // Nor has it one set of labels.
                 Some(Object::Service(both)) => {
                     both.selector.clear();
+                    both.meta = Meta::default();
+                }
+                Some(Object::ServiceEntry(both)) => {
+                    if let Object::ServiceEntry(read) = read {
+                        add(&mut both.hosts, read.hosts);
+                        add(&mut both.addresses, read.addresses);
+                    }
+                    both.members = Members::Unknown;
                     both.meta = Meta::default();
                 }
                 Some(Object::Route(both)) => {

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     manifest::{
-        Document, Fault, Kind, Meta, Object, ObjectRef, Route, Service, Unserved, UnservedKind,
-        route::Rule, unserved::Target,
+        Document, Fault, Kind, Meta, Object, ObjectRef, Route, Service, ServiceEntry, Unserved,
+        UnservedKind, route::Rule, unserved::Target,
     },
     world::{Denial, Faulty, UNREADABLE},
 };
@@ -271,6 +271,7 @@ pub(super) fn unread(document: &Document<'_>, fault: &Fault) -> Vec<Nameless> {
 fn guessed(document: &Document<'_>, guess: Option<Guess>, fault: Fault) -> Nameless {
     let read = guess.as_ref().and_then(|guess| match guess.kind {
         Kind::Service => Some(Object::Service(Service::default())),
+        Kind::ServiceEntry => Some(Object::ServiceEntry(ServiceEntry::unknown(Meta::default()))),
         Kind::Route(kind) => Some(Object::Route(Route {
             meta: Meta::default(),
             kind,

@@ -564,7 +564,7 @@ fn a_stored_file_that_was_never_good_denies_where_its_policies_were() {
 const MESH: &str = "{discoverySelectors: [{matchLabels: {mesh: on}}], trustedWaypointNamespaces: [infra], rootNamespace: ambit-system, trustDomain: cluster.local}";
 
 /// Faulty configurations, the field and what is said of it.
-const WRONG: [(&str, &str, &str); 10] = [
+const WRONG: [(&str, &str, &str); 13] = [
     (
         "{gateways: [edge]}",
         "data.mesh.gateways[0]",
@@ -576,9 +576,24 @@ const WRONG: [(&str, &str, &str); 10] = [
         "no such field",
     ),
     (
-        "{serviceEntryVisibility: {}}",
-        "data.mesh.serviceEntryVisibility",
+        "{serviceEntryVisibility: {default: PUBLIC}}",
+        "data.mesh.serviceEntryVisibility.default",
         "no such field",
+    ),
+    (
+        "{serviceEntryVisibility: {defaultVisibility: public}}",
+        "data.mesh.serviceEntryVisibility.defaultVisibility",
+        "none of PUBLIC, NAMESPACE, NONE",
+    ),
+    (
+        "{serviceEntryVisibility: {policies: [{visibility: NONE}]}}",
+        "data.mesh.serviceEntryVisibility.policies[0].matchingRules",
+        "at least one is required",
+    ),
+    (
+        "{serviceEntryVisibility: {policies: [{matchingRules: [{namespaceSelector: {}}]}]}}",
+        "data.mesh.serviceEntryVisibility.policies[0].visibility",
+        "required",
     ),
     (
         "{trustedWaypointNamespaces: [Infra]}",

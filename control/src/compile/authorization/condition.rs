@@ -207,8 +207,36 @@ fn found(
             Some(false) => Err(("Invalid", "it is not a class of waypoints".to_owned())),
             Some(true) => Ok(()),
         },
-        TargetKind::ServiceEntry => not_found("ServiceEntry is not served yet"),
+        TargetKind::ServiceEntry => entry(scope, bindings, &key),
     }
+}
+
+/// Whether all hosts of a ServiceEntry are behind one.
+fn entry(scope: Scope<'_>, bindings: &Bindings, key: &Key) -> Result<(), (&'static str, String)> {
+    let (namespace, name) = key;
+    let reference = ObjectRef::new(Kind::ServiceEntry, namespace, name);
+    let not_found = |what: &str| Err(("TargetNotFound", what.to_owned()));
+    let unbound = |what: String| Err(("AncestorNotBound", what));
+    if scope.world.hides(&reference) {
+        return not_found(
+            "it cannot be understood: what asks for its hosts and addresses is refused, and the pods that it selects refuse every peer, as far as these can be read",
+        );
+    }
+    let hosts: Vec<_> = scope.derived.entries.hosts(namespace, name).collect();
+    if hosts.is_empty() {
+        return not_found("it is not there, or nobody sees it");
+    }
+    for host in hosts {
+        if let Some(lack) = &host.lack {
+            return unbound(format!("{lack}: {}", host.refusal()));
+        }
+        if host.addresses.is_empty() {
+            let what = "it has no address: the pods that it selects refuse every peer on its target ports, and what is sent elsewhere is not kept to the policy";
+            return unbound(what.to_owned());
+        }
+        behind(scope, bindings, &host.key)?;
+    }
+    Ok(())
 }
 
 /// Whether a service is behind a waypoint that takes policies.

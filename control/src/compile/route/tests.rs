@@ -68,12 +68,11 @@ fn world(text: &str) -> World {
 
 fn with_routes<T>(world: &World, see: impl FnOnce(&Routes) -> T) -> T {
     let settings = Settings::default();
-    let made = BTreeMap::new();
+    let derived = crate::compile::Derived::new(world, &settings);
     let scope = Scope {
         world,
         settings: &settings,
-        made: &made,
-        shared: &BTreeMap::new(),
+        derived: &derived,
     };
     let attached = super::super::policy::Attached::new(scope);
     see(&Routes::new(scope, &Bindings::new(scope, &attached)))

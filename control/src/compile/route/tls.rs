@@ -98,7 +98,10 @@ impl<'a> Tls<'a> {
         if !by_name && self.all.is_empty() && self.everywhere.is_none() {
             return;
         }
-        for (key, service) in &scope.world.services {
+        let hosts = scope.derived.entries.services();
+        for service in scope.world.services.values().chain(hosts) {
+            let meta = &service.meta;
+            let key = &(meta.namespace.clone(), meta.name.clone());
             for port in service.ports.iter().filter(|port| !port.udp) {
                 let Some(object) = self.wanted(service, port) else {
                     continue;
