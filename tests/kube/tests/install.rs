@@ -71,16 +71,17 @@ struct Shell<'a> {
 impl<'a> Shell<'a> {
     fn of(cluster: &'a Cluster) -> Self {
         let programs = env::temp_dir().join(format!("ambit-programs-{}", process::id()));
-        fs::create_dir_all(&programs).unwrap();
-        symlink(env!("CARGO_BIN_EXE_ambit"), programs.join("ambit")).unwrap();
-        symlink(mesh::helm(), programs.join("helm")).unwrap();
+        fs::create_dir_all(&programs).expect("a directory for programs");
+        symlink(env!("CARGO_BIN_EXE_ambit"), programs.join("ambit")).expect("a link to ambit");
+        symlink(mesh::helm(), programs.join("helm")).expect("a link to helm");
         let kubectl = programs.join("kubectl");
         let script = format!(
             "#!/bin/sh\nexec '{}' kubectl \"$@\"\n",
             cluster.binary().display()
         );
-        fs::write(&kubectl, script).unwrap();
-        fs::set_permissions(&kubectl, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(&kubectl, script).expect("a script for kubectl");
+        let executable = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(&kubectl, executable).expect("a script that can be run");
         Self { cluster, programs }
     }
 
@@ -108,7 +109,7 @@ impl Drop for Shell<'_> {
 
 fn load(cluster: &Cluster) {
     let root = env::temp_dir().join(format!("ambit-install-{}", process::id()));
-    image::lay_out(Path::new(env!("CARGO_BIN_EXE_ambit")), &root).unwrap();
+    image::lay_out(Path::new(env!("CARGO_BIN_EXE_ambit")), &root).expect("an image");
     cluster.image(IMAGE, &root, "/usr/bin/ambit");
     let _ = fs::remove_dir_all(root);
 }
@@ -230,10 +231,19 @@ fn what_goes_wrong_is_said_with_what_to_do_and_users_objects_are_never_removed()
     let shell = Shell::of(&cluster);
     let before = objects(&cluster);
 
-    let said = fails(&shell, "KUBECONFIG=/nonexistent ambit check", 3);
+    nothing_is_there(&shell);
+    assert_eq!(changes(&cluster, &before), [""; 0]);
+    an_image_that_is_not_there_is_repaired(&shell);
+    users_objects_stay(&shell);
+    assert_eq!(changes(&cluster, &before), [""; 0]);
+    a_namespace_of_somebody_else_stays_as_it_was(&cluster, &shell);
+}
+
+fn nothing_is_there(shell: &Shell<'_>) {
+    let said = fails(shell, "KUBECONFIG=/nonexistent ambit check", 3);
     assert!(said.contains("KUBECONFIG=/nonexistent"), "{said}");
     let said = fails(
-        &shell,
+        shell,
         &format!("PATH=/nonexistent {} install", env!("CARGO_BIN_EXE_ambit")),
         1,
     );
@@ -243,12 +253,7 @@ fn what_goes_wrong_is_said_with_what_to_do_and_users_objects_are_never_removed()
         said.contains("replicas: 7") && said.contains("pod-security"),
         "{said}"
     );
-    assert_eq!(
-        changes(&cluster, &before),
-        [""; 0],
-        "nothing is changed so far"
-    );
-    let said = fails(&shell, "ambit check", 1);
+    let said = fails(shell, "ambit check", 1);
     assert!(
         said.contains("nothing is installed in ambit-system") && said.contains("→ ambit install"),
         "{said}"
@@ -259,9 +264,11 @@ fn what_goes_wrong_is_said_with_what_to_do_and_users_objects_are_never_removed()
             .does("ambit uninstall")
             .contains("nothing is installed")
     );
+}
 
+fn an_image_that_is_not_there_is_repaired(shell: &Shell<'_>) {
     let said = fails(
-        &shell,
+        shell,
         "ambit install --image localhost:1/ambit:none --timeout 10s",
         1,
     );
@@ -269,12 +276,12 @@ fn what_goes_wrong_is_said_with_what_to_do_and_users_objects_are_never_removed()
         said.contains("ztunnel 0/1") && said.contains("Pull"),
         "{said}"
     );
-    let said = fails(&shell, "ambit check", 1);
+    let said = fails(shell, "ambit check", 1);
     assert!(
         said.contains("its ztunnel is not ready") && said.contains("kubectl -n ambit-system"),
         "{said}"
     );
-    let said = fails(&shell, "ambit install", 1);
+    let said = fails(shell, "ambit install", 1);
     assert!(said.contains("ambit upgrade"), "{said}");
     let said = shell.does(&format!(
         "AMBIT_IMAGE={IMAGE} ambit upgrade --set control.replicas=1"
@@ -286,7 +293,9 @@ fn what_goes_wrong_is_said_with_what_to_do_and_users_objects_are_never_removed()
         said.contains("control plane 1/1"),
         "what was set stays set: {said}"
     );
+}
 
+fn users_objects_stay(shell: &Shell<'_>) {
     shell.does("kubectl -n ambit-system create configmap mine");
     let said = shell.does("ambit uninstall");
     assert!(
@@ -300,8 +309,9 @@ fn what_goes_wrong_is_said_with_what_to_do_and_users_objects_are_never_removed()
         said.contains("removed: the namespace ambit-system"),
         "{said}"
     );
-    assert_eq!(changes(&cluster, &before), [""; 0]);
+}
 
+fn a_namespace_of_somebody_else_stays_as_it_was(cluster: &Cluster, shell: &Shell<'_>) {
     shell.does("kubectl create namespace ambit-system");
     let labels = || cluster.get(&["namespace", "ambit-system"])["metadata"]["labels"].clone();
     let own = labels();
