@@ -161,7 +161,6 @@ fn held(before: Option<&Lease>, me: &str) -> Lease {
             lease_transitions: Some(if is_ours { times } else { times + 1 }),
             ..LeaseSpec::default()
         }),
-        ..Lease::default()
     }
 }
 
@@ -193,7 +192,7 @@ mod tests {
         let seen = see(None, "a", "t0", at(0));
         assert_eq!(act(&seen, "a", at(0)), Act::Renew);
         assert_eq!(act(&seen, "b", at(14)), Act::Wait);
-        let renewed = see(Some(seen.clone()), "a", "t1", at(14));
+        let renewed = see(Some(seen), "a", "t1", at(14));
         assert_eq!(act(&renewed, "b", at(28)), Act::Wait);
         let same = see(Some(renewed), "a", "t1", at(28));
         assert_eq!(same.since, at(14), "looking at it does not renew it");

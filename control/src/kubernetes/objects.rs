@@ -21,7 +21,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// An object is there, or is another than before.
-    Stored(Stored),
+    Stored(Box<Stored>),
     /// An object is gone.
     Gone(ObjectRef),
     /// These are all of a kind.
@@ -162,7 +162,7 @@ impl Objects {
                 // Before the first list of a kind not all of it is known, and that it is not must stay visible.
                 if let Some(present) = self.present.get_mut(&stored.reference.kind) {
                     present.insert(stored.reference.clone());
-                    self.put(stored);
+                    self.put(*stored);
                 }
             }
             Change::Gone(reference) => {

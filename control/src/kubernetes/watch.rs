@@ -165,7 +165,7 @@ async fn objects(
             Some(Ok(Event::InitDone)) => Some(Change::All(kind, std::mem::take(&mut all))),
             Some(Ok(Event::Apply(object))) => {
                 let reference = reference(kind, &object);
-                let stored = read(object).map(Change::Stored);
+                let stored = read(object).map(|stored| Change::Stored(Box::new(stored)));
                 // A ConfigMap may stop being the one that configures the mesh.
                 stored.or_else(|| reference.map(Change::Gone))
             }

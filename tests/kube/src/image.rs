@@ -54,11 +54,11 @@ fn plugin() -> io::Result<PathBuf> {
         "strip=symbols",
     ]);
     let built = run(&mut command, "").map_err(io::Error::other)?;
-    let told = built.lines().filter_map(|line| {
+    let mut told = built.lines().filter_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
         message["executable"].as_str().map(PathBuf::from)
     });
-    told.last()
+    told.next_back()
         .ok_or_else(|| io::Error::other("cargo does not say where the CNI plugin is"))
 }
 

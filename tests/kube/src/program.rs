@@ -23,7 +23,7 @@ impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let code = self
             .code
-            .map_or("killed".to_owned(), |code| code.to_string());
+            .map_or_else(|| "killed".to_owned(), |code| code.to_string());
         write!(f, "`{}` failed ({code}): {}", self.command, self.said)
     }
 }

@@ -20,21 +20,21 @@ struct Question {
     name: String,
 }
 
-fn question(
-    account: &'static str,
-    verb: &str,
-    what: &str,
-    namespace: &str,
-    name: &str,
-) -> Question {
-    let (group, resource) = what.split_once(':').unwrap_or(("", what));
+/// `verb group:resource/subresource namespace name`, with `-` for what is empty.
+fn question(account: &'static str, what: &str) -> Question {
+    let mut parts = what
+        .split(' ')
+        .map(|part| if part == "-" { "" } else { part });
+    let mut next = || parts.next().unwrap_or_default();
+    let (verb, kind) = (next(), next());
+    let (group, resource) = kind.split_once(':').unwrap_or(("", kind));
     Question {
         account,
         verb: verb.to_owned(),
         group: group.to_owned(),
         resource: resource.to_owned(),
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
+        namespace: next().to_owned(),
+        name: next().to_owned(),
     }
 }
 
@@ -96,173 +96,107 @@ fn otherwise(cluster: &Cluster, questions: &[Question], expected: bool) -> Vec<S
 
 const CONTROL: &str = "ambit-control";
 const NODE: &str = "ambit-node";
+const ZTUNNEL: &str = "ztunnel";
+
+const CONTROL_NEEDS: [&str; 8] = [
+    "create authentication.k8s.io:tokenreviews - -",
+    "get secrets ambit-system ambit-ca",
+    "create secrets ambit-system -",
+    "create configmaps shop istio-ca-root-cert",
+    "patch configmaps shop istio-ca-root-cert",
+    "update coordination.k8s.io:leases ambit-system ambit-control-leader",
+    "create events.k8s.io:events shop -",
+    "watch apiextensions.k8s.io:customresourcedefinitions - authorizationpolicies.security.istio.io",
+];
+
+const NODE_NEEDS: [&str; 5] = [
+    "watch pods - -",
+    "watch namespaces - -",
+    "patch pods - -",
+    "patch pods/status - -",
+    "create events.k8s.io:events - -",
+];
+
+/// What nobody of the mesh may.
+const NOBODY: [&str; 31] = [
+    "list secrets - -",
+    "list secrets ambit-system -",
+    "get secrets shop ambit-ca",
+    "get secrets ambit-system another",
+    "delete secrets ambit-system ambit-ca",
+    "update secrets ambit-system ambit-ca",
+    "create pods shop -",
+    "delete pods shop x",
+    "update pods shop x",
+    "create pods/exec shop x",
+    "create pods/ephemeralcontainers shop x",
+    "patch pods/ephemeralcontainers shop x",
+    "patch namespaces - shop",
+    "patch nodes - kn1",
+    "get nodes/proxy - kn1",
+    "create serviceaccounts/token shop x",
+    "create configmaps shop another",
+    "patch configmaps ambit-system ambit",
+    "list configmaps - -",
+    "patch services shop x",
+    "create rbac.authorization.k8s.io:clusterrolebindings - -",
+    "escalate rbac.authorization.k8s.io:clusterroles - ambit-control",
+    "impersonate users - system:admin",
+    "update security.istio.io:authorizationpolicies shop x",
+    "patch security.istio.io:authorizationpolicies shop x",
+    "delete security.istio.io:peerauthentications shop x",
+    "patch apiextensions.k8s.io:customresourcedefinitions - authorizationpolicies.security.istio.io",
+    "list apiextensions.k8s.io:customresourcedefinitions - -",
+    "patch admissionregistration.k8s.io:validatingadmissionpolicies - ambit-node",
+    "update coordination.k8s.io:leases kube-system kube-scheduler",
+    "patch apps:daemonsets ambit-system ztunnel",
+];
+
+/// What of the mesh the control plane alone may.
+const CONTROL_ALONE: [&str; 7] = [
+    "get secrets ambit-system ambit-ca",
+    "create authentication.k8s.io:tokenreviews - -",
+    "list services - -",
+    "list security.istio.io:authorizationpolicies - -",
+    "patch services/status shop x",
+    "get coordination.k8s.io:leases ambit-system ambit-control-leader",
+    "create configmaps shop istio-ca-root-cert",
+];
 
 fn needed() -> Vec<Question> {
     let mut all = Vec::new();
     for kind in Kind::all() {
         let what = format!("{}:{}", kind.group(), kind.plural());
-        let (namespace, name) = match kind {
-            Kind::ConfigMap => (NAMESPACE, "ambit"),
-            _ => ("", ""),
+        let which = match kind {
+            Kind::ConfigMap => "ambit-system ambit",
+            _ => "- -",
         };
         for verb in ["list", "watch"] {
-            all.push(question(CONTROL, verb, &what, namespace, name));
+            all.push(question(CONTROL, &format!("{verb} {what} {which}")));
         }
         if status::is_written(kind) {
-            all.push(question(
-                CONTROL,
-                "patch",
-                &format!("{what}/status"),
-                "shop",
-                "x",
-            ));
+            all.push(question(CONTROL, &format!("patch {what}/status shop x")));
         }
     }
-    for (verb, what, namespace, name) in [
-        ("create", "authentication.k8s.io:tokenreviews", "", ""),
-        ("get", "secrets", NAMESPACE, "ambit-ca"),
-        ("create", "secrets", NAMESPACE, ""),
-        ("create", "configmaps", "shop", "istio-ca-root-cert"),
-        ("patch", "configmaps", "shop", "istio-ca-root-cert"),
-        (
-            "update",
-            "coordination.k8s.io:leases",
-            NAMESPACE,
-            "ambit-control-leader",
-        ),
-        ("create", "events.k8s.io:events", "shop", ""),
-        (
-            "watch",
-            "apiextensions.k8s.io:customresourcedefinitions",
-            "",
-            "authorizationpolicies.security.istio.io",
-        ),
-    ] {
-        all.push(question(CONTROL, verb, what, namespace, name));
-    }
-    for (verb, what) in [
-        ("watch", "pods"),
-        ("watch", "namespaces"),
-        ("patch", "pods"),
-        ("patch", "pods/status"),
-        ("create", "events.k8s.io:events"),
-    ] {
-        all.push(question(NODE, verb, what, "", ""));
-    }
+    all.extend(CONTROL_NEEDS.map(|what| question(CONTROL, what)));
+    all.extend(NODE_NEEDS.map(|what| question(NODE, what)));
     all
 }
 
 fn not_needed() -> Vec<Question> {
     let mut all = Vec::new();
-    // Nobody of the mesh.
-    for account in [CONTROL, NODE, "ztunnel"] {
-        for (verb, what, namespace, name) in [
-            ("list", "secrets", "", ""),
-            ("list", "secrets", NAMESPACE, ""),
-            ("get", "secrets", "shop", "ambit-ca"),
-            ("get", "secrets", NAMESPACE, "another"),
-            ("delete", "secrets", NAMESPACE, "ambit-ca"),
-            ("update", "secrets", NAMESPACE, "ambit-ca"),
-            ("create", "pods", "shop", ""),
-            ("delete", "pods", "shop", "x"),
-            ("update", "pods", "shop", "x"),
-            ("create", "pods/exec", "shop", "x"),
-            ("create", "pods/ephemeralcontainers", "shop", "x"),
-            ("patch", "pods/ephemeralcontainers", "shop", "x"),
-            ("patch", "namespaces", "", "shop"),
-            ("patch", "nodes", "", "kn1"),
-            ("get", "nodes/proxy", "", "kn1"),
-            ("create", "serviceaccounts/token", "shop", "x"),
-            ("create", "configmaps", "shop", "another"),
-            ("patch", "configmaps", NAMESPACE, "ambit"),
-            ("list", "configmaps", "", ""),
-            ("patch", "services", "shop", "x"),
-            (
-                "create",
-                "rbac.authorization.k8s.io:clusterrolebindings",
-                "",
-                "",
-            ),
-            (
-                "escalate",
-                "rbac.authorization.k8s.io:clusterroles",
-                "",
-                "ambit-control",
-            ),
-            ("impersonate", "users", "", "system:admin"),
-            (
-                "update",
-                "security.istio.io:authorizationpolicies",
-                "shop",
-                "x",
-            ),
-            (
-                "patch",
-                "security.istio.io:authorizationpolicies",
-                "shop",
-                "x",
-            ),
-            (
-                "delete",
-                "security.istio.io:peerauthentications",
-                "shop",
-                "x",
-            ),
-            (
-                "patch",
-                "apiextensions.k8s.io:customresourcedefinitions",
-                "",
-                "authorizationpolicies.security.istio.io",
-            ),
-            (
-                "list",
-                "apiextensions.k8s.io:customresourcedefinitions",
-                "",
-                "",
-            ),
-            (
-                "patch",
-                "admissionregistration.k8s.io:validatingadmissionpolicies",
-                "",
-                "ambit-node",
-            ),
-            (
-                "update",
-                "coordination.k8s.io:leases",
-                "kube-system",
-                "kube-scheduler",
-            ),
-            ("patch", "apps:daemonsets", NAMESPACE, "ztunnel"),
-        ] {
-            all.push(question(account, verb, what, namespace, name));
-        }
+    for account in [CONTROL, NODE, ZTUNNEL] {
+        all.extend(NOBODY.map(|what| question(account, what)));
     }
-    for account in [NODE, "ztunnel"] {
-        for (verb, what, namespace, name) in [
-            ("get", "secrets", NAMESPACE, "ambit-ca"),
-            ("create", "authentication.k8s.io:tokenreviews", "", ""),
-            ("list", "services", "", ""),
-            ("list", "security.istio.io:authorizationpolicies", "", ""),
-            ("patch", "services/status", "shop", "x"),
-            (
-                "get",
-                "coordination.k8s.io:leases",
-                NAMESPACE,
-                "ambit-control-leader",
-            ),
-            ("create", "configmaps", "shop", "istio-ca-root-cert"),
-        ] {
-            all.push(question(account, verb, what, namespace, name));
-        }
+    for account in [NODE, ZTUNNEL] {
+        all.extend(CONTROL_ALONE.map(|what| question(account, what)));
     }
-    for account in [CONTROL, "ztunnel"] {
-        for what in ["pods", "pods/status"] {
-            all.push(question(account, "patch", what, "shop", "x"));
-        }
+    for account in [CONTROL, ZTUNNEL] {
+        let agents = ["patch pods shop x", "patch pods/status shop x"];
+        all.extend(agents.map(|what| question(account, what)));
     }
-    for what in ["pods", "namespaces"] {
-        all.push(question("ztunnel", "list", what, "", ""));
-    }
+    let nothing = ["list pods - -", "list namespaces - -"];
+    all.extend(nothing.map(|what| question(ZTUNNEL, what)));
     all
 }
 
@@ -318,6 +252,37 @@ const REDIRECTION: &str =
 const CAPTURED: &str =
     r#"{"status":{"conditions":[{"type":"ambit.dev/Captured","status":"True"}]}}"#;
 
+/// What no agent may change of a pod, and what the refusal speaks of.
+const WHOLE: [(&str, &str); 7] = [
+    (
+        r#"{"metadata":{"annotations":{"others":"x"}}}"#,
+        "annotations",
+    ),
+    (
+        r#"{"metadata":{"annotations":{"others":null}}}"#,
+        "annotations",
+    ),
+    (r#"{"metadata":{"annotations":{"new":"x"}}}"#, "annotations"),
+    (r#"{"metadata":{"labels":{"app":"x"}}}"#, "metadata"),
+    (r#"{"metadata":{"labels":null}}"#, "metadata"),
+    (r#"{"metadata":{"finalizers":["a.b/c"]}}"#, "metadata"),
+    (
+        r#"{"spec":{"activeDeadlineSeconds":1}}"#,
+        "what a pod is to be",
+    ),
+];
+
+/// As [`WHOLE`], by way of its status.
+const STATUS: [(&str, &str); 4] = [
+    (r#"{"status":{"podIP":"192.0.2.1"}}"#, "status"),
+    (
+        r#"{"status":{"conditions":[{"type":"Ready","status":"False"}]}}"#,
+        "status",
+    ),
+    (r#"{"status":{"conditions":null}}"#, "status"),
+    (r#"{"metadata":{"labels":{"app":"x"}}}"#, "metadata"),
+];
+
 fn agents_write_on_pods_of_their_node_whether_they_are_captured(cluster: &Cluster) {
     let agent = token::pod_on(cluster, NAMESPACE, NODE, "kn1");
     let bound = token::of(cluster, (NAMESPACE, NODE), Some(&agent), None);
@@ -344,52 +309,11 @@ fn agents_write_on_pods_of_their_node_whether_they_are_captured(cluster: &Cluste
     refused(&bound, "there", status, CAPTURED, elsewhere);
     let nowhere = "the node agent of no node may not change a pod of kn1";
     refused(&unbound, "here", whole, REDIRECTION, nowhere);
-    for (part, change, why) in [
-        (
-            whole,
-            r#"{"metadata":{"annotations":{"others":"changed"}}}"#,
-            "annotations",
-        ),
-        (
-            whole,
-            r#"{"metadata":{"annotations":{"others":null}}}"#,
-            "annotations",
-        ),
-        (
-            whole,
-            r#"{"metadata":{"annotations":{"new":"one"}}}"#,
-            "annotations",
-        ),
-        (
-            whole,
-            r#"{"metadata":{"labels":{"app":"another"}}}"#,
-            "metadata",
-        ),
-        (whole, r#"{"metadata":{"labels":null}}"#, "metadata"),
-        (
-            whole,
-            r#"{"metadata":{"finalizers":["example.com/stay"]}}"#,
-            "metadata",
-        ),
-        (
-            whole,
-            r#"{"spec":{"activeDeadlineSeconds":1}}"#,
-            "what a pod is to be",
-        ),
-        (status, r#"{"status":{"podIP":"192.0.2.1"}}"#, "status"),
-        (
-            status,
-            r#"{"status":{"conditions":[{"type":"Ready","status":"False"}]}}"#,
-            "status",
-        ),
-        (status, r#"{"status":{"conditions":null}}"#, "status"),
-        (
-            status,
-            r#"{"metadata":{"labels":{"app":"another"}}}"#,
-            "metadata",
-        ),
-    ] {
-        refused(&bound, "here", part, change, why);
+    for (change, why) in WHOLE {
+        refused(&bound, "here", whole, change, why);
+    }
+    for (change, why) in STATUS {
+        refused(&bound, "here", status, change, why);
     }
     let container =
         r#"[{"op":"replace","path":"/spec/containers/0/image","value":"example.com/other"}]"#;

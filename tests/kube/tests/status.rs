@@ -1,5 +1,7 @@
 //! What policies say of themselves on a real cluster: written once, by one replica, and right after that one is lost.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::{fs, path::Path, process::Command, time::Duration};
 
 use control::manifest::{Manifest, manifest};

@@ -1,5 +1,7 @@
 //! Who may ask the control plane what, on a real cluster: with tokens of its API server.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::{path::Path, time::Duration};
 
 use mesh::identity::Identity;

@@ -34,12 +34,12 @@ fn a_policy_that_becomes_faulty_denies_for_its_scope_and_one_that_is_mended_does
     let kind = Kind::AuthorizationPolicy;
     let mut objects = listed(&[policy("p", "DENY")]);
     assert_eq!(objects.world().authorization_policies.len(), 1);
-    objects.apply(Change::Stored(stored(kind, &policy("p", "DENIE"))));
+    objects.apply(Change::Stored(stored(kind, &policy("p", "DENIE")).into()));
     assert!(objects.world().authorization_policies.is_empty());
     let denial = &objects.world().denials[&reference("p")];
     assert!(denial.selector.is_some());
     assert_eq!(objects.world().faults[&reference("p")].generation, 3);
-    objects.apply(Change::Stored(stored(kind, &policy("p", "ALLOW"))));
+    objects.apply(Change::Stored(stored(kind, &policy("p", "ALLOW")).into()));
     assert!(objects.world().denials.is_empty() && objects.world().faults.is_empty());
     assert_eq!(objects.world().authorization_policies.len(), 1);
 }
@@ -48,8 +48,12 @@ fn a_policy_that_becomes_faulty_denies_for_its_scope_and_one_that_is_mended_does
 fn the_outcome_does_not_depend_on_the_way_there() {
     let kind = Kind::AuthorizationPolicy;
     let mut long = listed(&[policy("p", "DENY"), policy("q", "DENY")]);
-    long.apply(Change::Stored(stored(kind, &policy("r", "nonsense"))));
-    long.apply(Change::Stored(stored(kind, &policy("p", "nonsense"))));
+    long.apply(Change::Stored(
+        stored(kind, &policy("r", "nonsense")).into(),
+    ));
+    long.apply(Change::Stored(
+        stored(kind, &policy("p", "nonsense")).into(),
+    ));
     long.apply(Change::Gone(reference("q")));
     let short = listed(&[policy("r", "nonsense"), policy("p", "nonsense")]);
     assert_eq!(long.world().denials, short.world().denials);
@@ -75,7 +79,7 @@ fn what_a_new_list_does_not_name_is_gone() {
 fn what_comes_before_the_first_list_of_its_kind_waits_for_it() {
     let kind = Kind::AuthorizationPolicy;
     let mut objects = Objects::default();
-    objects.apply(Change::Stored(stored(kind, &policy("p", "DENY"))));
+    objects.apply(Change::Stored(stored(kind, &policy("p", "DENY")).into()));
     assert!(!objects.knows(kind) && objects.count() == 0);
 }
 
