@@ -36,7 +36,7 @@ use crate::{
     world::{self, Key, Waypoints},
 };
 
-mod bindings;
+pub(crate) mod bindings;
 mod missing;
 pub mod recorded;
 mod statuses;
@@ -377,7 +377,7 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 pub fn publish(hub: &Hub, state: &StateDir, source: &Source, bindings: &mut Bindings) {
     let reports = hub.reports.watch().borrow().clone();
     let before = Arc::clone(&hub.mesh.borrow());
-    let reached = hub.streams.reached();
+    let reached = hub.reached();
     let now = (&reached, Instant::now());
     let mesh = source.mesh(&reports, bindings, now, &before.snapshot);
     let problems = source.problems() + bindings.problems();
@@ -469,7 +469,7 @@ pub(crate) async fn due<T>(
         let now = Instant::now();
         let deadline = {
             let bindings = &mut both.lock().unwrap_or_else(PoisonError::into_inner).1;
-            if bindings.is_due(&hub.streams.reached(), now) {
+            if bindings.is_due(&hub.reached(), now) {
                 return;
             }
             bindings.deadline(now)

@@ -5,7 +5,7 @@ use std::{
     io::Write as _,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -145,7 +145,12 @@ fn directory(config: &Config, from: &Path, tasks: &mut JoinSet<()>) -> Result<Ar
 /// What the objects of a cluster say, published, and followed from now on.
 #[cfg(feature = "kubernetes")]
 async fn cluster(config: &Config, tasks: &mut JoinSet<()>) -> Result<Arc<Hub>, Error> {
-    use crate::kubernetes::{follow, leader, reviews::Reviews, root, watch as watcher, write};
+    use crate::kubernetes::{
+        follow::{self, Replica},
+        leader, phases,
+        reviews::Reviews,
+        root, watch as watcher, write,
+    };
 
     let names = &config.names;
     let client = kube::Client::try_default()
@@ -171,14 +176,18 @@ async fn cluster(config: &Config, tasks: &mut JoinSet<()>) -> Result<Arc<Hub>, E
     tasks.spawn(leader::compete(client, namespace, me, leads, running));
     let objects = follow::first(&mut changes).await;
     tracing::info!(objects = objects.count(), "all objects are known");
-    let settings = crate::compile::Settings {
-        deploys: false,
-        ..names.settings()
+    let replica = Replica {
+        name: config.replica.clone(),
+        settings: crate::compile::Settings {
+            deploys: false,
+            ..names.settings()
+        },
     };
-    let mut bindings = Bindings::unrecorded(Instant::now());
-    follow::publish(&hub, &objects, &mut bindings, &settings, &statuses);
+    let recorded = phases::recorded(&objects);
+    let mut bindings = Bindings::in_objects(recorded, Instant::now());
+    follow::publish(&hub, &objects, &mut bindings, &replica, &statuses);
     let shared = Arc::clone(&hub);
-    let followed = follow::follow(shared, objects, bindings, changes, settings, statuses);
+    let followed = follow::follow(shared, objects, bindings, changes, replica, statuses);
     tasks.spawn(followed);
     Ok(hub)
 }
@@ -192,6 +201,7 @@ fn hub(config: &Config, authority: Authority, callers: Callers, reports: Reports
         reports,
         mesh: watch::Sender::new(Arc::new(Mesh::default())),
         streams: Streams::default(),
+        others: AtomicUsize::new(0),
         metrics: Metrics::default(),
         closing: watch::Sender::new(false),
     }

@@ -3,7 +3,15 @@
 //! Here requests meet decisions made elsewhere ([`crate::publish`], [`crate::placements`], [`crate::ca`]); nothing is
 //! decided here. Every call needs a token, and who calls is the node or the waypoint of that token.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{io::AsyncRead, io::AsyncWrite, sync::watch};
 use tokio_stream::Stream;
@@ -11,6 +19,7 @@ use tonic::{Status, transport::server::Connected};
 
 use crate::{
     ca::Authority,
+    phase::Reached,
     placements::Placements,
     publish::Snapshot,
     reports::Reports,
@@ -73,6 +82,8 @@ pub struct Hub {
     pub mesh: watch::Sender<Arc<Mesh>>,
     /// Who subscribes.
     pub streams: Streams,
+    /// Replicas beside this one: how far their subscribers have come nobody knows here.
+    pub others: AtomicUsize,
     /// Counts.
     pub metrics: Metrics,
     /// True once this process is to end.
@@ -108,6 +119,14 @@ impl fmt::Display for Caller {
 }
 
 impl Hub {
+    /// How far everybody has come, as far as it is known.
+    pub fn reached(&self) -> Reached {
+        let mut reached = self.streams.reached();
+        let others = self.others.load(Ordering::Relaxed);
+        reached.nodes.extend((0..others).map(|_| None));
+        reached
+    }
+
     /// The tokens, if they are made here.
     pub fn tokens(&self) -> Option<&Tokens> {
         match &self.callers {

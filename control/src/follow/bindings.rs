@@ -16,7 +16,7 @@ use crate::{
     world::{Key, Waypoints},
 };
 
-mod record;
+pub(crate) mod record;
 
 /// Which waypoints were ready, and how far bindings have come, in the state directory.
 pub const WAYPOINTS: &str = "waypoints.json";
@@ -27,8 +27,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The bindings of all services.
 #[derive(Debug)]
 pub struct Bindings {
-    /// Where it is kept; nowhere if it is not to outlive this process.
-    state: Option<Arc<StateDir>>,
+    keeper: Keeper,
     recorded: Waypoints,
     waits: Waits,
     /// As compiled last.
@@ -37,6 +36,19 @@ pub struct Bindings {
     gateways: BTreeSet<Key>,
     /// What follows could not be recorded, and is tried again then.
     retry: Option<Instant>,
+}
+
+/// Who keeps what is recorded.
+#[derive(Debug)]
+enum Keeper {
+    /// A file.
+    Disk(Arc<StateDir>),
+    /// The objects themselves: one replica writes what is to be recorded, and all are told when it is.
+    #[cfg(feature = "kubernetes")]
+    Objects {
+        /// What is to be recorded.
+        wanted: Waypoints,
+    },
 }
 
 impl Bindings {
@@ -52,17 +64,36 @@ impl Bindings {
                 ),
             })?,
         };
-        Ok(Self::of(Some(state), recorded, now))
+        Ok(Self::of(Keeper::Disk(state), recorded, now))
     }
 
-    /// As if nothing had happened yet; what happens is kept nowhere.
-    pub fn unrecorded(now: Instant) -> Self {
-        Self::of(None, Waypoints::default(), now)
+    /// What objects say that is recorded.
+    #[cfg(feature = "kubernetes")]
+    pub fn in_objects(recorded: Waypoints, now: Instant) -> Self {
+        let wanted = recorded.clone();
+        Self::of(Keeper::Objects { wanted }, recorded, now)
     }
 
-    fn of(state: Option<Arc<StateDir>>, recorded: Waypoints, now: Instant) -> Self {
+    /// Takes in what objects say now.
+    #[cfg(feature = "kubernetes")]
+    pub fn observe(&mut self, recorded: Waypoints, now: Instant) {
+        if recorded != self.recorded {
+            self.record(recorded, now);
+        }
+    }
+
+    /// What objects are to say.
+    #[cfg(feature = "kubernetes")]
+    pub fn wanted(&self) -> &Waypoints {
+        match &self.keeper {
+            Keeper::Disk(_) => &self.recorded,
+            Keeper::Objects { wanted } => wanted,
+        }
+    }
+
+    fn of(keeper: Keeper, recorded: Waypoints, now: Instant) -> Self {
         Self {
-            state,
+            keeper,
             waits: Waits::restored(&recorded, now),
             recorded,
             wanted: BTreeMap::new(),
@@ -72,7 +103,7 @@ impl Bindings {
         }
     }
 
-    /// What is on disk, and so may be published.
+    /// What is kept, and so may be published.
     pub fn recorded(&self) -> &Waypoints {
         &self.recorded
     }
@@ -84,17 +115,29 @@ impl Bindings {
         self.gateways = compiled.told.keys().cloned().collect();
         self.waits.reached(reached, now);
         let next = self.next(reached, now);
+        let state = match &mut self.keeper {
+            Keeper::Disk(state) => state,
+            #[cfg(feature = "kubernetes")]
+            Keeper::Objects { wanted } => {
+                *wanted = next;
+                return false;
+            }
+        };
         if next == self.recorded {
             self.retry = None;
             return false;
         }
-        let write = |state: &Arc<StateDir>| state.write(WAYPOINTS, &record::write(&next), SECRET);
-        let written = self.state.as_ref().map_or(Ok(()), write);
+        let written = state.write(WAYPOINTS, &record::write(&next), SECRET);
         self.retry = written.is_err().then(|| now + RETRY);
         if let Err(error) = written {
             tracing::error!(%error, "bindings to waypoints stay as they are");
             return false;
         }
+        self.record(next, now);
+        true
+    }
+
+    fn record(&mut self, next: Waypoints, now: Instant) {
         for (service, phase) in &next.phases {
             if self.recorded.phases.get(service) != Some(phase) {
                 tracing::info!(
@@ -107,7 +150,6 @@ impl Bindings {
         }
         self.waits.recorded(&self.recorded, &next, now);
         self.recorded = next;
-        true
     }
 
     /// What is recorded is published, in the snapshot of this number.
@@ -118,7 +160,12 @@ impl Bindings {
     /// Takes in how far everybody has come. Returns whether [`Bindings::advance`] would do something.
     pub fn is_due(&mut self, reached: &Reached, now: Instant) -> bool {
         self.waits.reached(reached, now);
-        self.retry.is_none_or(|retry| retry <= now) && self.next(reached, now) != self.recorded
+        let decided = match &self.keeper {
+            Keeper::Disk(_) => &self.recorded,
+            #[cfg(feature = "kubernetes")]
+            Keeper::Objects { wanted } => wanted,
+        };
+        self.retry.is_none_or(|retry| retry <= now) && self.next(reached, now) != *decided
     }
 
     /// When to ask that again although nobody has come any further.

@@ -1,7 +1,7 @@
 //! From what a watch tells to what is published: takes in all changes that are there, compiles once, and publishes.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -14,13 +14,15 @@ use tokio::{
 
 use super::{
     objects::{Change, Objects},
+    phases,
     write::{Writes, writes},
 };
 use crate::{
     compile::{Compiled, Settings, json},
     follow::{Bindings, assemble, compiled_as_is, due},
-    manifest::{Kind, ObjectRef},
+    manifest::{Kind, ObjectRef, mesh},
     serve::Hub,
+    world::{Faulty, World},
 };
 
 /// Changes that are taken in before one compilation.
@@ -28,6 +30,57 @@ const AT_ONCE: usize = 4096;
 
 /// How often a start says what it waits for.
 const TELL: Duration = Duration::from_secs(5);
+
+/// One control plane of a cluster, among others.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    /// Name of its pod.
+    pub name: String,
+    /// How objects are compiled.
+    pub settings: Settings,
+}
+
+impl Replica {
+    /// Takes a configuration of the mesh that does not fit this control plane for none: then no namespace is left out, and no
+    /// waypoint of another namespace is trusted.
+    fn check(&self, world: &mut World) {
+        let Settings {
+            root_namespace,
+            trust_domain,
+            ..
+        } = &self.settings;
+        let key = (root_namespace.clone(), mesh::NAME.to_owned());
+        let Some(config) = world.mesh_configs.get(&key) else {
+            return;
+        };
+        let faults = config.faults(root_namespace, trust_domain);
+        if !faults.is_empty() {
+            let generation = config.meta.generation;
+            let reference = ObjectRef::new(Kind::ConfigMap, root_namespace, mesh::NAME);
+            for fault in &faults {
+                tracing::error!(object = %reference, %fault, "the mesh is not configured by it");
+            }
+            world.remove(&reference);
+            world
+                .faults
+                .insert(reference, Faulty { generation, faults });
+        }
+    }
+
+    /// How many others there are, by their pods. Nobody waits longer for what they have told than for a proxy that does not
+    /// answer ([`phase::PATIENCE`](crate::phase::PATIENCE)).
+    fn others(&self, objects: &Objects) -> usize {
+        let pods = objects.world().pods.values();
+        let others = pods.filter(|pod| {
+            let app = pod.meta.labels.get("app").map(String::as_str);
+            app == Some("ambit-control")
+                && pod.meta.namespace == self.settings.root_namespace
+                && pod.meta.name != self.name
+                && !pod.over
+        });
+        others.count()
+    }
+}
 
 /// Takes in changes until all objects of all kinds are known. What is compiled of less might open what a policy shuts.
 pub async fn first(changes: &mut Receiver<Change>) -> Objects {
@@ -57,17 +110,21 @@ pub fn publish(
     hub: &Hub,
     objects: &Objects,
     bindings: &mut Bindings,
-    settings: &Settings,
+    replica: &Replica,
     statuses: &watch::Sender<Arc<Writes>>,
 ) {
     let before = Arc::clone(&hub.mesh.borrow());
-    let reached = hub.streams.reached();
+    let now = Instant::now();
+    hub.others.store(replica.others(objects), Ordering::Relaxed);
+    let reached = hub.reached();
+    bindings.observe(phases::recorded(objects), now);
     let compile = |waypoints: &_| {
         let mut world = objects.world().clone();
-        compiled_as_is(&mut world, waypoints, settings)
+        replica.check(&mut world);
+        compiled_as_is(&mut world, waypoints, &replica.settings)
     };
-    let now = (&reached, Instant::now());
-    let (compiled, mut mesh) = assemble(compile, bindings, now, &before.snapshot);
+    let (mut compiled, mut mesh) = assemble(compile, bindings, (&reached, now), &before.snapshot);
+    phases::add(bindings.wanted(), &mut compiled.statuses, objects);
     mesh.statuses = page(objects, &compiled);
     let wanted = writes(objects, &compiled.statuses, OffsetDateTime::now_utc());
     statuses.send_if_modified(|last| {
@@ -115,12 +172,12 @@ pub async fn follow(
     objects: Objects,
     bindings: Bindings,
     mut changes: Receiver<Change>,
-    settings: Settings,
+    replica: Replica,
     statuses: watch::Sender<Arc<Writes>>,
 ) {
     let statuses = Arc::new(statuses);
     let mut streams = hub.streams.watch();
-    let settings = Arc::new(settings);
+    let replica = Arc::new(replica);
     let both = Arc::new(Mutex::new((objects, bindings)));
     let mut batch = Vec::new();
     loop {
@@ -131,14 +188,14 @@ pub async fn follow(
             },
             () = due(&hub, &both, &mut streams) => {}
         }
-        let (hub, both, settings) = (Arc::clone(&hub), Arc::clone(&both), Arc::clone(&settings));
+        let (hub, both, replica) = (Arc::clone(&hub), Arc::clone(&both), Arc::clone(&replica));
         let statuses = Arc::clone(&statuses);
         let taken = std::mem::take(&mut batch);
         let done = tokio::task::spawn_blocking(move || {
             let mut both = both.lock().unwrap_or_else(PoisonError::into_inner);
             let (objects, bindings) = &mut *both;
             taken.into_iter().for_each(|change| objects.apply(change));
-            publish(&hub, objects, bindings, &settings, &statuses);
+            publish(&hub, objects, bindings, &replica, &statuses);
         });
         if let Err(error) = done.await {
             tracing::error!(%error, "the objects were not compiled: what was published stays in force");

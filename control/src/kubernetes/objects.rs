@@ -150,6 +150,11 @@ impl Objects {
         self.written.get(reference)
     }
 
+    /// What is in all of them.
+    pub fn all_written(&self) -> impl Iterator<Item = (&ObjectRef, &Written)> {
+        self.written.iter()
+    }
+
     /// How many objects there are.
     pub fn count(&self) -> usize {
         self.present.values().map(BTreeSet::len).sum()

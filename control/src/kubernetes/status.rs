@@ -47,14 +47,15 @@ pub fn changed(kind: Kind, has: &Value, wanted: &Status, now: OffsetDateTime) ->
         _ => {
             let conditions = list(has, "conditions");
             let conditions = writer.conditions(&wanted.conditions, generation, conditions, &|it| {
-                is_ours(kind, it)
+                is_ours(it)
             });
             if !conditions.is_empty() || next.contains_key("conditions") {
                 next.insert("conditions".to_owned(), conditions.into());
             }
         }
     }
-    if kind == Kind::Gateway {
+    // One that is not ours has listeners of another's.
+    if kind == Kind::Gateway && !wanted.listeners.is_empty() {
         let listeners = writer.listeners(&wanted.listeners, generation, list(has, "listeners"));
         if !listeners.is_empty() || next.contains_key("listeners") {
             next.insert("listeners".to_owned(), listeners.into());
@@ -66,22 +67,14 @@ pub fn changed(kind: Kind, has: &Value, wanted: &Status, now: OffsetDateTime) ->
 }
 
 /// Whether a condition of this type is written by nobody else, so that one that is not wanted is a leftover of ours.
-fn is_ours(kind: Kind, condition: &str) -> bool {
-    match kind {
-        // One of a class of ours.
-        Kind::Gateway | Kind::GatewayClass => {
-            ["Accepted", "Programmed", "ResolvedRefs"].contains(&condition)
-        }
-        _ => OWN.contains(&condition),
-    }
+fn is_ours(condition: &str) -> bool {
+    condition.starts_with("ambit.dev/") || OWN.contains(&condition)
 }
 
-const OWN: [&str; 5] = [
+const OWN: [&str; 3] = [
     "ZtunnelAccepted",
     "WaypointAccepted",
     "istio.io/WaypointBound",
-    "ambit.dev/Served",
-    "Served",
 ];
 
 struct Writer {

@@ -8,30 +8,50 @@ use crate::world::{Key, Phase, Waypoints};
 pub(super) fn write(waypoints: &Waypoints) -> Vec<u8> {
     let ready: Vec<Value> = waypoints.ready.iter().map(key).collect();
     let bindings = waypoints.phases.iter().map(|(service, phase)| {
-        let mut entry = json!({ "service": key(service), "phase": phase.name() });
-        match phase {
-            Phase::Told { gateway }
-            | Phase::Published { gateway }
-            | Phase::Enforced { gateway }
-            | Phase::Leaving { gateway } => entry["gateway"] = key(gateway),
-            Phase::Closed => {}
-            Phase::Moving {
-                from,
-                to,
-                arrived,
-                enforced,
-            } => {
-                entry["from"] = key(from);
-                entry["to"] = key(to);
-                entry["arrived"] = json!(arrived);
-                entry["enforced"] = json!(enforced);
-            }
-        }
+        let mut entry = one(phase);
+        entry["service"] = key(service);
         entry
     });
     let bindings: Vec<Value> = bindings.collect();
     let page = json!({ "ready": ready, "bindings": bindings });
     format!("{page:#}\n").into_bytes()
+}
+
+/// One binding, without its service.
+fn one(phase: &Phase) -> Value {
+    let mut entry = json!({ "phase": phase.name() });
+    match phase {
+        Phase::Told { gateway }
+        | Phase::Published { gateway }
+        | Phase::Enforced { gateway }
+        | Phase::Leaving { gateway } => entry["gateway"] = key(gateway),
+        Phase::Closed => {}
+        Phase::Moving {
+            from,
+            to,
+            arrived,
+            enforced,
+        } => {
+            entry["from"] = key(from);
+            entry["to"] = key(to);
+            entry["arrived"] = json!(arrived);
+            entry["enforced"] = json!(enforced);
+        }
+    }
+    entry
+}
+
+/// One binding as a line, for whoever keeps each with its service.
+#[cfg(feature = "kubernetes")]
+pub(crate) fn line(phase: &Phase) -> String {
+    one(phase).to_string()
+}
+
+/// What such a line says, or why it says nothing.
+#[cfg(feature = "kubernetes")]
+pub(crate) fn read_line(text: &str) -> Result<Phase, String> {
+    let entry: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    phase(entry.as_object().ok_or("not an object")?)
 }
 
 /// What a record says, or why it is none.
