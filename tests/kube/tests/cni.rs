@@ -97,14 +97,18 @@ fn a_pods_first_packet_is_in_the_mesh_and_the_host_is_left_as_it_was() {
 /// A pod whose only process does nothing but send. `meanwhile` it is to start.
 fn first_packet(cluster: &Cluster, client: &str, meanwhile: impl FnOnce()) {
     let to = cluster.get(&["-n", "shop", "pod", "server"]);
-    let to = to["status"]["podIP"].as_str().unwrap().to_owned();
+    let to = to["status"]["podIP"]
+        .as_str()
+        .expect("the server runs")
+        .to_owned();
     let arguments = format!("load, \"http://{to}:8080/\", --fresh, --rate, \"20\", --duration, 2s");
 
-    let sniffer = Sniffer::start(&cluster.netns("kn2"), "eth0", CANARY.as_bytes()).unwrap();
+    let sniffer = Sniffer::start(&cluster.netns("kn2"), "eth0", CANARY.as_bytes())
+        .expect("frames can be seen");
     cluster.apply(&pod("shop", client, "kn1", &arguments));
     meanwhile();
     phase(cluster, "shop", client, "Succeeded");
-    let seen = sniffer.finish().unwrap();
+    let seen = sniffer.finish().expect("frames were seen");
     let said = cluster.does(&["-n", "shop", "logs", client]);
     assert!(
         said.contains("\"failed\":0") && !said.contains("\"ok\":0,"),
@@ -149,12 +153,16 @@ fn without_proxy(cluster: &Cluster) {
 /// Another CNI writes its configuration anew, as it was before us.
 fn overwritten(cluster: &Cluster, before: &str) {
     let is_chained = || {
-        let text = cluster.node("kn1", &["cat", CONFLIST]).unwrap();
+        let text = cluster
+            .node("kn1", &["cat", CONFLIST])
+            .expect("it is there");
         text.contains("ambit-cni").then_some(()).ok_or(text)
     };
-    is_chained().unwrap();
+    is_chained().expect("it is chained");
     let write = format!("printf %s '{before}' > {CONFLIST}");
-    cluster.node("kn1", &["sh", "-c", &write]).unwrap();
+    cluster
+        .node("kn1", &["sh", "-c", &write])
+        .expect("it is written");
     wait("the plugin to be chained again", SOON, is_chained);
 }
 
@@ -179,7 +187,7 @@ fn without_agent(cluster: &Cluster) {
 fn pods(cluster: &Cluster, app: &str, wanted: usize) {
     wait(&format!("{wanted} pods of {app}"), SOON, || {
         let found = cluster.get(&["-n", NAMESPACE, "pods", "-l", &format!("app={app}")]);
-        let left = found["items"].as_array().unwrap().len();
+        let left = found["items"].as_array().expect("a list").len();
         (left == wanted).then_some(()).ok_or(left.to_string())
     });
 }
@@ -188,7 +196,7 @@ fn pods(cluster: &Cluster, app: &str, wanted: usize) {
 fn refused(cluster: &Cluster, sentence: &str) {
     wait("a pod to be refused", SOON, || {
         let events = cluster.get(&["-n", "shop", "events"]);
-        let events = events["items"].as_array().unwrap().iter();
+        let events = events["items"].as_array().expect("a list").iter();
         let said: Vec<_> = events.map(|event| event["message"].to_string()).collect();
         let is_said = said.iter().any(|message| message.contains(sentence));
         is_said.then_some(()).ok_or_else(|| said.join("\n"))
@@ -223,11 +231,15 @@ fn captured(cluster: &Cluster, namespace: &str, pod: &str, wanted: bool) {
 /// What a host has of the CNI: configurations, binaries, and what is left of ours beside them.
 fn host(cluster: &Cluster, node: &str) -> String {
     let look = "cd /etc/cni/net.d && for file in $(ls -A); do stat -c '%n %a' $file; cat $file; echo; done; ls -A /opt/cni/bin; ls -A /var/run/ambit 2>/dev/null || true";
-    cluster.node(node, &["sh", "-c", look]).unwrap()
+    cluster
+        .node(node, &["sh", "-c", look])
+        .expect("the node is there")
 }
 
 /// What is in the network namespaces of a node's pods that mentions us.
 fn rules(cluster: &Cluster, node: &str) -> String {
     let look = "for it in /run/netns/*; do nsenter --net=$it sh -c 'nft list tables; ip rule show' | grep -e ambit -e 0x111; done; true";
-    cluster.node(node, &["sh", "-c", look]).unwrap()
+    cluster
+        .node(node, &["sh", "-c", look])
+        .expect("the node is there")
 }
