@@ -188,7 +188,9 @@ fn pods(cluster: &Cluster, app: &str, wanted: usize) {
     wait(&format!("{wanted} pods of {app}"), SOON, || {
         let found = cluster.get(&["-n", NAMESPACE, "pods", "-l", &format!("app={app}")]);
         let left = found["items"].as_array().expect("a list").len();
-        (left == wanted).then_some(()).ok_or(left.to_string())
+        (left == wanted)
+            .then_some(())
+            .ok_or_else(|| left.to_string())
     });
 }
 
