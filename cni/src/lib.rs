@@ -22,8 +22,9 @@ use host::Host;
 /// What the plugin is called in a network configuration, and the name of its file.
 pub const TYPE: &str = "ambit-cni";
 
-/// Where the agent and the plugin meet, on the host.
-pub const DIRECTORY: &str = "/var/run/ambit";
+/// Where the agent and the plugin meet, on the host: a directory that outlives a restart of the machine, after which pods start
+/// before the agent does.
+pub const DIRECTORY: &str = "/var/lib/ambit";
 
 /// The agent's socket in it.
 pub const SOCKET: &str = "cni.sock";

@@ -1,9 +1,9 @@
 //! The agent's part in how pods start: the CNI plugin on the host, what it is told, and what it goes by alone.
 //!
 //! ```text
-//! container runtime ──ADD──▶ ambit-cni ──/var/run/ambit/cni.sock──▶ agent: rules, node proxy, acknowledged
+//! container runtime ──ADD──▶ ambit-cni ──/var/lib/ambit/cni.sock──▶ agent: rules, node proxy, acknowledged
 //!                                │ no answer
-//!                                └──▶ /var/run/ambit/namespaces.json: refuse or pass
+//!                                └──▶ /var/lib/ambit/namespaces.json: refuse or pass
 //! ```
 //!
 //! Binary, host file and network configuration outlive the agent, so that an upgrade opens no gap;

@@ -64,7 +64,7 @@ pub struct Config {
     pub cni_plugin: PathBuf,
 
     /// Directory in which the CNI plugin finds the agent; the plugin knows it by this name on the host.
-    #[arg(long, env = "AMBIT_RUN_DIR", default_value = "/var/run/ambit")]
+    #[arg(long, env = "AMBIT_RUN_DIR", default_value = "/var/lib/ambit")]
     pub run_dir: PathBuf,
 
     /// Address to accept connections at once the agent is ready.

@@ -31,7 +31,7 @@ pub fn lay_out(executable: &Path, root: &Path) -> io::Result<()> {
         "dev",
         "run",
         "var/run/ztunnel",
-        "var/run/ambit",
+        "var/lib/ambit",
     ] {
         fs::create_dir_all(root.join(directory))?;
     }

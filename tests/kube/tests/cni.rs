@@ -232,7 +232,7 @@ fn captured(cluster: &Cluster, namespace: &str, pod: &str, wanted: bool) {
 
 /// What a host has of the CNI: configurations, binaries, and what is left of ours beside them.
 fn host(cluster: &Cluster, node: &str) -> String {
-    let look = "cd /etc/cni/net.d && for file in $(ls -A); do stat -c '%n %a' $file; cat $file; echo; done; ls -A /opt/cni/bin; ls -A /var/run/ambit 2>/dev/null || true";
+    let look = "cd /etc/cni/net.d && for file in $(ls -A); do stat -c '%n %a' $file; cat $file; echo; done; ls -A /opt/cni/bin; ls -A /var/lib/ambit 2>/dev/null || true";
     cluster
         .node(node, &["sh", "-c", look])
         .expect("the node is there")
