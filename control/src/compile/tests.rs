@@ -10,6 +10,7 @@ use crate::{source::load, world::PodReport};
 mod around;
 mod bound;
 mod closed;
+mod entry;
 mod features;
 mod gateways;
 mod led;
