@@ -88,6 +88,12 @@ fn a_label_takes_running_pods_into_the_mesh_and_its_removal_takes_them_out() {
         )
     };
     let before = restarts();
+    // Ready says that its process runs, not that it listens, nor that the node knows the service.
+    wait("the server", SOON, || {
+        let said = ask(&cluster)?;
+        let all = said.contains("\"failed\":0");
+        all.then_some(()).ok_or(said)
+    });
 
     let (plain, _) = seen(&cluster);
     assert!(
@@ -123,15 +129,19 @@ fn a_label_takes_running_pods_into_the_mesh_and_its_removal_takes_them_out() {
 fn captured(cluster: &Cluster, wanted: bool) {
     wait("both pods to say so", SOON, || {
         let is = ["client", "server"].map(|pod| is_captured(cluster, pod));
-        (is == [wanted; 2]).then_some(()).ok_or(format!("{is:?}"))
+        (is == [wanted; 2])
+            .then_some(())
+            .ok_or_else(|| format!("{is:?}"))
     });
 }
 
 /// What goes over the link of the server's node while the client asks, and what it is answered.
 fn seen(cluster: &Cluster) -> (cli::lab::sniffer::Seen, String) {
     let node = cluster.netns("kn2");
-    let sniffer = Sniffer::start(&node, "eth0", CANARY.as_bytes()).unwrap();
-    let answers = ask(cluster).unwrap();
+    let sniffer = Sniffer::start(&node, "eth0", CANARY.as_bytes());
+    let sniffer = sniffer.expect("root may look at any link");
+    let answers = ask(cluster).unwrap_or_else(|failed| panic!("{failed}"));
     assert!(answers.contains("\"failed\":0"), "{answers}");
-    (sniffer.finish().unwrap(), answers)
+    let seen = sniffer.finish().expect("the link is there");
+    (seen, answers)
 }
