@@ -88,7 +88,7 @@ pub struct Compiled {
     pub statuses: BTreeMap<ObjectRef, Status>,
     /// What the waypoint of each Gateway of ours is told; each such Gateway is here, also if it is told nothing.
     pub told: BTreeMap<Key, Told>,
-    /// By service: what its binding is to become. It depends on the manifests alone, not on how far bindings have come; but
+    /// By service, the hosts of a ServiceEntry as one ([`host::all`](world::host::all)): what its binding is to become. It depends on the manifests alone, not on how far bindings have come; but
     /// a service whose label names a waypoint that does not serve it is here only if it is bound already.
     pub wanted: BTreeMap<Key, Wanted>,
     /// Services of which no binding is to become anything: a policy needs a waypoint that they cannot have, or is, or may be,

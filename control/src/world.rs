@@ -70,7 +70,7 @@ pub struct World {
 pub struct Waypoints {
     /// Gateways whose waypoint was ready once.
     pub ready: BTreeSet<Key>,
-    /// By service, a host of a ServiceEntry as [`host`] calls it; a service that is not here is not bound. One that is called [`UNREADABLE`] stands for those of its namespace
+    /// By service, all hosts of a ServiceEntry as [`host::all`] calls them; a service that is not here is not bound. One that is called [`UNREADABLE`] stands for those of its namespace
     /// that nobody knew.
     pub phases: BTreeMap<Key, Phase>,
 }

@@ -116,10 +116,13 @@ impl Bindings {
     /// What the services say of their bindings, and what those are to become.
     pub(super) fn tell(&self, scope: Scope<'_>, compiled: &mut Compiled) {
         for (key, binding) in &self.by_service {
+            // All hosts of a ServiceEntry go the same way.
+            let whole = host::widened(key);
             if let Some(wanted) = &binding.wanted {
-                compiled.wanted.insert(key.clone(), wanted.clone());
-            } else if binding.closed {
-                compiled.closed.insert(key.clone());
+                compiled.closed.remove(&whole);
+                compiled.wanted.insert(whole, wanted.clone());
+            } else if binding.closed && !compiled.wanted.contains_key(&whole) {
+                compiled.closed.insert(whole);
             }
             if let Some(condition) = &binding.condition {
                 let service = scope.service(key);
@@ -134,42 +137,42 @@ impl Bindings {
                 }
             }
         }
-        self.hold(scope, compiled);
+        hold(scope, compiled);
     }
+}
 
-    /// Lets the bindings of hosts go on as they are recorded while their ServiceEntry cannot be understood, or its namespace is
-    /// not looked at.
-    fn hold(&self, scope: Scope<'_>, compiled: &mut Compiled) {
-        let phases = scope.world.waypoints.iter().flat_map(|it| &it.phases);
-        let hosts = phases.filter(|(key, _)| host::parts(&key.1).is_some());
-        for (key, phase) in hosts {
-            let reference = host::object(key);
-            let is_there = scope
-                .world
-                .service_entries
-                .contains_key(&(reference.namespace.clone(), reference.name.clone()));
-            let is_unseen = is_there && !scope.sees(&key.0);
-            let is_hidden = is_unseen || scope.world.hides(&reference);
-            if !is_hidden || compiled.wanted.contains_key(key) {
+/// Lets the bindings of ServiceEntries go on as they are recorded while these cannot be understood, or their namespaces are
+/// not looked at.
+fn hold(scope: Scope<'_>, compiled: &mut Compiled) {
+    let phases = scope.world.waypoints.iter().flat_map(|it| &it.phases);
+    let entries = phases.filter(|(key, _)| host::parts(&key.1).is_some());
+    for (key, phase) in entries {
+        let reference = host::object(key);
+        let is_there = scope
+            .world
+            .service_entries
+            .contains_key(&(reference.namespace.clone(), reference.name.clone()));
+        let is_unseen = is_there && !scope.sees(&key.0);
+        let is_hidden = is_unseen || scope.world.hides(&reference);
+        if !is_hidden || compiled.wanted.contains_key(key) {
+            continue;
+        }
+        let (gateway, deny) = match phase {
+            Phase::Told { .. } | Phase::Leaving { .. } => continue,
+            Phase::Closed => {
+                compiled.closed.insert(key.clone());
                 continue;
             }
-            let (gateway, deny) = match phase {
-                Phase::Told { .. } | Phase::Leaving { .. } => continue,
-                Phase::Closed => {
-                    compiled.closed.insert(key.clone());
-                    continue;
-                }
-                Phase::Published { gateway } => (gateway, false),
-                Phase::Enforced { gateway } => (gateway, true),
-                Phase::Moving { to, enforced, .. } => (to, *enforced),
-            };
-            let wanted = Wanted {
-                gateway: gateway.clone(),
-                policed: true,
-                deny,
-            };
-            compiled.wanted.insert(key.clone(), wanted);
-        }
+            Phase::Published { gateway } => (gateway, false),
+            Phase::Enforced { gateway } => (gateway, true),
+            Phase::Moving { to, enforced, .. } => (to, *enforced),
+        };
+        let wanted = Wanted {
+            gateway: gateway.clone(),
+            policed: true,
+            deny,
+        };
+        compiled.wanted.insert(key.clone(), wanted);
     }
 }
 
@@ -406,7 +409,8 @@ fn may_be_named(scope: Scope<'_>, namespace: &str) -> bool {
 }
 
 fn phase<'a>(asked: Asked<'a>) -> Option<&'a Phase> {
-    asked.scope.world.waypoints.as_ref()?.phases.get(asked.key)
+    let phases = &asked.scope.world.waypoints.as_ref()?.phases;
+    phases.get(&host::widened(asked.key))
 }
 
 /// Who is denied where a policy is enforced.

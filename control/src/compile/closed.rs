@@ -67,10 +67,7 @@ pub(super) fn tell(scope: Scope<'_>, attached: &Attached, compiled: &mut Compile
     for (service, members) in services(scope, attached) {
         let unknown = members == Members::Unknown;
         compiled.closed.extend(unknown.then(|| any(&service.0)));
-        // Hosts of a ServiceEntry are told of one by one, by their bindings.
-        if host::parts(&service.1).is_none() {
-            compiled.closed.insert(service);
-        }
+        compiled.closed.insert(service);
     }
 }
 

@@ -118,7 +118,9 @@ pub(super) fn service_entry(meta: Meta, root: &At<'_>, faults: &mut Faults) -> S
     );
     let mut entry = ServiceEntry::unknown(meta);
     let Some(spec) = root.mapping("spec", faults) else {
-        faults.add(root, "spec", "required");
+        if root.get("spec").is_none() {
+            faults.add(root, "spec", "required");
+        }
         return entry;
     };
     spec.only(

@@ -7,6 +7,7 @@ use super::{
 };
 
 mod authorization;
+mod entry;
 mod route;
 mod schema;
 

@@ -79,7 +79,9 @@ pub(super) fn workload_entry(meta: Meta, root: &At<'_>, faults: &mut Faults) -> 
     let endpoint = match root.mapping("spec", faults) {
         Some(spec) => endpoint(&spec, faults),
         None => {
-            faults.add(root, "spec", "required");
+            if root.get("spec").is_none() {
+                faults.add(root, "spec", "required");
+            }
             Endpoint::default()
         }
     };

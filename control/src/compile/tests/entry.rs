@@ -134,7 +134,7 @@ fn what_is_not_served_is_outside_the_mesh_unless_a_policy_is_for_it() {
             assert!(text.contains("is refused"), "{text}");
             assert!(!text.contains("past every waypoint"), "{text}");
             let mut hosts = shut.closed.iter();
-            assert!(hosts.any(|it| *it == host::key("shop", "ext", "ext.example")));
+            assert!(hosts.any(|it| *it == host::all("shop", "ext")));
         }
     }
     // Without an address nobody is refused, and that is said.
@@ -338,7 +338,7 @@ fn tls_that_is_wanted_to_a_host_is_not_left_out() {
 
 #[test]
 fn a_binding_goes_on_while_its_entry_cannot_be_understood_or_is_not_looked_at() {
-    let host = host::key("shop", "ext", "ext.example");
+    let host = host::all("shop", "ext");
     let enforced = Phase::Enforced {
         gateway: key("shop", "wp"),
     };
@@ -359,7 +359,7 @@ fn a_binding_goes_on_while_its_entry_cannot_be_understood_or_is_not_looked_at() 
     assert_eq!(wanted(&good), (true, json!(HOST)));
     let broken = good.replace("resolution: STATIC", "resolution: STATIK");
     assert_eq!(wanted(&broken), (true, json!(NOWHERE)));
-    let unseen = good.clone() + &mesh("root", "discoverySelectors: [{matchLabels: {a: b}}]");
+    let unseen = good + &mesh("root", "discoverySelectors: [{matchLabels: {a: b}}]");
     assert_eq!(wanted(&unseen), (true, Value::Null));
     assert_eq!(wanted(&wp), (false, Value::Null));
     let unlabelled = entry("", STATIC) + &wp;
