@@ -3,6 +3,7 @@
 pub mod follow;
 pub mod leader;
 pub mod objects;
+pub mod phases;
 pub mod reviews;
 pub mod root;
 pub mod schema;

@@ -9,13 +9,20 @@ use kube::{
 };
 use serde_json::{Value, json};
 use time::OffsetDateTime;
-use tokio::{sync::watch, task::JoinSet, time::sleep};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use super::{objects::Objects, status};
 use crate::{manifest::ObjectRef, status::Status};
 
 /// Requests under way at once.
 const AT_ONCE: usize = 8;
+
+/// How long one may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Until what could not be written is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -29,6 +36,27 @@ pub struct Write {
     pub version: String,
     /// `status`.
     pub status: Value,
+}
+
+impl Write {
+    /// Whether nothing would come of it after another one: the same, later, over the same version.
+    fn repeats(&self, done: &Self) -> bool {
+        self.version == done.version && timeless(&self.status) == timeless(&done.status)
+    }
+}
+
+fn timeless(status: &Value) -> Value {
+    match status {
+        Value::Object(fields) => {
+            let fields = fields
+                .iter()
+                .filter(|(key, _)| *key != "lastTransitionTime");
+            let fields = fields.map(|(key, value)| (key.clone(), timeless(value)));
+            Value::Object(fields.collect())
+        }
+        Value::Array(items) => items.iter().map(timeless).collect(),
+        other => other.clone(),
+    }
 }
 
 /// By object.
@@ -59,22 +87,22 @@ pub async fn run(
     mut leads: watch::Receiver<bool>,
     mut writes: watch::Receiver<Arc<Writes>>,
 ) {
-    // Over which version of an object something was written: what is told of it next is another.
-    let mut done: BTreeMap<ObjectRef, String> = BTreeMap::new();
+    // What was written, or is never to be: the watch tells what came of it. It comes to nothing where the API server keeps
+    // less of a status than there is in it.
+    let mut done = Writes::new();
     loop {
         let list = Arc::clone(&writes.borrow_and_update());
         let mut failed = false;
         if *leads.borrow_and_update() {
             done.retain(|object, _| list.contains_key(object));
-            let new = list
-                .iter()
-                .filter(|(object, write)| done.get(*object) != Some(&write.version));
+            let is_done = |(object, write): &(&ObjectRef, &Write)| {
+                done.get(*object).is_some_and(|done| write.repeats(done))
+            };
+            let new = list.iter().filter(|it| !is_done(it));
             let new: Vec<_> = new
                 .map(|(object, write)| (object.clone(), write.clone()))
                 .collect();
-            for (object, version) in carry_out(&client, new, &mut failed).await {
-                done.insert(object, version);
-            }
+            done.extend(carry_out(&client, new, &mut failed).await);
         }
         tokio::select! {
             changed = leads.changed() => if changed.is_err() { return },
@@ -89,7 +117,7 @@ async fn carry_out(
     client: &Client,
     list: Vec<(ObjectRef, Write)>,
     failed: &mut bool,
-) -> Vec<(ObjectRef, String)> {
+) -> Vec<(ObjectRef, Write)> {
     let mut tasks = JoinSet::new();
     let mut done = Vec::new();
     let mut list = list.into_iter();
@@ -107,7 +135,7 @@ async fn carry_out(
     }
 }
 
-async fn one(client: Client, object: ObjectRef, write: Write) -> Option<(ObjectRef, String)> {
+async fn one(client: Client, object: ObjectRef, write: Write) -> Option<(ObjectRef, Write)> {
     let group = object.kind.group();
     let version = write.api_version.rsplit('/').next().unwrap_or_default();
     let resource = ApiResource {
@@ -125,18 +153,43 @@ async fn one(client: Client, object: ObjectRef, write: Write) -> Option<(ObjectR
         "metadata": {"resourceVersion": write.version},
         "status": write.status,
     });
-    let patched = api
-        .patch_status(&object.name, &PatchParams::default(), &Patch::Merge(&patch))
-        .await;
+    let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+    let patched = timeout(PATIENCE, api.patch_status(&object.name, &params, &patch)).await;
     match patched {
         // Where it is another version, or none, the watch tells of it.
-        Ok(_) => Some((object, write.version)),
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
-            Some((object, write.version))
+        Ok(Ok(_)) => Some((object, write)),
+        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
+            Some((object, write))
         }
-        Err(error) => {
+        Ok(Err(error)) => {
             tracing::warn!(%object, %error, "its status cannot be written");
             None
         }
+        Err(_) => {
+            tracing::warn!(%object, "its status cannot be written: the API server does not answer");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(version: &str, reason: &str, time: &str) -> Write {
+        let condition = json!({"type": "Accepted", "reason": reason, "lastTransitionTime": time});
+        Write {
+            api_version: "v1".to_owned(),
+            version: version.to_owned(),
+            status: json!({"conditions": [condition]}),
+        }
+    }
+
+    #[test]
+    fn the_same_is_not_written_again_over_the_same_version_because_time_goes_by() {
+        let done = write("1", "Accepted", "10:00");
+        assert!(write("1", "Accepted", "10:01").repeats(&done));
+        assert!(!write("1", "Invalid", "10:01").repeats(&done));
+        assert!(!write("2", "Accepted", "10:00").repeats(&done));
     }
 }

@@ -199,6 +199,23 @@ fn what_the_api_server_refuses_is_refused_by_the_reader(cluster: &Cluster) {
     }
 }
 
+/// How many statuses of policies the API server has been sent that it took, by whomever.
+fn writes(cluster: &Cluster) -> f64 {
+    let metrics = cluster.does(&["get", "--raw", "/metrics"]);
+    let parts = [
+        "apiserver_request_total{",
+        "code=\"200\"",
+        "resource=\"authorizationpolicies\"",
+        "subresource=\"status\"",
+        "verb=\"PATCH\"",
+    ];
+    let lines = metrics
+        .lines()
+        .filter(|line| parts.iter().all(|part| line.contains(part)));
+    let counts = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    counts.sum()
+}
+
 fn a_status_is_written_once_beside_those_of_others(cluster: &Cluster) {
     cluster.apply(&policy("readers", &allow("a")));
     let first = told(cluster, "readers", "True");
@@ -230,6 +247,8 @@ fn a_status_is_written_once_beside_those_of_others(cluster: &Cluster) {
     // Whoever has said this of a later object has seen that one.
     cluster.apply(&policy("later", &allow("c")));
     told(cluster, "later", "True");
+    // Two versions of one policy, one of the other, and what another controller wrote here.
+    assert_eq!(writes(cluster), 4.0);
     assert_eq!(
         version(&get(cluster, "readers")),
         version(&second),
