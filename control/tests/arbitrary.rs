@@ -125,6 +125,16 @@ const FIELDS: &[&str] = &[
     "urlRewrite",
     "value",
     "weight",
+    "address",
+    "exportTo",
+    "locality",
+    "location",
+    "network",
+    "number",
+    "resolution",
+    "serviceAccount",
+    "subjectAltNames",
+    "workloadSelector",
 ];
 const WORDS: &[&str] = &[
     "",
@@ -176,6 +186,13 @@ const WORDS: &[&str] = &[
     "(",
     "5s",
     "request.headers[x]",
+    "a.example",
+    "*.a.example",
+    "192.0.2.0/24",
+    "unix:///a",
+    "STATIC",
+    "DNS",
+    "MESH_INTERNAL",
     "2026-01-01T00:00:01Z",
     "\u{0}",
     "é",
@@ -198,6 +215,7 @@ const KINDS: &[(&str, &str)] = &[
     ("gateway.networking.k8s.io/v1", "BackendTLSPolicy"),
     ("networking.istio.io/v1", "DestinationRule"),
     ("networking.istio.io/v1", "ServiceEntry"),
+    ("networking.istio.io/v1alpha3", "WorkloadEntry"),
     ("security.istio.io/v1", "RequestAuthentication"),
     ("v1", "List"),
     ("apps/v1", "Deployment"),
@@ -279,6 +297,7 @@ fn tame() -> impl Strategy<Value = Value> {
             .boxed(),
     ];
     kinds.extend(of_waypoints());
+    kinds.extend(entries());
     let created = select(&["2026-01-01T00:00:01Z", "2026-01-01T00:00:02Z"][..]);
     (Union::new(kinds), select(&["a", "b", "c", "d"][..]), select(&["shop", "bank", "root"][..]), labels(), created).prop_map(
         |((version, kind, spec, status), name, namespace, labels, created)| {
@@ -288,6 +307,37 @@ fn tame() -> impl Strategy<Value = Value> {
             })
         },
     )
+}
+
+/// ServiceEntries and WorkloadEntries.
+fn entries() -> Vec<Parts> {
+    let address = || select(&["10.0.0.1", "192.0.2.1", "a.example", "unix:///a"][..]);
+    let host = select(&["a.example", "*.a.example", "a.shop.svc.cluster.local"][..]);
+    let vips = select(vec![
+        json!([]),
+        json!(["10.96.0.1"]),
+        json!(["198.51.100.1", "198.51.100.0/24"]),
+    ]);
+    let resolution = select(&["NONE", "STATIC", "DYNAMIC_DNS"][..]);
+    let members = (any::<bool>(), labels(), vec(address(), 0..3));
+    let service = (host, vips, resolution, members).prop_map(
+        |(host, vips, resolution, (selects, labels, listed))| {
+            let ports = json!([{"number": 80, "name": "http", "protocol": "HTTP", "targetPort": 8080}]);
+            let mut spec = json!({"hosts": [host], "addresses": vips, "resolution": resolution, "ports": ports});
+            if selects {
+                spec["workloadSelector"] = json!({ "labels": labels });
+            } else if resolution != "NONE" {
+                let listed = listed.iter().map(|it| json!({ "address": it }));
+                spec["endpoints"] = listed.collect();
+            }
+            ("networking.istio.io/v1", "ServiceEntry", spec, json!({}))
+        },
+    );
+    let workload = (address(), labels()).prop_map(|(address, labels)| {
+        let spec = json!({"address": address, "labels": labels});
+        ("networking.istio.io/v1", "WorkloadEntry", spec, json!({}))
+    });
+    vec![service.boxed(), workload.boxed()]
 }
 
 /// Gateways, routes, and policies of objects.
@@ -317,11 +367,12 @@ fn of_waypoints() -> Vec<Parts> {
     );
     let policy = (
         select(&["ALLOW", "DENY", "AUDIT"][..]),
+        select(&[("", "Service"), ("networking.istio.io", "ServiceEntry")][..]),
         name(),
         vec(rule(), 0..3),
     )
-        .prop_map(|(action, name, rules)| {
-            let target = json!({"kind": "Service", "name": name});
+        .prop_map(|(action, (group, kind), name, rules)| {
+            let target = json!({"group": group, "kind": kind, "name": name});
             let spec = json!({"action": action, "targetRefs": [target], "rules": rules});
             (
                 "security.istio.io/v1",

@@ -133,16 +133,20 @@ impl<'a> Passing<'a> {
                 .map(|pod| format!("{}/{}", pod.namespace, pod.name))
                 .collect();
             let words = host::words(service);
+            let noun = match host::parts(&service.1) {
+                Some(_) => "endpoints",
+                None => "pods",
+            };
             if !others.is_empty() {
                 let others: BTreeSet<_> = others.into_iter().map(short).collect();
                 said.push(format!(
-                    "pods of {words} are reached without it through services that lead to the same port of them: {}",
+                    "{noun} of {words} are reached without it through services that lead to the same port of them: {}",
                     named(&others)
                 ));
             }
             if !outside.is_empty() {
                 said.push(format!(
-                    "pods of {words} are not in the mesh, so whoever goes straight to them does not meet it: {}",
+                    "{noun} of {words} are not in the mesh, so whoever goes straight to them does not meet it: {}",
                     named(&outside)
                 ));
             }

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use mesh::plan::{Flow, Outcome, Plan, Source, plan};
+
 use super::{
     bound::{GET, HOST, LABEL, WP, attached, gateway, key, namespace, ready, web},
+    told::delta,
     *,
 };
 use crate::{
@@ -112,6 +115,81 @@ fn a_policy_of_an_entry_is_told_to_its_waypoint_and_closes_it_while_there_is_non
     assert_eq!(waypoint(&open, "ext.example"), Value::Null);
     let missing = compiled(&policed);
     assert!(said(&missing, "AuthorizationPolicy/shop/p").contains("TargetNotFound"));
+}
+
+/// What becomes of what a client of `shop` sends to an address at port 80.
+fn sent(text: &str, address: &str) -> &'static str {
+    let compiled = compiled(text);
+    let mut store = mesh::store::Store::new("n1".into(), "root".into());
+    for delta in [
+        delta(proto::AUTHORIZATION_TYPE, &compiled.authorizations),
+        delta(proto::ADDRESS_TYPE, &compiled.addresses),
+    ] {
+        assert_eq!(store.apply(&delta).0, []);
+    }
+    let none = mesh::name::Name::EMPTY;
+    let source = Source {
+        identity: "spiffe://cluster.local/ns/shop/sa/sa".parse().unwrap(),
+        network: none,
+        node: "n1".into(),
+        cluster: "Kubernetes".into(),
+        locality: mesh::model::Locality {
+            region: none,
+            zone: none,
+            subzone: none,
+        },
+    };
+    let flow = Flow {
+        source: &source,
+        from: "10.0.0.7:40000".parse().unwrap(),
+        to: format!("{address}:80").parse().unwrap(),
+        seed: 0,
+        tried: &[],
+    };
+    match plan(&store.current(), &flow) {
+        Outcome::Do(Plan::Direct { to, .. }) if to.port() == 8080 => "to an endpoint",
+        Outcome::Do(Plan::Tunnel(hop)) if hop.waypoint => "to the waypoint",
+        Outcome::Do(Plan::Passthrough { .. }) => "past the mesh",
+        Outcome::Refuse(_) => "nowhere",
+        other => panic!("{text}: {other:?}"),
+    }
+}
+
+#[test]
+fn a_client_is_sent_where_it_is_said() {
+    let wp = ready("wp", "shop", "", "")
+        + &service(
+            "wp",
+            "",
+            "clusterIP: 10.0.3.1, selector: {gateway.networking.k8s.io/gateway-name: wp}, ports: [{name: hbone, port: 15008}]",
+        )
+        + &pod(
+            "wp",
+            "shop",
+            "labels: {gateway.networking.k8s.io/gateway-name: wp}",
+            "",
+        )
+        .replace("serviceAccountName: sa", "serviceAccountName: wp");
+    let policed = attached("p", EXT, GET);
+    let range = STATIC.replace("[198.51.100.1]", "[198.51.100.0/24]");
+    let vip = "198.51.100.1";
+    for (text, to, expected) in [
+        (entry("", STATIC), vip, "to an endpoint"),
+        (entry("", &range), "198.51.100.77", "to an endpoint"),
+        (entry("", &range), "198.51.101.1", "past the mesh"),
+        (entry(LABEL, STATIC) + &wp, vip, "to the waypoint"),
+        (
+            entry(LABEL, STATIC) + &wp + &policed,
+            vip,
+            "to the waypoint",
+        ),
+        (entry("", STATIC) + &policed, vip, "nowhere"),
+        (entry("", DNS), vip, "past the mesh"),
+        (entry("", DNS) + &policed, vip, "nowhere"),
+        (entry(LABEL, DNS) + &wp + &policed, vip, "nowhere"),
+    ] {
+        assert_eq!(sent(&text, to), expected, "{text}");
+    }
 }
 
 #[test]
