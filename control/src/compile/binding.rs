@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Compiled, Scope, Wanted,
-    entry::{Entry, Lack},
     gateway::{self, Obstacle},
     policy::Attached,
 };
@@ -17,6 +16,8 @@ use crate::{
     status::Condition,
     world::{Key, Phase, World, host},
 };
+
+mod entries;
 
 pub(super) const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
@@ -137,42 +138,7 @@ impl Bindings {
                 }
             }
         }
-        hold(scope, compiled);
-    }
-}
-
-/// Lets the bindings of ServiceEntries go on as they are recorded while these cannot be understood, or their namespaces are
-/// not looked at.
-fn hold(scope: Scope<'_>, compiled: &mut Compiled) {
-    let phases = scope.world.waypoints.iter().flat_map(|it| &it.phases);
-    let entries = phases.filter(|(key, _)| host::parts(&key.1).is_some());
-    for (key, phase) in entries {
-        let reference = host::object(key);
-        let is_there = scope
-            .world
-            .service_entries
-            .contains_key(&(reference.namespace.clone(), reference.name.clone()));
-        let is_unseen = is_there && !scope.sees(&key.0);
-        let is_hidden = is_unseen || scope.world.hides(&reference);
-        if !is_hidden || compiled.wanted.contains_key(key) {
-            continue;
-        }
-        let (gateway, deny) = match phase {
-            Phase::Told { .. } | Phase::Leaving { .. } => continue,
-            Phase::Closed => {
-                compiled.closed.insert(key.clone());
-                continue;
-            }
-            Phase::Published { gateway } => (gateway, false),
-            Phase::Enforced { gateway } => (gateway, true),
-            Phase::Moving { to, enforced, .. } => (to, *enforced),
-        };
-        let wanted = Wanted {
-            gateway: gateway.clone(),
-            policed: true,
-            deny,
-        };
-        compiled.wanted.insert(key.clone(), wanted);
+        entries::hold(scope, compiled);
     }
 }
 
@@ -194,7 +160,7 @@ fn bind(asked: Asked<'_>) -> Binding {
     }
     let entry = asked.scope.entry(asked.key);
     if let Some(lacks) = entry.and_then(|entry| Some((entry, entry.lack.as_ref()?))) {
-        return lacking(asked, label.as_ref(), named, lacks);
+        return entries::lacking(asked, label.as_ref(), named, lacks);
     }
     if asked.service.addresses.is_empty() {
         let reason = "it is headless, it has no address that could lead to a waypoint";
@@ -236,31 +202,6 @@ pub(super) fn named(world: &World, meta: &Meta) -> Option<Key> {
     let namespace = labels.get(USE_WAYPOINT_NAMESPACE);
     let namespace = namespace.unwrap_or(&meta.namespace);
     Some((namespace.clone(), name.clone()))
-}
-
-/// A host of a ServiceEntry that is not served. What a policy is for is refused, as far as it has an address; so is what was
-/// behind a waypoint, as long as it is labelled to one.
-fn lacking(
-    asked: Asked<'_>,
-    label: Option<&Key>,
-    named: bool,
-    (entry, lack): (&Entry<'_>, &Lack),
-) -> Binding {
-    let policed = named || label.is_some_and(|gateway| policed_by(asked, gateway));
-    let was = phase(asked).and_then(Phase::published).is_some();
-    let closed = policed || was && label.is_some();
-    let effect = match closed {
-        true => entry.refusal(),
-        false => "it is reached past every waypoint",
-    };
-    let message = || format!("{lack}: {effect}");
-    Binding {
-        published: closed.then_some(Published::Nowhere),
-        closed: policed,
-        condition: (closed || label.is_some())
-            .then(|| Condition::fails(BOUND, "UnsupportedTrafficType", message())),
-        ..Binding::default()
-    }
 }
 
 /// A service that is never bound. A policy that names it has nobody who could judge it.

@@ -151,7 +151,8 @@ impl<'a> Entries<'a> {
     /// The hosts of a ServiceEntry.
     pub(super) fn hosts(&self, namespace: &str, name: &str) -> impl Iterator<Item = &Entry<'a>> {
         let all = host::all(namespace, name);
-        let hosts = self.entries.range(all.clone()..);
+        // Others may begin with its name.
+        let hosts = self.entries.range(host::key(namespace, name, "")..);
         let own = hosts.take_while(move |(key, _)| host::widened(key) == all);
         own.map(|(_, entry)| entry)
     }

@@ -193,6 +193,30 @@ fn a_client_is_sent_where_it_is_said() {
 }
 
 #[test]
+fn names_that_begin_alike_are_told_apart() {
+    let other = |name: &str, address: &str| {
+        let spec = format!(
+            "hosts: [{name}.example], resolution: STATIC, endpoints: [{{address: {address}}}]"
+        );
+        named(name, "shop", "", &spec)
+    };
+    let text = entry("", STATIC) + &other("ext-2", "192.0.2.2") + &other("ext.3", "192.0.2.3");
+    let all = out(&text);
+    for (name, host, address) in [
+        ("ext", "ext.example", "192.0.2.1"),
+        ("ext-2", "ext-2.example", "192.0.2.2"),
+        ("ext.3", "ext.3.example", "192.0.2.3"),
+    ] {
+        let found = services_of(
+            &all,
+            &format!("networking.istio.io/ServiceEntry/shop/{name}/{address}"),
+        );
+        let hosts: Vec<_> = found.as_object().unwrap().keys().collect();
+        assert_eq!(hosts, [&format!("shop/{host}")]);
+    }
+}
+
+#[test]
 fn what_is_not_served_is_outside_the_mesh_unless_a_policy_is_for_it() {
     let wp = ready("wp", "shop", "", "");
     let none = "addresses: [198.51.100.1], resolution: NONE";
