@@ -121,8 +121,8 @@ async fn a_reader_that_stops_holds_back_the_writer() {
 
 #[tokio::test]
 async fn a_client_that_resets_behind_bytes_that_nobody_takes_ends_its_flow() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap());
     let (mut client, accepted) = (client.await.unwrap(), listener.accept().await.unwrap());
     let (far, _server) = duplex(64);
     client.write_all(&[1; 100_000]).await.unwrap();
