@@ -192,7 +192,7 @@ impl Source {
 
     fn tell_strange(&mut self) {
         let mut strange = source::check::empty(&self.loaded.empty);
-        strange.extend(source::check::strange_parents(&self.loaded.world));
+        strange.extend(source::check::strange(&self.loaded.world));
         for what in strange.iter().filter(|what| !self.strange.contains(what)) {
             tracing::warn!("{what}");
         }

@@ -57,9 +57,9 @@ pub(super) fn tell(scope: Scope<'_>, attached: &Attached, compiled: &mut Compile
     let homes = namespaces(scope);
     compiled.closed.extend(homes.into_iter().map(any));
     for (service, labels) in services(scope, attached) {
-        compiled
-            .closed
-            .extend(labels.is_empty().then(|| any(&service.0)));
+        // What gets a name, or another selector, is any service of the namespace.
+        let unknown = labels.is_empty() || service.1.starts_with(UNREADABLE);
+        compiled.closed.extend(unknown.then(|| any(&service.0)));
         compiled.closed.insert(service);
     }
 }

@@ -95,6 +95,7 @@ impl Loading<'_> {
                 unclear.nameless.extend(nameless);
                 unclear.kinds.extend(alien(tree));
             }
+            Manifest::Vague(vague) => self.vague((file, document.number), vague, unclear),
             Manifest::Refused(refused) => {
                 let kind = refused.kind;
                 if let Some(nameless) = self.refused(file, document.number, refused) {

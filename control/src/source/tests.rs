@@ -10,6 +10,7 @@ use crate::{
 };
 
 mod lost;
+mod misspelt;
 mod start;
 
 fn files(texts: &[(&str, &str)]) -> BTreeMap<PathBuf, String> {

@@ -119,9 +119,7 @@ fn what_others_call_alike_is_theirs() {
     for (version, kind) in [
         ("serving.knative.dev/v1", "Service"),
         ("serving.knative.dev/v1", "service"),
-        ("apps/v1", "deployment"),
         ("v1", "Secret"),
-        ("v1", "Podd"),
     ] {
         let text = format!("{{apiVersion: {version}, kind: {kind}, metadata: {{name: web}}}}");
         let loaded = one(&text, None);
