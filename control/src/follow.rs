@@ -29,6 +29,7 @@ use crate::{
         self, Loaded, Problem,
         check::Refusal,
         files::{Files, PATIENCE},
+        leaving::Leaving,
     },
     state::{PUBLIC, StateDir},
     subject::Subject,
@@ -67,6 +68,8 @@ pub struct Source {
     late: Vec<Problem>,
     /// What is in force.
     loaded: Loaded,
+    /// What is in force of it although no file has it any more.
+    leaving: Leaving,
     /// Of the files as read last, even if another state of them is in force.
     problems: Vec<Problem>,
     /// What is worth knowing of what is in force.
@@ -110,6 +113,7 @@ impl Source {
             files,
             late: Vec::new(),
             loaded,
+            leaving: Leaving::default(),
             problems,
             strange: Vec::new(),
             held_back: None,
@@ -130,15 +134,15 @@ impl Source {
     }
 
     /// Reads the source again.
-    pub fn reread(&mut self) {
-        let unreadable = match self.files.look(&self.path, Instant::now()) {
+    pub fn reread(&mut self, now: Instant) {
+        let unreadable = match self.files.look(&self.path, now) {
             Ok(files) => {
                 let same = files.texts() == self.files.texts();
                 self.files = files;
-                if !same {
-                    self.take();
+                if !same || self.leaving.is_due(now) {
+                    self.take(now);
                 }
-                self.tell_late();
+                self.tell_late(now);
                 None
             }
             Err(error) => Some(format!("{} cannot be read: {error}", self.path.display())),
@@ -153,20 +157,24 @@ impl Source {
     }
 
     /// When to read again although nothing tells of a change, if so.
-    pub fn look_again(&self) -> Option<Duration> {
-        self.files.look_again(Instant::now())
+    pub fn look_again(&self, now: Instant) -> Option<Duration> {
+        let leaving = self.leaving.look_again(now);
+        // Nothing leaves while nobody can say what is there.
+        let leaving = leaving.filter(|_| self.unreadable.is_none());
+        self.files.look_again(now).into_iter().chain(leaving).min()
     }
 
-    fn tell_late(&mut self) {
-        let late = self.files.problems(Instant::now());
+    fn tell_late(&mut self, now: Instant) {
+        let late = self.files.problems(now);
         for problem in late.iter().filter(|problem| !self.late.contains(problem)) {
             tracing::error!("{problem}");
         }
         self.late = late;
     }
 
-    fn take(&mut self) {
-        let loaded = source::load_for(self.files.texts(), Some(&self.loaded), &self.settings);
+    fn take(&mut self, now: Instant) {
+        let mut loaded = source::load_for(self.files.texts(), Some(&self.loaded), &self.settings);
+        self.leaving = self.leaving.keep(&self.loaded, &mut loaded, now);
         let before = std::mem::replace(&mut self.problems, loaded.problems.clone());
         self.log(&before);
         let policy = denies_the_mesh(&loaded, &self.settings.root_namespace);
@@ -184,7 +192,7 @@ impl Source {
 
     fn tell_strange(&mut self) {
         let mut strange = source::check::empty(&self.loaded.empty);
-        strange.extend(source::check::strange_parents(&self.loaded.world));
+        strange.extend(source::check::strange(&self.loaded.world));
         for what in strange.iter().filter(|what| !self.strange.contains(what)) {
             tracing::warn!("{what}");
         }
@@ -421,7 +429,7 @@ pub async fn follow(
     bindings: Bindings,
     watch: Watch,
 ) {
-    let mut look_again = source.look_again();
+    let mut look_again = source.look_again(Instant::now());
     let mut reports = hub.reports.watch();
     let mut streams = hub.streams.watch();
     let mut rescan = interval(RESCAN);
@@ -447,9 +455,9 @@ pub async fn follow(
         let done = tokio::task::spawn_blocking(move || {
             let mut both = both.lock().unwrap_or_else(PoisonError::into_inner);
             let (source, bindings) = &mut *both;
-            source.reread();
+            source.reread(Instant::now());
             publish(&hub, &state, source, bindings);
-            source.look_again()
+            source.look_again(Instant::now())
         });
         look_again = done.await.unwrap_or_else(|error| {
             tracing::error!(%error, "the source was not compiled: what was published stays in force");

@@ -2,8 +2,8 @@
 //!
 //! A document is read into a plain tree by the YAML parser and from there into the few fields the mesh acts on, field
 //! by field, so that every fault names where it is (`spec.rules[0].to[1].operation.ports[0]`) and one reading finds all
-//! faults of an object. Security kinds refuse fields that the API does not have; core kinds ignore what is not read
-//! here. Nothing in this module touches a file: [`crate::source`] does, and decides what stands in for a bad object.
+//! faults of an object. Metadata, and the kinds of policies and of the Gateway API, refuse fields that the API does not have;
+//! core kinds ignore what is not read here, unless it is written as that in another case. Nothing in this module touches a file: [`crate::source`] does, and decides what stands in for a bad object.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -12,6 +12,7 @@ use serde_json::Value;
 pub mod authorization;
 pub mod core;
 pub mod gateway;
+mod known;
 pub mod mesh;
 mod meta;
 pub mod peer;
@@ -23,6 +24,7 @@ pub mod unserved;
 pub mod workload_entry;
 mod yaml;
 
+pub(crate) use self::known::near;
 pub use self::{
     authorization::{AuthorizationPolicy, TargetRef},
     core::{EndpointSlice, Namespace, Node, Pod, Service, ServiceAccount},
@@ -38,6 +40,7 @@ pub use self::{
     yaml::{Document, LIMITS, Limits, documents, tree},
 };
 use self::{
+    known::{Meaning, Misspelt, meaning},
     meta::metadata,
     read::{At, Faults},
 };
@@ -142,20 +145,6 @@ impl Kind {
         )
     }
 
-    /// Whether fields that the API does not have are refused.
-    fn is_strict(self) -> bool {
-        let ours = matches!(
-            self,
-            Self::Gateway
-                | Self::GatewayClass
-                | Self::Route(_)
-                | Self::ReferenceGrant
-                | Self::ServiceEntry
-                | Self::WorkloadEntry
-        );
-        ours || self.is_policy()
-    }
-
     /// Whether objects of this kind are in namespaces.
     pub fn namespaced(self) -> bool {
         !matches!(self, Self::Namespace | Self::Node | Self::GatewayClass)
@@ -206,7 +195,19 @@ impl Kind {
         let close = security || group.is_empty() || group.ends_with(".istio.io");
         let mut policies = Self::all().filter(|kind| close && kind.is_policy());
         let named = policies.find(|kind| kind.is_called(name));
-        named.or_else(|| security.then_some(Self::AuthorizationPolicy))
+        named.or_else(|| security.then(|| Self::nearest_policy(name)))
+    }
+
+    /// The policy that is meant by what none is called.
+    fn nearest_policy(name: &str) -> Self {
+        let name = name.to_ascii_lowercase();
+        match () {
+            () if name.starts_with("peer") => Self::PeerAuthentication,
+            () if name.starts_with("request") => {
+                Self::Unserved(UnservedKind::RequestAuthentication)
+            }
+            () => Self::AuthorizationPolicy,
+        }
     }
 
     /// The kind that is meant by a name that is written otherwise, of its own group or of none.
@@ -353,6 +354,8 @@ pub enum Manifest {
     Unused(String),
     /// Of a kind that is compiled, but faulty.
     Refused(Refused),
+    /// Faulty, and nobody can say which object it is, or of which kind.
+    Vague(Vague),
     /// Not a manifest at all.
     Alien(Fault),
 }
@@ -379,6 +382,19 @@ pub struct Refused {
     pub faults: Vec<Fault>,
 }
 
+/// A faulty object that may be one of several.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Vague {
+    /// As far as it could be read; its kind is the likeliest, its namespace `default` if it may be any.
+    pub refused: Refused,
+    /// The kinds that it may be of.
+    pub may_be: Vec<Kind>,
+    /// Those of them that it counts as if there was none before that it may be; may be empty.
+    pub likely: Vec<Kind>,
+    /// It may be of any namespace.
+    pub anywhere: bool,
+}
+
 /// Reads one manifest. `path` is where the tree stands in its document (`items[3]`), empty for the document itself.
 pub fn manifest(tree: &Value, path: &str) -> Manifest {
     let at = At::new(path, tree);
@@ -389,15 +405,15 @@ pub fn manifest(tree: &Value, path: &str) -> Manifest {
             reason,
         });
     };
-    let (group, number) = version.split_once('/').unwrap_or(("", version));
-    let written = Kind::find(group, kind);
-    let slip = || Kind::policy(version, kind).or_else(|| Kind::meant(group, kind));
-    let Some(found) = written.or_else(slip) else {
-        return Manifest::Unused(format!("{version}/{kind}"));
+    let found = match meaning(version, kind) {
+        Meaning::Is(found) => found,
+        Meaning::Other => return Manifest::Unused(format!("{version}/{kind}")),
+        Meaning::Misspelt(misspelt) => return vague(&at, (version, kind), misspelt),
     };
     if found == Kind::ConfigMap && !mesh::is_meant(&at) {
         return Manifest::Unused(format!("{version}/{kind}"));
     }
+    let (group, number) = version.split_once('/').unwrap_or(("", version));
     let mut faults = Faults::default();
     if group != found.group() || !found.versions().contains(&number) {
         let reason = format!("{version:?} is not known: use {}", found.api_version());
@@ -405,34 +421,87 @@ pub fn manifest(tree: &Value, path: &str) -> Manifest {
     }
     let is_spelt = found.as_str() == kind;
     if !is_spelt {
-        let reason = match found.is_called(kind) {
-            true => format!("{kind:?} is written {:?}", found.as_str()),
-            false => format!("{kind:?} is not a kind of {SECURITY}"),
-        };
+        let reason = format!("{kind:?} is written {:?}", found.as_str());
         faults.add(&at, "kind", reason);
     }
-    let meta = metadata(&at, found, &mut faults);
+    let (meta, anywhere) = metadata(&at, found, &mut faults);
     // What another kind calls so nobody knows.
     let (selector, targets) = match found.is_policy() && is_spelt {
         true => (selector::peek(&at), authorization::peek(&at)),
         false => (None, Vec::new()),
     };
-    let (namespace, generation) = (meta.namespace.clone(), meta.generation);
-    let name = (!meta.name.is_empty()).then(|| meta.name.clone());
+    let refused = Refused {
+        selector,
+        targets,
+        ..nothing(found, &meta)
+    };
     let object = object(found, meta, &at, &mut faults);
     if faults.is_empty() {
         return Manifest::Object(Box::new(object));
     }
-    Manifest::Refused(Refused {
+    let refused = Refused {
         read: read(object, &at).map(Box::new),
-        kind: found,
-        namespace,
-        name,
-        generation,
-        selector,
-        targets,
         faults: faults.into(),
+        ..refused
+    };
+    match anywhere {
+        true => Manifest::Vague(Vague {
+            refused,
+            may_be: vec![found],
+            likely: vec![found],
+            anywhere,
+        }),
+        false => Manifest::Refused(refused),
+    }
+}
+
+/// What is of no kind that there is. Only its metadata are told of: what else the likeliest kind has may be none of its.
+fn vague(at: &At<'_>, (version, kind): (&str, &str), misspelt: Misspelt) -> Manifest {
+    let Misspelt {
+        may_be,
+        likely,
+        nearest,
+    } = misspelt;
+    let found = likely.first().or_else(|| may_be.first()).copied();
+    let found = found.unwrap_or(Kind::Service);
+    let mut faults = Faults::default();
+    let hint = match nearest {
+        Some(nearest) if nearest == kind => format!("that is one of {}", found.api_version()),
+        Some(nearest) => format!("the nearest is {nearest:?}"),
+        None => "and like none that is known".to_owned(),
+    };
+    faults.add(
+        at,
+        "kind",
+        format!("{kind:?} is not a kind of {version}: {hint}"),
+    );
+    let (meta, anywhere) = metadata(at, found, &mut faults);
+    let refused = nothing(found, &meta);
+    let object = object(found, meta, at, &mut Faults::default());
+    Manifest::Vague(Vague {
+        refused: Refused {
+            read: read(object, at).map(Box::new),
+            faults: faults.into(),
+            ..refused
+        },
+        may_be,
+        likely,
+        anywhere,
     })
+}
+
+/// A faulty object of which nothing but metadata is read yet.
+fn nothing(kind: Kind, meta: &Meta) -> Refused {
+    Refused {
+        kind,
+        namespace: meta.namespace.clone(),
+        name: (!meta.name.is_empty()).then(|| meta.name.clone()),
+        generation: meta.generation,
+        selector: None,
+        targets: Vec::new(),
+        read: None,
+        faults: Vec::new(),
+    }
 }
 
 /// What counts of a faulty object.

@@ -19,10 +19,12 @@ use crate::{
     manifest::{self, Fault, Kind, LIMITS, ObjectRef},
     world::World,
 };
+use sys::file::{self, Entry};
 
 pub mod check;
 pub mod files;
 mod guess;
+pub mod leaving;
 mod loading;
 mod nameless;
 
@@ -35,7 +37,7 @@ pub struct Loaded {
     pub problems: Vec<Problem>,
     /// Kinds that are there and are not used, as `apiVersion/kind`.
     pub unused: BTreeSet<String>,
-    /// Files without content that held nothing before.
+    /// Files without any document that held nothing before.
     pub empty: BTreeSet<PathBuf>,
     /// Where each object, or denial, came from.
     origins: BTreeMap<ObjectRef, PathBuf>,
@@ -88,40 +90,79 @@ impl Problem {
     }
 }
 
-/// Reads the files of a directory that end in `.yaml`, `.yml` or `.json`, not those of directories below it; or a
-/// single file. Names that begin with a dot are left out, because editors put half-written files there. A file that
-/// goes away meanwhile counts as not there, and so does a link to nowhere; one that cannot be looked at is an error. Each is read as it is now, even if somebody is writing it: whoever reads
-/// more than once uses [`Files`](files::Files).
+/// Reads the files of a directory that end in `.yaml`, `.yml` or `.json`, in any case, not those of directories below it;
+/// or a single file. Names that begin with a dot are left out, because editors put half-written files there. A file that
+/// goes away meanwhile counts as not there. What is there and is no file that can be read, such as a link to nowhere, gets
+/// a text that [`load`] tells of; only directories are passed over. Each is read as it is now, even if somebody is writing
+/// it: whoever reads more than once uses [`Files`](files::Files).
+///
+/// # Errors
+/// The directory, or the single file, cannot be read.
 pub fn read_dir(path: &Path) -> io::Result<BTreeMap<PathBuf, String>> {
-    each(path, |path| {
+    let found = each(path, |file| {
         let mut bytes = Vec::new();
-        let file = fs::File::open(path)?;
         file.take(LIMITS.file as u64 + 1).read_to_end(&mut bytes)?;
         Ok(text(&bytes))
-    })
+    })?;
+    let texts = found.into_iter().filter_map(|(path, found)| match found {
+        Found::Read(text) => Some((path, text)),
+        Found::Unread(reason) => Some((path, unread(&reason))),
+        Found::Directory => None,
+    });
+    Ok(texts.collect())
+}
+
+/// What has the name of a manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Found<T> {
+    Read(T),
+    /// It is there and cannot be read: why.
+    Unread(String),
+    Directory,
 }
 
 /// How often a directory is listed at most until nothing changes meanwhile.
 const LISTINGS: usize = 8;
 
 /// What `read` makes of each file. It reads at most one byte more than is allowed, which [`load`] then sees.
-fn each<T>(path: &Path, read: impl Fn(&Path) -> io::Result<T>) -> io::Result<BTreeMap<PathBuf, T>> {
-    if !fs::metadata(path)?.is_dir() {
-        return Ok([(path.to_owned(), read(path)?)].into());
+fn each<T>(
+    path: &Path,
+    read: impl Fn(fs::File) -> io::Result<T>,
+) -> io::Result<BTreeMap<PathBuf, Found<T>>> {
+    if fs::metadata(path)?.is_dir() {
+        return listed(path, |path| found(path, &read));
     }
+    let found = read(fs::File::open(path)?)?;
+    Ok([(path.to_owned(), Found::Read(found))].into())
+}
+
+fn found<T>(path: &Path, read: impl Fn(fs::File) -> io::Result<T>) -> Option<Found<T>> {
+    let opened = match file::open(path) {
+        Ok(Entry::Gone) => return None,
+        Ok(Entry::Directory) => return Some(Found::Directory),
+        Ok(Entry::File(file)) => Ok(file),
+        Err(error) => Err(error),
+    };
+    let unread = |error: io::Error| Found::Unread(error.to_string());
+    Some(opened.and_then(read).map_or_else(unread, Found::Read))
+}
+
+/// What `look` finds under each name in a directory; nothing under one that is no more.
+fn listed<T>(
+    directory: &Path,
+    look: impl Fn(&Path) -> Option<T>,
+) -> io::Result<BTreeMap<PathBuf, T>> {
     let mut files = BTreeMap::new();
-    let mut listed = list(path)?;
+    let mut listed = list(directory)?;
     // A listing is no snapshot: of what is renamed meanwhile it may have neither name. The next one has the new name.
     for _ in 0..LISTINGS {
         files.clear();
         for path in &listed {
-            match read(path) {
-                Ok(found) => drop(files.insert(path.clone(), found)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(of(path, &error)),
+            if let Some(found) = look(path) {
+                files.insert(path.clone(), found);
             }
         }
-        let now = list(path)?;
+        let now = list(directory)?;
         if now == listed && files.len() == listed.len() {
             break;
         }
@@ -130,7 +171,7 @@ fn each<T>(path: &Path, read: impl Fn(&Path) -> io::Result<T>) -> io::Result<BTr
     Ok(files)
 }
 
-/// The manifests of a directory.
+/// What is called like a manifest in a directory.
 fn list(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
     let mut files = BTreeSet::new();
     for entry in fs::read_dir(directory)? {
@@ -140,31 +181,24 @@ fn list(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
             .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         let manifest = path
             .extension()
-            .is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
-        if !hidden && manifest && is_file(&path)? {
+            .is_some_and(|end| ENDS.iter().any(|known| end.eq_ignore_ascii_case(known)));
+        if !hidden && manifest {
             files.insert(path);
         }
     }
     Ok(files)
 }
 
-/// Whether there is a file. Of what nobody can say so, nobody can say either that it holds nothing.
-fn is_file(path: &Path) -> io::Result<bool> {
-    match fs::metadata(path) {
-        Ok(found) => Ok(found.is_file()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(of(path, &error)),
-    }
-}
-
-/// The error, with the file that it is about.
-fn of(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-}
+const ENDS: [&str; 3] = ["yaml", "yml", "json"];
 
 /// Bytes that are not UTF-8 become U+FFFD, which [`load`] sees.
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The text of a file that cannot be read, which [`load`] sees.
+fn unread(reason: &str) -> String {
+    format!("{}: {reason}", loading::UNREAD)
 }
 
 /// Makes a world of all files. `previous` is what the last call returned: the source of last good versions.
@@ -177,7 +211,7 @@ pub fn load(files: &BTreeMap<PathBuf, String>, previous: Option<&Loaded>) -> Loa
         unclear: Vec::new(),
     };
     let (empty, full): (Vec<_>, Vec<_>) =
-        files.iter().partition(|(_, text)| text.trim().is_empty());
+        files.iter().partition(|(_, text)| loading::is_empty(text));
     for (file, text) in full {
         loading.file(file, text);
     }

@@ -15,6 +15,7 @@ pub mod headers;
 pub mod http;
 pub mod identity;
 pub mod local;
+pub mod manifest;
 pub mod model;
 pub mod name;
 pub mod parse;

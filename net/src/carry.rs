@@ -211,12 +211,19 @@ impl Direction {
         }
     }
 
+    /// Why the first end of the other direction has not finished although it says no more: its reset came as the answer to
+    /// what was given to it. One that had finished before does not say that it is reset (Linux: EPIPE).
+    fn reset(&self) -> Option<Broken> {
+        let reset = Broken::Socket(io::ErrorKind::ConnectionReset);
+        self.lost().filter(|why| **why == reset).cloned()
+    }
+
     /// Goes on as far as it can. `Ready` when the direction is done, or its second end takes no more: what that one still
-    /// says may be the answer, so only a first end that breaks is an error.
+    /// says may be the answer, so only a first end that breaks, or was `reset` while it was given something, is an error.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut impl End,
+        (from, reset): (&mut impl End, Option<Broken>),
         to: &mut impl End,
         count: &Cell<u64>,
     ) -> Poll<Result<(), Broken>> {
@@ -234,7 +241,10 @@ impl Direction {
                 }
                 Self::Open(data) => match ready!(from.poll_take(cx))? {
                     Some(more) => *data = more,
-                    None => *self = Self::Finishing,
+                    None => match &reset {
+                        Some(reset) => return Poll::Ready(Err(reset.clone())),
+                        None => *self = Self::Finishing,
+                    },
                 },
                 Self::Finishing => {
                     *self = match ready!(to.poll_finish(cx)) {
@@ -265,8 +275,8 @@ pub async fn carry(
             return Poll::Ready(Err(reason.unwrap_or(Broken::Ended)));
         }
         let (forth_done, back_done) = (
-            forth.poll(cx, &mut one, &mut other, &counts.forth)?,
-            back.poll(cx, &mut other, &mut one, &counts.back)?,
+            forth.poll(cx, (&mut one, back.reset()), &mut other, &counts.forth)?,
+            back.poll(cx, (&mut other, forth.reset()), &mut one, &counts.back)?,
         );
         if forth.waits() || back.waits() {
             let look = look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));

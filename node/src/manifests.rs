@@ -1,7 +1,9 @@
-//! Pods and namespaces from a directory of Kubernetes manifests (`*.yaml`, `*.yml`, `*.json`; several documents a file).
+//! Pods and namespaces from a directory of Kubernetes manifests (`*.yaml`, `*.yml`, `*.json` in any case; several documents
+//! a file).
 //!
 //! Other kinds are passed over. What is faulty, double or out of sight keeps its last good version in force (see `rule`),
-//! and is told once. So does a file that somebody is writing ([`sys::file`]) or has emptied.
+//! and is told once. So does a file that somebody is writing ([`sys::file`]) or has emptied, and what has taken its place
+//! and is no file.
 //! Nothing here waits: [`watch`](crate::watch) says when to look again.
 
 use std::{
@@ -14,7 +16,7 @@ use std::{
 
 use mesh::enrol::{self, Enrolment, enrolled};
 use sys::{
-    file::{self, Content, Stamp},
+    file::{self, Content, Entry, Stamp},
     netns::Netns,
 };
 
@@ -31,6 +33,8 @@ pub const NETNS_ANNOTATION: &str = "ambit.dev/netns";
 
 /// Whoever writes a file for longer than this is told about.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+const ENDS: [&str; 3] = ["yaml", "yml", "json"];
 
 /// A file larger than this is not read, here as by the control plane.
 const LARGEST_FILE: u64 = 64 << 20;
@@ -131,15 +135,15 @@ impl Manifests {
         let mut present = BTreeSet::new();
         for entry in fs::read_dir(directory)? {
             let path = entry?.path();
-            let extension = path.extension().and_then(|extension| extension.to_str());
             let hidden = path
                 .file_name()
                 .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-            if hidden || !matches!(extension, Some("yaml" | "yml" | "json")) || !is_file(&path) {
-                continue;
+            let manifest = path
+                .extension()
+                .is_some_and(|end| ENDS.iter().any(|known| end.eq_ignore_ascii_case(known)));
+            if !hidden && manifest && self.look_at(&path, now, &mut looked) {
+                present.insert(path);
             }
-            self.look_at(&path, now, &mut looked);
-            present.insert(path);
         }
         self.files.retain(|path, _| present.contains(path));
         self.settle(now, &mut looked);
@@ -172,7 +176,21 @@ impl Manifests {
         self.doubles = doubles;
     }
 
-    fn look_at(&mut self, path: &Path, now: SystemTime, looked: &mut Looked) {
+    /// Says whether there is, or was and is not known to have gone, a file.
+    fn look_at(&mut self, path: &Path, now: SystemTime, looked: &mut Looked) -> bool {
+        let opened = file::open(path).map_err(|error| error.to_string());
+        let opened = match opened {
+            Ok(Entry::Gone) => return false,
+            Ok(Entry::Directory) => {
+                let was = self.files.get(path);
+                if was.is_none_or(|was| was.contents == Contents::default()) {
+                    return false;
+                }
+                Err("it is a directory now".to_owned())
+            }
+            Ok(Entry::File(file)) => Ok(file),
+            Err(reason) => Err(reason),
+        };
         let file = self.files.entry(path.to_owned()).or_default();
         let fault = |reason: String| Fault {
             file: path.to_owned(),
@@ -180,11 +198,15 @@ impl Manifests {
             reason,
         };
         let since = file.unsettled.take();
-        let found = look(path, file.stamp, now);
+        let found = opened.and_then(|opened| look(&opened, file.stamp, now));
         file.unreadable = matches!(found, Err(_) | Ok(Found::Unsettled));
         let faults = match found {
-            Err(reason) => vec![fault(reason)],
-            Ok(Found::Same) => return,
+            Err(reason) => {
+                // Once it can be read again it is.
+                file.stamp = None;
+                vec![fault(reason)]
+            }
+            Ok(Found::Same) => return true,
             Ok(Found::Unsettled) => {
                 // A clock that was set back begins anew.
                 let since = since.map_or(now, |since| since.min(now));
@@ -194,13 +216,13 @@ impl Manifests {
                     .duration_since(since)
                     .is_ok_and(|so_far| so_far < PATIENCE)
                 {
-                    return;
+                    return true;
                 }
                 vec![fault(WRITTEN.to_owned())]
             }
             Ok(Found::Whole(stamp, text)) => {
                 file.stamp = Some(stamp);
-                if file.contents != Contents::default() && text.trim().is_empty() {
+                if file.contents != Contents::default() && is_empty(&text) {
                     vec![fault(EMPTY.to_owned())]
                 } else {
                     let (contents, faults) = document::read(&text);
@@ -220,6 +242,7 @@ impl Manifests {
                 .cloned(),
         );
         file.faults = faults;
+        true
     }
 
     /// Whether there may be pods of the node that [`pods`](Self::pods) does not name, because they can be read neither
@@ -281,12 +304,21 @@ impl Manifests {
     }
 }
 
-/// Whether there is a file, or something of which nobody can say what it is.
-fn is_file(path: &Path) -> bool {
-    match fs::metadata(path) {
-        Ok(found) => found.is_file(),
-        Err(error) => error.kind() != io::ErrorKind::NotFound,
-    }
+/// Whether there is no document: nothing but comments, directives and markers.
+fn is_empty(text: &str) -> bool {
+    text.lines().all(|line| {
+        let marked = line.strip_prefix("---");
+        let after = marked.filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r']));
+        let rest = after.unwrap_or(line).trim();
+        rest.is_empty() || rest.starts_with(['#', '%']) || rest == "..."
+    })
+}
+
+/// Whether a line ends in a carriage return alone. To YAML that is an end, to others not: a comment would hide all that
+/// follows.
+fn has_lone_return(text: &str) -> bool {
+    let mut returns = text.match_indices('\r').map(|(at, _)| &text[at + 1..]);
+    returns.any(|rest| !rest.starts_with('\n'))
 }
 
 impl File {
@@ -357,9 +389,9 @@ enum Found {
     Whole(Stamp, String),
 }
 
-fn look(path: &Path, last: Option<Stamp>, now: SystemTime) -> Result<Found, String> {
+fn look(opened: &fs::File, last: Option<Stamp>, now: SystemTime) -> Result<Found, String> {
     let words = |error: io::Error| error.to_string();
-    let stamp = fs::metadata(path).and_then(|found| Stamp::of(&found));
+    let stamp = opened.metadata().and_then(|found| Stamp::of(&found));
     let stamp = stamp.map_err(words)?;
     if stamp.length() > LARGEST_FILE {
         return Err(format!("{} bytes is too large", stamp.length()));
@@ -368,19 +400,19 @@ fn look(path: &Path, last: Option<Stamp>, now: SystemTime) -> Result<Found, Stri
     if last == Some(stamp) {
         return Ok(Found::Same);
     }
-    let opened = fs::File::open(path).map_err(words)?;
-    Ok(
-        match file::read(&opened, LARGEST_FILE, now).map_err(words)? {
-            Content::Unsettled(_) => Found::Unsettled,
-            Content::Whole(stamp, bytes) => {
-                // Nor the character that others put in the place of what is not.
-                let text = String::from_utf8(bytes)
-                    .ok()
-                    .filter(|it| !it.contains('\u{fffd}'));
-                Found::Whole(stamp, text.ok_or("not UTF-8 text")?)
-            }
-        },
-    )
+    let (stamp, bytes) = match file::read(opened, LARGEST_FILE, now).map_err(words)? {
+        Content::Unsettled(_) => return Ok(Found::Unsettled),
+        Content::Whole(stamp, bytes) => (stamp, bytes),
+    };
+    // Nor the character that others put in the place of what is not.
+    let text = String::from_utf8(bytes)
+        .ok()
+        .filter(|it| !it.contains('\u{fffd}'));
+    let text = text.ok_or("not UTF-8 text")?;
+    if has_lone_return(&text) {
+        return Err("lines that end in a lone carriage return".to_owned());
+    }
+    Ok(Found::Whole(stamp, text))
 }
 
 #[cfg(test)]

@@ -7,9 +7,13 @@
 #![allow(unsafe_code)]
 
 use std::{
-    fs::{File, Metadata},
+    fs::{self, File, Metadata, OpenOptions},
     io::{self, Read as _},
-    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    },
+    path::Path,
     time::{Duration, SystemTime},
 };
 
@@ -55,6 +59,17 @@ pub enum Content {
     Unsettled(Stamp),
 }
 
+/// What has a name in a directory.
+#[derive(Debug)]
+pub enum Entry {
+    /// A regular file, or a link to one, opened for reading only.
+    File(File),
+    /// A directory; not a link to one.
+    Directory,
+    /// Nothing any more, not even a link to nowhere.
+    Gone,
+}
+
 impl Stamp {
     /// The stamp of a file.
     pub fn of(found: &Metadata) -> io::Result<Self> {
@@ -85,6 +100,39 @@ pub fn whole(facts: &Facts) -> bool {
     // One who opened the file after it was asked whether somebody has, and wrote, has changed the stamp: that is newer
     // than one which is old enough.
     facts.before.old_enough(facts.now) && !facts.being_written && facts.before == facts.after
+}
+
+/// Opens what has a name in a directory. Waits for nobody, so no pipe in a file's place holds up its reader.
+///
+/// # Errors
+/// It is there, and is no regular file that can be opened.
+pub fn open(path: &Path) -> io::Result<Entry> {
+    let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    match entry(path) {
+        Err(error) if gone(&error) => match fs::symlink_metadata(path) {
+            Err(error) if gone(&error) => Ok(Entry::Gone),
+            _ => Err(io::Error::new(error.kind(), "a link to nothing")),
+        },
+        found => found,
+    }
+}
+
+fn entry(path: &Path) -> io::Result<Entry> {
+    if fs::symlink_metadata(path)?.is_dir() {
+        return Ok(Entry::Directory);
+    }
+    let regular = |found: &Metadata| match found.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::other("not a regular file")),
+    };
+    // To open a device may be to do something with it.
+    regular(&fs::metadata(path)?)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    regular(&file.metadata()?)?;
+    Ok(Entry::File(file))
 }
 
 /// Reads at most `limit` bytes of a file that was opened for reading only. `now` is the time now, or earlier.

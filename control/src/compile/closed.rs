@@ -65,7 +65,8 @@ pub(super) fn tell(scope: Scope<'_>, attached: &Attached, compiled: &mut Compile
     let homes = namespaces(scope);
     compiled.closed.extend(homes.into_iter().map(any));
     for (service, members) in services(scope, attached) {
-        let unknown = members == Members::Unknown;
+        // What gets a name, or another selector, is any service of the namespace.
+        let unknown = members == Members::Unknown || service.1.starts_with(UNREADABLE);
         compiled.closed.extend(unknown.then(|| any(&service.0)));
         compiled.closed.insert(service);
     }

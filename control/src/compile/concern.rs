@@ -58,7 +58,7 @@ pub(super) enum Behind {
 pub(super) fn behind(world: &World, service: &ObjectRef) -> Behind {
     let faulty = world.faults.get(service);
     let faults = faulty.into_iter().flat_map(|it| &it.faults);
-    let mut of_metadata = faults.filter(|it| it.field.starts_with("metadata"));
+    let mut of_metadata = faults.filter(|it| it.field.contains("metadata"));
     let meta = match world.refused.get(service) {
         Some(Object::Service(read)) => &read.meta,
         Some(Object::ServiceEntry(read)) => &read.meta,

@@ -9,7 +9,7 @@ use proto::{
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{publish::Kind, state::scratch::Scratch};
+use crate::{publish::Kind, source::leaving::GONE, state::scratch::Scratch};
 
 mod missing;
 mod waypoint;
@@ -76,14 +76,24 @@ fn age(file: &fs::File) {
     file.set_modified(before).unwrap();
 }
 
-/// Reads again until nothing is being written.
+/// Reads again until nothing is being written, and what is gone has been so for long enough.
 fn reread(source: &mut Source) {
+    let now = reread_at_once(source);
+    source.reread(now + GONE);
+    assert_eq!(source.look_again(now + GONE), None, "{source:?}");
+}
+
+/// Reads again until nothing is being written. Returns when the last time was.
+fn reread_at_once(source: &mut Source) -> Instant {
     let begun = Instant::now();
-    source.reread();
-    while source.look_again().is_some() {
+    loop {
+        let now = Instant::now();
+        source.reread(now);
+        if source.files.look_again(now).is_none() {
+            return now;
+        }
         assert!(begun.elapsed() < Duration::from_secs(10), "{source:?}");
         thread::yield_now();
-        source.reread();
     }
 }
 
@@ -273,9 +283,9 @@ fn a_policy_stays_in_force_while_its_file_is_saved_in_place() {
         let mut writer = files.truncate("p.yaml");
         writer.write_all(first.as_bytes()).unwrap();
         age(&writer);
-        source.reread();
+        source.reread(Instant::now());
         assert_eq!(policies(&source), names, "{first:?}");
-        assert!(source.look_again().is_some());
+        assert!(source.look_again(Instant::now()).is_some());
         writer.write_all(&both.as_bytes()[first.len()..]).unwrap();
         drop(writer);
         reread(&mut source);
@@ -294,6 +304,56 @@ fn a_policy_stays_in_force_while_its_file_is_saved_in_place() {
         (policies(&source), source.problems()),
         (vec!["shop/closed".to_owned()], 0)
     );
+}
+
+#[test]
+fn what_is_gone_for_a_moment_stays_in_force() {
+    let deny = in_namespace(GOOD, "shop");
+    let files = Files::new(&[("pods.yaml", PODS), ("p.yaml", &deny)]);
+    let mut source = files.open().unwrap();
+    let before = mesh(&source);
+    // Its file comes back; it moves to another; it comes back later than the file.
+    for back in ["p.yaml", "q.yaml", "pods.yaml"] {
+        for name in ["p.yaml", "q.yaml"] {
+            let _ = fs::remove_file(files.0.path().join(name));
+        }
+        files.write("pods.yaml", PODS);
+        let now = reread_at_once(&mut source);
+        assert_eq!(source.look_again(now), Some(GONE), "{back}");
+        source.reread(now + GONE / 2);
+        assert_eq!(source.look_again(now + GONE / 2), Some(GONE / 2));
+        assert!(mesh(&source).snapshot.same(&before.snapshot), "{back}");
+        match back {
+            "pods.yaml" => files.write(back, &format!("{PODS}---{deny}")),
+            _ => files.write(back, &deny),
+        }
+        let now = reread_at_once(&mut source);
+        assert_eq!(source.look_again(now), None, "{back}");
+        assert!(mesh(&source).snapshot.same(&before.snapshot), "{back}");
+    }
+    // What is there and changed counts at once.
+    files.write("pods.yaml", &PODS.replace("name: cart", "name: cast"));
+    let now = reread_at_once(&mut source);
+    assert_eq!(policies(&source), ["shop/closed"]);
+    files.write(
+        "p.yaml",
+        &deny.replace("spec: {}", "spec: {action: DENY, rules: [{}]}"),
+    );
+    reread_at_once(&mut source);
+    assert!(!mesh(&source).snapshot.same(&before.snapshot));
+    source.reread(now + GONE);
+    assert_eq!(policies(&source), ["shop/closed"], "it is in p.yaml");
+    // Nothing goes while nobody can say what is there.
+    fs::remove_file(files.0.path().join("p.yaml")).unwrap();
+    let now = reread_at_once(&mut source);
+    let away = files.0.path().with_extension("away");
+    fs::rename(files.0.path(), &away).unwrap();
+    source.reread(now + 2 * GONE);
+    assert_eq!(source.look_again(now + 2 * GONE), None);
+    assert_eq!(policies(&source), ["shop/closed"]);
+    fs::rename(&away, files.0.path()).unwrap();
+    source.reread(now + 3 * GONE);
+    assert!(policies(&source).is_empty());
 }
 
 #[test]

@@ -62,7 +62,8 @@ impl Stored {
         let namespace = part("namespace").filter(|_| kind.namespaced());
         let reference = ObjectRef::new(kind, namespace.unwrap_or_default(), part("name")?);
         match manifest::manifest(tree, "") {
-            Manifest::Unused(_) | Manifest::Alien(_) => None,
+            // A stored object has a kind and a namespace.
+            Manifest::Unused(_) | Manifest::Vague(_) | Manifest::Alien(_) => None,
             manifest => Some(Self {
                 reference,
                 manifest,
@@ -209,7 +210,7 @@ impl Objects {
             Manifest::Object(object) => self.world.insert(*object),
             Manifest::Refused(refused) => self.put_refused(reference, refused),
             // Not read as such.
-            Manifest::Unused(_) | Manifest::Alien(_) => {}
+            Manifest::Unused(_) | Manifest::Vague(_) | Manifest::Alien(_) => {}
         }
     }
 

@@ -1,9 +1,11 @@
 //! The Kubernetes kinds that say what runs where.
 //!
-//! Only what the mesh acts on is read, all else is ignored. Where the API server would fill in a default, it is filled
+//! Only what the mesh acts on is read, all else is ignored, but for slips in the case of what is read. Where the API server would fill in a default, it is filled
 //! in here, because a manifest in a directory has met no API server.
 
 use std::{collections::BTreeSet, net::IpAddr};
+
+use mesh::manifest::POD_SPEC;
 
 use super::{
     Labels, Meta,
@@ -165,6 +167,19 @@ pub struct PodTarget {
     pub uid: String,
 }
 
+/// What is read of `spec`.
+const SERVICE_SPEC: [&str; 9] = [
+    "type",
+    "selector",
+    "internalTrafficPolicy",
+    "trafficDistribution",
+    "publishNotReadyAddresses",
+    "clusterIP",
+    "clusterIPs",
+    "ipFamilies",
+    "ports",
+];
+
 pub(super) fn pod(meta: Meta, root: &At<'_>, faults: &mut Faults) -> Pod {
     let mut pod = Pod {
         meta,
@@ -184,7 +199,9 @@ pub(super) fn pod(meta: Meta, root: &At<'_>, faults: &mut Faults) -> Pod {
             .is_some_and(|name| !name.is_empty());
         pod.controller = controller(&at, faults);
     }
+    root.in_case(&["spec", "status"], faults);
     if let Some(spec) = root.mapping("spec", faults) {
+        spec.in_case(&POD_SPEC, faults);
         spec.text("nodeName", faults)
             .unwrap_or_default()
             .clone_into(&mut pod.node);
@@ -277,9 +294,11 @@ pub(super) fn service(meta: Meta, root: &At<'_>, faults: &mut Faults) -> Service
         meta,
         ..Service::default()
     };
+    root.in_case(&["spec"], faults);
     let Some(spec) = root.mapping("spec", faults) else {
         return service;
     };
+    spec.in_case(&SERVICE_SPEC, faults);
     service.external_name = spec.text("type", faults) == Some("ExternalName");
     service.selector = spec.labels("selector", faults);
     service.local = spec.text("internalTrafficPolicy", faults) == Some("Local");
@@ -303,8 +322,12 @@ pub(super) fn service(meta: Meta, root: &At<'_>, faults: &mut Faults) -> Service
 /// What counts of a faulty Service: its selector, empty if that may be another.
 pub(super) fn selecting(service: Service, root: &At<'_>) -> Service {
     let mut faults = Faults::default();
+    root.in_case(&["spec"], &mut faults);
     let spec = root.mapping("spec", &mut faults);
-    let selector = spec.map(|spec| spec.labels("selector", &mut faults));
+    let selector = spec.map(|spec| {
+        spec.in_case(&["selector"], &mut faults);
+        spec.labels("selector", &mut faults)
+    });
     Service {
         meta: service.meta,
         selector: selector.filter(|_| faults.is_empty()).unwrap_or_default(),

@@ -1,5 +1,6 @@
 //! `metadata`: what every object says of itself.
 
+use mesh::manifest::METADATA;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
@@ -28,36 +29,21 @@ pub struct Meta {
     pub deleting: bool,
 }
 
-/// Every field that object metadata has (Kubernetes API conventions, ObjectMeta v1).
-const FIELDS: &[&str] = &[
-    "name",
-    "generateName",
-    "namespace",
-    "selfLink",
-    "uid",
-    "resourceVersion",
-    "generation",
-    "creationTimestamp",
-    "deletionTimestamp",
-    "deletionGracePeriodSeconds",
-    "labels",
-    "annotations",
-    "ownerReferences",
-    "finalizers",
-    "managedFields",
-];
-
-pub(super) fn metadata(root: &At<'_>, kind: Kind, faults: &mut Faults) -> Meta {
+/// Also says whether it may be of any namespace, for all that can be read.
+pub(super) fn metadata(root: &At<'_>, kind: Kind, faults: &mut Faults) -> (Meta, bool) {
     let Some(at) = root.mapping("metadata", faults) else {
         faults.add(root, "metadata.name", "a name is required");
-        return Meta {
+        let meta = Meta {
             namespace: fallback(kind),
             ..Meta::default()
         };
+        return (meta, kind.namespaced());
     };
-    if kind.is_strict() {
-        at.only(FIELDS, faults);
-    }
+    let mut unknown = Faults::default();
+    at.only(&METADATA, &mut unknown);
+    // One of them may have been meant to be the namespace.
+    let mut anywhere = !unknown.is_empty();
+    faults.extend(unknown);
     let mut meta = Meta {
         labels: at.labels("labels", faults),
         annotations: at.labels("annotations", faults),
@@ -78,15 +64,19 @@ pub(super) fn metadata(root: &At<'_>, kind: Kind, faults: &mut Faults) -> Meta {
     }
     if kind.namespaced() {
         match at.text("namespace", faults) {
-            Some(namespace) if is_label(namespace) => namespace.clone_into(&mut meta.namespace),
+            Some(namespace) if is_label(namespace) => {
+                namespace.clone_into(&mut meta.namespace);
+                anywhere = false;
+            }
             Some(namespace) => {
+                anywhere = true;
                 faults.add(
                     &at,
                     "namespace",
                     format!("{namespace:?} is not a DNS label (a-z, 0-9, '-')"),
                 );
             }
-            None => {}
+            None => anywhere |= at.get("namespace").is_some(),
         }
     }
     if let Some(text) = at.text("creationTimestamp", faults) {
@@ -99,7 +89,7 @@ pub(super) fn metadata(root: &At<'_>, kind: Kind, faults: &mut Faults) -> Meta {
             ),
         }
     }
-    meta
+    (meta, anywhere && kind.namespaced())
 }
 
 fn fallback(kind: Kind) -> String {

@@ -5,7 +5,8 @@
 
 use std::net::IpAddr;
 
-use serde_json::Value;
+use mesh::manifest::in_case;
+use serde_json::{Map, Value};
 
 use super::{Fault, Labels};
 
@@ -34,13 +35,13 @@ impl Faults {
         });
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Takes in those that were found apart.
+    pub(super) fn extend(&mut self, more: Self) {
+        self.0.extend(more.0);
     }
 
-    /// Takes in those that were found apart.
-    pub(super) fn extend(&mut self, others: Self) {
-        self.0.extend(others.0);
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -110,6 +111,16 @@ impl<'a> At<'a> {
                 key,
                 format!("no such field; known here: {}", known.join(", ")),
             );
+        }
+    }
+
+    /// Refuses a field that is one of `read` but for the case of its name.
+    pub(super) fn in_case(&self, read: &[&str], faults: &mut Faults) {
+        let keys = self.value.as_object().into_iter().flat_map(Map::keys);
+        for key in keys {
+            if let Some(meant) = in_case(key, read) {
+                faults.add(self, key, format!("no such field: it is written {meant}"));
+            }
         }
     }
 

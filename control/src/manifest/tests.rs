@@ -26,7 +26,7 @@ fn good(text: &str) -> Object {
 
 fn refused(text: &str) -> Refused {
     match read(text) {
-        Manifest::Refused(refused) => refused,
+        Manifest::Refused(refused) | Manifest::Vague(Vague { refused, .. }) => refused,
         other => panic!("{text}\n{other:?}"),
     }
 }
@@ -114,7 +114,7 @@ fn port_keys_may_be_numbers() {
 
 #[test]
 fn core_kinds_ignore_what_is_not_read() {
-    let text = "{apiVersion: v1, kind: Pod, metadata: {name: a, colour: red}, spec: {containers: [{image: x, tty: true}], hostname: h}, extra: 1}";
+    let text = "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{image: x, tty: true}], hostname: h}, extra: 1}";
     let Object::Pod(pod) = good(text) else {
         panic!()
     };
@@ -222,13 +222,56 @@ fn other_kinds_are_told_apart_from_mistakes() {
     // Whatever it was meant to be, it was meant to be a policy.
     assert!(matches!(
         unused("security.istio.io/v1", "AuthorisationPolicy"),
-        Manifest::Refused(Refused {
-            kind: Kind::AuthorizationPolicy,
+        Manifest::Vague(Vague {
+            refused: Refused {
+                kind: Kind::AuthorizationPolicy,
+                ..
+            },
             ..
         })
     ));
     assert!(matches!(read("{metadata: {name: a}}"), Manifest::Alien(_)));
     assert!(matches!(read("just text"), Manifest::Alien(_)));
+}
+
+#[test]
+fn metadata_have_no_other_fields_whatever_the_kind() {
+    for kind in ["Namespace", "Pod", "Service", "Node", "ServiceAccount"] {
+        let text =
+            format!("{{apiVersion: v1, kind: {kind}, metadata: {{name: a, labls: {{b: c}}}}}}");
+        let fields: Vec<_> = refused(&text)
+            .faults
+            .into_iter()
+            .map(|it| it.field)
+            .collect();
+        assert_eq!(fields, ["metadata.labls"], "{kind}");
+    }
+}
+
+#[test]
+fn what_is_read_of_a_core_kind_has_its_own_case() {
+    for (kind, spec, field, meant) in [
+        ("Pod", "spec: {nodename: n}", "spec.nodename", "nodeName"),
+        (
+            "Pod",
+            "spec: {serviceaccountname: n}",
+            "spec.serviceaccountname",
+            "serviceAccountName",
+        ),
+        ("Pod", "Spec: {nodeName: n}", "Spec", "spec"),
+        (
+            "Service",
+            "spec: {Selector: {a: b}}",
+            "spec.Selector",
+            "selector",
+        ),
+    ] {
+        let text = format!("{{apiVersion: v1, kind: {kind}, metadata: {{name: a}}, {spec}}}");
+        let faults = refused(&text).faults;
+        let expected = format!("{field}: no such field: it is written {meant}");
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert_eq!(faults[0].to_string(), expected);
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use mesh::local;
+use mesh::{enrol::DATAPLANE_MODE, local};
 
 use super::{Loaded, Problem, load_for, read_dir};
 use crate::{
@@ -192,6 +192,29 @@ pub fn empty(files: &BTreeSet<PathBuf>) -> Vec<String> {
     files.iter().map(told).collect()
 }
 
+/// What is worth knowing of objects that are good, and may not be what somebody meant.
+pub fn strange(world: &World) -> Vec<String> {
+    let namespaces = world.namespaces.iter().map(|(name, it)| {
+        let reference = ObjectRef::new(Kind::Namespace, "", name);
+        (reference, &it.meta.labels)
+    });
+    let pods = world.pods.iter().map(|((namespace, name), it)| {
+        let reference = ObjectRef::new(Kind::Pod, namespace, name);
+        (reference, &it.meta.labels)
+    });
+    let modes = namespaces.chain(pods).filter_map(|(reference, labels)| {
+        let mode = labels.get(DATAPLANE_MODE)?;
+        let known = MODES.contains(&mode.as_str());
+        (!known).then(|| format!(
+            "{reference}: its label {DATAPLANE_MODE} is {mode:?}, which counts as if it were not there: \"ambient\" is in the mesh, \"none\" is not"
+        ))
+    });
+    modes.chain(strange_parents(world)).collect()
+}
+
+/// The values of the label that mean something.
+const MODES: [&str; 2] = ["ambient", "none"];
+
 /// What is worth knowing of the parents of routes: which are of no kind that a route could be attached to here, as if misspelt.
 /// Nobody else says so, because a status is only for parents that are ours.
 pub fn strange_parents(world: &World) -> Vec<String> {
@@ -234,7 +257,7 @@ fn checked(loaded: Loaded, alone: bool, settings: &Settings) -> Check {
         .map(|kind| format!("{kind}: not used"))
         .collect();
     notes.extend(self::empty(&empty));
-    notes.extend(strange_parents(&world));
+    notes.extend(strange(&world));
     for (object, status) in &compiled.statuses {
         notes.extend(told(&object.to_string(), &status.conditions));
         for parent in &status.parents {

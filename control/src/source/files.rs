@@ -6,14 +6,14 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
 };
 
 use sys::file::{Content, Stamp};
 
-use super::{Problem, each, text};
+use super::{Found, Problem, each, loading, text, unread};
 use crate::manifest::LIMITS;
 
 /// Whoever writes a file for longer than this is told about.
@@ -27,7 +27,7 @@ const LATER: Duration = Duration::from_millis(250);
 #[derive(Clone, Debug, Default)]
 pub struct Files {
     texts: BTreeMap<PathBuf, String>,
-    /// Of each text: the file as it was then.
+    /// Of each text that was read: the file as it was then.
     stamps: BTreeMap<PathBuf, Stamp>,
     /// Files that are not as read last, and since when that is known.
     unsettled: BTreeMap<PathBuf, Instant>,
@@ -38,29 +38,34 @@ pub struct Files {
 impl Files {
     /// Looks at all files of a directory, or at a single one.
     pub fn look(&self, path: &Path, now: Instant) -> io::Result<Self> {
-        let found = each(path, |path| {
-            let file = fs::File::open(path)?;
+        let found = each(path, |file| {
             sys::file::read(&file, LIMITS.file as u64 + 1, SystemTime::now())
         })?;
         Ok(self.with(found, now))
     }
 
-    fn with(&self, found: BTreeMap<PathBuf, Content>, now: Instant) -> Self {
+    fn with(&self, found: BTreeMap<PathBuf, Found<Content>>, now: Instant) -> Self {
         let mut next = Self::default();
-        for (path, content) in found {
-            let stamp = match content {
-                Content::Whole(stamp, bytes) => {
+        for (path, found) in found {
+            let stamp = match found {
+                Found::Read(Content::Whole(stamp, bytes)) => {
                     next.texts.insert(path.clone(), text(&bytes));
                     next.stamps.insert(path, stamp);
                     continue;
                 }
-                Content::Unsettled(stamp) => stamp,
+                Found::Read(Content::Unsettled(stamp)) => stamp,
+                Found::Unread(reason) => {
+                    next.texts.insert(path, unread(&reason));
+                    continue;
+                }
+                Found::Directory => {
+                    if self.held(&path) {
+                        next.texts.insert(path, unread("it is a directory now"));
+                    }
+                    continue;
+                }
             };
-            let before = self.stamps.get(&path).copied();
-            if let Some((text, before)) = self.texts.get(&path).zip(before) {
-                next.texts.insert(path.clone(), text.clone());
-                next.stamps.insert(path.clone(), before);
-            }
+            let before = next.keep(self, &path);
             // Who has it open for writing and has not written yet keeps nothing waiting.
             if before != Some(stamp) {
                 let since = self.unsettled.get(&path).copied().unwrap_or(now);
@@ -73,15 +78,29 @@ impl Files {
         next
     }
 
+    /// Whether there may have been any object in a file.
+    fn held(&self, path: &Path) -> bool {
+        let text = self.texts.get(path);
+        text.is_some_and(|text| !loading::is_empty(text))
+    }
+
+    /// Keeps a text, and says of which file it is.
+    fn keep(&mut self, before: &Self, path: &Path) -> Option<Stamp> {
+        let text = before.texts.get(path)?.clone();
+        self.texts.insert(path.to_owned(), text);
+        let stamp = *before.stamps.get(path)?;
+        self.stamps.insert(path.to_owned(), stamp);
+        Some(stamp)
+    }
+
     /// Keeps what files held that are gone, but none for longer than [`PATIENCE`]: somebody may always be writing.
     fn keep_gone(&mut self, before: &Self, now: Instant) {
-        for (path, text) in &before.texts {
+        for path in before.texts.keys() {
             let since = before.gone.get(path).copied().unwrap_or(now);
             if self.texts.contains_key(path) || overdue(since, now) {
                 continue;
             }
-            self.texts.insert(path.clone(), text.clone());
-            self.stamps.insert(path.clone(), before.stamps[path]);
+            self.keep(before, path);
             self.gone.insert(path.clone(), since);
         }
     }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::manifest::{Kind, RouteKind, UnservedKind};
+use crate::manifest::{self, Kind, RouteKind, UnservedKind};
 
 /// An object, as far as it can be seen.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,9 +57,14 @@ pub(super) fn kinds(text: &str) -> Vec<Kind> {
     }
     let policies = words(text, "apiVersion").any(|group| Kind::policy(group, "").is_some());
     let counts = |kind: &Kind| {
-        policies && kind.is_policy() || called.iter().any(|name| kind.is_called(name))
+        policies && kind.is_policy() || called.iter().any(|name| is_meant(*kind, name))
     };
     Kind::all().filter(counts).collect()
+}
+
+/// Whether this is what a kind is called, with slips.
+fn is_meant(kind: Kind, name: &str) -> bool {
+    kind.is_called(name) || manifest::near(name).contains(&kind.as_str())
 }
 
 /// Whether this is the kind of what holds other objects.
@@ -103,14 +108,15 @@ fn is_of(line: &str, key: &str) -> bool {
 /// `None` if the text does not look like an object that it is unsafe to lose.
 fn object(text: &str) -> Option<Guess> {
     let first = words(text, "kind").find(|word| !is_list(word));
-    let security = || words(text, "apiVersion").find_map(|group| Kind::policy(group, ""));
+    let called = first.unwrap_or_default();
+    let security = || words(text, "apiVersion").find_map(|group| Kind::policy(group, called));
     let kind = TELLING
         .into_iter()
-        .find(|kind| words(text, "kind").any(|word| kind.is_called(word)))
+        .find(|kind| words(text, "kind").any(|word| is_meant(*kind, word)))
         .or_else(|| {
             TARGETS
                 .into_iter()
-                .find(|kind| first.is_some_and(|word| kind.is_called(word)))
+                .find(|kind| first.is_some_and(|word| is_meant(*kind, word)))
         })
         .or_else(security)
         .or_else(|| guarded(text))?;

@@ -95,6 +95,7 @@ impl Loading<'_> {
                 unclear.nameless.extend(nameless);
                 unclear.kinds.extend(alien(tree));
             }
+            Manifest::Vague(vague) => self.vague((file, document.number), vague, unclear),
             Manifest::Refused(refused) => {
                 let kind = refused.kind;
                 if let Some(nameless) = self.refused(file, document.number, refused) {
@@ -341,13 +342,30 @@ fn guards(read: &Object) -> bool {
     matches!(read, Object::Route(route) if !route.rules.is_empty())
 }
 
+/// What begins the text that stands for a file without one; what follows it says why. A file with text that begins
+/// so is not UTF-8, and cannot be read either.
+pub(super) const UNREAD: &str = "\u{fffd}cannot be read";
+
+/// Whether a file can be read and has no document: nothing but comments and the like.
+pub(super) fn is_empty(text: &str) -> bool {
+    readable(text).is_ok_and(|documents| documents.is_empty())
+}
+
 /// The documents of a file that is within the limits.
 fn readable(text: &str) -> Result<Vec<Document<'_>>, String> {
+    if text.starts_with(UNREAD) {
+        return Err(text.trim_start_matches('\u{fffd}').to_owned());
+    }
     if text.len() > LIMITS.file {
         return Err(format!("larger than {} bytes", LIMITS.file));
     }
     if text.contains('\u{fffd}') {
         return Err("not UTF-8 text".to_owned());
+    }
+    // To YAML these end lines, to others not: a comment would hide all that follows.
+    let mut returns = text.match_indices('\r').map(|(at, _)| &text[at + 1..]);
+    if returns.any(|rest| !rest.starts_with('\n')) {
+        return Err("lines that end in a lone carriage return".to_owned());
     }
     let documents = manifest::documents(text);
     if documents.len() > LIMITS.documents {

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     manifest::{
-        Document, Fault, Kind, Meta, Object, ObjectRef, Route, Service, ServiceEntry, Unserved,
-        UnservedKind, route::Rule, unserved::Target,
+        Document, Fault, Kind, Meta, Object, ObjectRef, Refused, Route, Service, ServiceEntry,
+        Unserved, UnservedKind, Vague, route::Rule, unserved::Target,
     },
     world::{Denial, Faulty, UNREADABLE},
 };
@@ -28,6 +28,8 @@ pub(super) struct Unclear {
     pub(super) file: PathBuf,
     pub(super) nameless: Vec<Nameless>,
     pub(super) torn: Vec<Torn>,
+    /// By document: what may be one of several objects.
+    pub(super) vague: Vec<(usize, Vague)>,
     /// The kinds of which it may hold what other files held before.
     pub(super) kinds: BTreeSet<Kind>,
 }
@@ -57,32 +59,72 @@ impl Unclear {
             file: file.to_owned(),
             nameless: Vec::new(),
             torn: Vec::new(),
+            vague: Vec::new(),
             kinds: BTreeSet::new(),
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.nameless.is_empty() && self.torn.is_empty()
+        self.vague.is_empty() && !self.may_be_any()
+    }
+
+    /// Whether something in it may be anything that the file held.
+    fn may_be_any(&self) -> bool {
+        let mut vague = self.vague.iter();
+        let unnamed = vague.any(|(_, vague)| vague.refused.name.is_none());
+        unnamed || !self.nameless.is_empty() || !self.torn.is_empty()
     }
 }
 
 impl Loading<'_> {
+    /// To be decided once all files are read: only then is it known which of the objects that it may be are missing.
+    pub(super) fn vague(
+        &mut self,
+        (file, document): (&Path, usize),
+        vague: Vague,
+        unclear: &mut Unclear,
+    ) {
+        let refused = &vague.refused;
+        let known = !vague.anywhere && vague.likely.len() == 1;
+        let named = refused.name.as_ref().filter(|_| known);
+        let reference = named.map(|name| ObjectRef::new(refused.kind, &refused.namespace, name));
+        for fault in &refused.faults {
+            self.problem(file, Some(document), reference.clone(), fault.clone());
+        }
+        if refused.name.is_none() {
+            unclear.kinds.extend(&vague.may_be);
+        }
+        unclear.vague.push((document, vague));
+    }
+
     /// To be done once all files are read, with those that are `empty`: only then is it known what is missing.
     pub(super) fn missing(&mut self, empty: &[&PathBuf]) {
         let all = mem::take(&mut self.unclear);
-        let mut kept: Vec<_> = all.iter().map(|it| self.keep(&it.file)).collect();
+        let keep = |it: &Unclear| match it.may_be_any() {
+            true => self.keep(&it.file),
+            false => Vec::new(),
+        };
+        let mut kept: Vec<_> = all.iter().map(keep).collect();
         empty.iter().for_each(|file| self.empty(file));
         // Only what none of these held itself may have been moved.
         for (unclear, kept) in all.iter().zip(&mut kept) {
             kept.extend(self.moved(unclear));
         }
+        let mut done = BTreeSet::new();
         for (unclear, kept) in all.into_iter().zip(kept) {
             let Unclear {
                 file,
-                nameless,
+                mut nameless,
                 torn,
+                vague,
                 ..
             } = unclear;
+            for (document, vague) in vague {
+                match vague.refused.name {
+                    Some(_) => self.named(&file, &vague, &mut done),
+                    None => nameless.extend(self.unnamed(document, vague)),
+                }
+            }
             for torn in torn {
                 if !self.previous.stored.contains_key(&file) {
                     self.deny_stored(&file, torn);
@@ -90,6 +132,90 @@ impl Loading<'_> {
             }
             self.nameless(&file, nameless, &kept);
         }
+    }
+
+    /// Whatever it may be that is missing now stays. If there was none of these, it counts as the likeliest.
+    fn named(&mut self, file: &Path, vague: &Vague, done: &mut BTreeSet<ObjectRef>) {
+        let previous = &self.previous.world;
+        let mut all: Vec<_> = self.previous.origins.keys().cloned().collect();
+        all.retain(|it| vague.may_be(it) && !self.read.contains(it));
+        all.retain(|it| previous.object(it).is_some() || previous.denials.contains_key(it));
+        if all.is_empty() {
+            let name = vague.refused.name.clone().unwrap_or_default();
+            let of = |kind: Kind| {
+                let homes = self.homes(kind, vague).into_iter();
+                homes.map(move |home| (kind, home))
+            };
+            let likely = vague.likely.iter().copied().flat_map(of);
+            all = likely
+                .map(|(kind, home)| ObjectRef::new(kind, &home, &name))
+                .filter(|it| !self.read.contains(it))
+                .collect();
+        }
+        for reference in all {
+            let (mut denial, read, faulty) = vague.version(reference.kind, &reference.namespace);
+            let origins = &mut self.loaded.origins;
+            origins.insert(reference.clone(), file.to_owned());
+            if done.insert(reference.clone()) {
+                // What was kept is of the version before.
+                self.loaded.world.faults.remove(&reference);
+                self.loaded.world.refused.remove(&reference);
+            } else {
+                denial = Denial::default();
+            }
+            self.stand_in(reference, denial, read, faulty);
+        }
+    }
+
+    /// One for each namespace that it may be of. What is like no kind that is known counts as none.
+    fn unnamed(&self, document: usize, vague: Vague) -> Vec<Nameless> {
+        let kind = vague.refused.kind;
+        let counts = kind.is_policy()
+            || guess::TARGETS.contains(&kind)
+            || match vague.refused.read.as_deref() {
+                Some(Object::Route(route)) => !route.rules.is_empty(),
+                Some(Object::Unserved(_)) => true,
+                _ => false,
+            };
+        let homes = match vague.likely.as_slice() {
+            [_] if counts => self.homes(kind, &vague),
+            _ => BTreeSet::new(),
+        };
+        let nameless = |home: String| {
+            let (denial, read, faulty) = vague.version(kind, &home);
+            let guess = Guess {
+                kind,
+                namespace: home,
+                name: None,
+            };
+            Nameless {
+                document,
+                guess: Some(guess),
+                denial,
+                read,
+                faulty,
+            }
+        };
+        homes.into_iter().map(nameless).collect()
+    }
+
+    /// The namespaces that it may be of: all in which there is anything, because nobody knows of others. A policy denies in
+    /// one alone.
+    fn homes(&self, kind: Kind, vague: &Vague) -> BTreeSet<String> {
+        let own = [vague.refused.namespace.clone()];
+        if !kind.namespaced() {
+            return [String::new()].into();
+        }
+        if !vague.anywhere || kind.is_policy() {
+            return own.into();
+        }
+        let origins = self.loaded.origins.keys();
+        let homes = origins.map(|it| match it.kind {
+            Kind::Namespace => &it.name,
+            _ => &it.namespace,
+        });
+        let homes = homes.filter(|it| !it.is_empty() && !it.starts_with(UNREADABLE));
+        homes.cloned().chain(own).collect()
     }
 
     /// A file without content is most likely one that somebody is about to fill: what it held stays. Who wants that gone
@@ -251,6 +377,40 @@ impl Loading<'_> {
                 unversioned(torn.fault.clone()),
             );
         }
+    }
+}
+
+impl Vague {
+    /// Whether it may be this object.
+    fn may_be(&self, it: &ObjectRef) -> bool {
+        let here = self.anywhere || !it.kind.namespaced() || it.namespace == self.refused.namespace;
+        let named = self.refused.name.as_ref() == Some(&it.name);
+        here && named && self.may_be.contains(&it.kind)
+    }
+
+    /// What is known of it as an object of this kind and namespace.
+    fn version(&self, kind: Kind, home: &str) -> (Denial, Option<Object>, Faulty) {
+        let Refused {
+            selector,
+            targets,
+            generation,
+            read,
+            faults,
+            ..
+        } = self.refused.clone();
+        let mut read = read.map(|read| *read);
+        read = read.filter(|it| it.reference().kind == kind);
+        match &mut read {
+            Some(Object::Service(Service { meta, .. }))
+            | Some(Object::Route(Route { meta, .. }))
+            | Some(Object::Unserved(Unserved { meta, .. })) => home.clone_into(&mut meta.namespace),
+            _ => {}
+        }
+        (
+            Denial { selector, targets },
+            read,
+            Faulty { generation, faults },
+        )
     }
 }
 

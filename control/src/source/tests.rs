@@ -10,6 +10,7 @@ use crate::{
 };
 
 mod lost;
+mod misspelt;
 mod start;
 
 fn files(texts: &[(&str, &str)]) -> BTreeMap<PathBuf, String> {
@@ -174,7 +175,13 @@ fn what_a_refused_route_says_at_its_parents_is_about_the_version_in_force() {
 #[test]
 fn an_emptied_file_keeps_its_objects_until_it_is_removed() {
     let first = one(&(NAMESPACE.to_owned() + &policy("p", DENY_BANK)), None);
-    for text in ["", " \n\t\n"] {
+    for text in [
+        "",
+        " \n\t\n",
+        "# all gone\r\n",
+        "---\n---\n",
+        "%YAML 1.2\n--- # nothing\n...\n",
+    ] {
         let emptied = one(text, Some(&first));
         assert_eq!(emptied.world, first.world, "{text:?}");
         let [problem] = emptied.problems.as_slice() else {
@@ -485,9 +492,15 @@ fn a_file_that_cannot_be_read_as_a_whole_keeps_what_it_held() {
         "\u{fffd}".to_owned(),
         "#".repeat(LIMITS.file + 1),
         "---\na: b\n".repeat(LIMITS.documents + 1),
+        unread("not a regular file"),
+        policy("p", "{}").replace('\n', "\r"),
+        format!("# more{}", policy("p", "{}")).replace('\n', "\r"),
+        policy("p", "{}") + "\r",
     ] {
         let after = one(&text, Some(&before));
         assert_eq!(after.world, before.world);
+        let first = check::refusal(&one(&text, None), false, &Settings::default());
+        assert!(first.is_some(), "{text}");
         assert_eq!(
             (after.problems.len(), after.problems[0].document),
             (1, None)
@@ -757,22 +770,23 @@ fn what_is_renamed_while_a_directory_is_read_is_not_lost() {
     for name in ["b.yaml", "c.yaml"] {
         fs::write(at(name), name).unwrap();
     }
-    let read = each(scratch.path(), |path| {
+    let open = |path: &Path| found(path, |file| io::read_to_string(file));
+    let read = listed(scratch.path(), |path| {
         // Before what is read first, where the listing is no more.
         if at("c.yaml").exists() {
             fs::rename(at("c.yaml"), at("a.yaml")).unwrap();
         }
-        fs::read_to_string(path)
+        open(path)
     });
     let expected = [("a.yaml", "c.yaml"), ("b.yaml", "b.yaml")];
-    let expected = expected.map(|(name, text)| (at(name), text.to_owned()));
+    let expected = expected.map(|(name, text)| (at(name), Found::Read(text.to_owned())));
     assert_eq!(read.unwrap(), expected.into());
     // What is always renamed keeps nobody waiting.
     let times = std::cell::Cell::new(0);
-    let read = each(scratch.path(), |path| {
+    let read = listed(scratch.path(), |path| {
         times.set(times.get() + 1);
-        fs::rename(path, at(&format!("{}.yaml", times.get())))?;
-        fs::read_to_string(path)
+        fs::rename(path, at(&format!("{}.yaml", times.get()))).ok()?;
+        open(path)
     });
     assert_eq!(read.unwrap(), BTreeMap::new());
     assert_eq!(times.get(), 2 * LISTINGS);
@@ -784,8 +798,8 @@ fn a_directory_is_read_without_hidden_and_other_files() {
     fs::create_dir_all(dir.join("below.yaml")).unwrap();
     for name in [
         "a.yaml",
-        "b.yml",
-        "c.json",
+        "b.YML",
+        "c.Json",
         ".a.yaml.swp",
         ".hidden.yaml",
         "notes.txt",
@@ -802,7 +816,7 @@ fn a_directory_is_read_without_hidden_and_other_files() {
         .keys()
         .map(|path| path.file_name().unwrap().to_owned())
         .collect();
-    assert_eq!(names, ["a.yaml", "b.yml", "c.json"]);
+    assert_eq!(names, ["a.yaml", "b.YML", "c.Json"]);
     assert_eq!(read.unwrap().values().next().unwrap(), "\u{fffd}");
     assert_eq!(single.unwrap().len(), 1);
     assert!(read_dir(&dir).is_err());

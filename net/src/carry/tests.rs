@@ -1,6 +1,9 @@
 //! Both directions, half-close, abort, stop: over memory.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    net::{TcpListener, TcpStream},
+};
 
 use super::*;
 
@@ -118,8 +121,8 @@ async fn a_reader_that_stops_holds_back_the_writer() {
 
 #[tokio::test]
 async fn a_client_that_resets_behind_bytes_that_nobody_takes_ends_its_flow() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap());
     let (mut client, accepted) = (client.await.unwrap(), listener.accept().await.unwrap());
     let (far, _server) = duplex(64);
     client.write_all(&[1; 100_000]).await.unwrap();
@@ -136,4 +139,36 @@ async fn a_client_that_resets_behind_bytes_that_nobody_takes_ends_its_flow() {
     });
     let reset = Broken::Socket(io::ErrorKind::ConnectionReset);
     assert_eq!(ended, Err(reset));
+}
+
+#[tokio::test]
+async fn who_is_reset_while_it_is_given_something_has_not_finished() {
+    let [front, back] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0"));
+    let (front, back) = (front.await.unwrap(), back.await.unwrap());
+    let client = TcpStream::connect(front.local_addr().unwrap());
+    let (mut client, near) = (client.await.unwrap(), front.accept().await.unwrap().0);
+    let far = TcpStream::connect(back.local_addr().unwrap());
+    let (far, mut server) = (far.await.unwrap(), back.accept().await.unwrap().0);
+    let (_stop, stop) = oneshot::channel();
+    let counts = Counts::default();
+    let flow = carry(Socket::tcp(near), Socket::tcp(far), &counts, stop);
+    let talk = async {
+        client.write_all(&[1; 1000]).await.unwrap();
+        server.write_all(b"part").await.unwrap();
+        let mut said = [0; 4];
+        client.read_exact(&mut said).await.unwrap();
+        server.readable().await.unwrap();
+        // It has not read what is there: its system resets. What is written next is told so, and nobody else.
+        drop(server);
+        client.write_all(&[2; 1000]).await.unwrap();
+        (said, client.read(&mut [0; 1]).await)
+    };
+    let (flow, (said, ended)) = tokio::join!(flow, talk);
+    let reset = io::ErrorKind::ConnectionReset;
+    assert_eq!((flow, &said), (Err(Broken::Socket(reset)), b"part"));
+    assert_eq!(
+        ended.map_err(|error| error.kind()),
+        Err(reset),
+        "a part is no whole"
+    );
 }

@@ -1,11 +1,12 @@
 //! From the text of a file to the namespaces and pods in it, each read well or with what is wrong with it.
 //!
-//! As strict as the control plane: text is text, and a flag is a flag. Which of several versions counts is not decided
+//! As strict as the control plane: text is text, a flag is a flag, and what is no kind or field of metadata is a slip. Which of several versions counts is not decided
 //! here but in [`rule`](super::rule).
 
 use std::{collections::BTreeMap, fmt};
 
-use serde_json::Value;
+use mesh::manifest::{METADATA, POD_SPEC, built_in, group, in_case, is_built_in, is_family, near};
+use serde_json::{Map, Value};
 
 /// What one file holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -133,8 +134,8 @@ fn object(tree: &Value, contents: &mut Contents, faults: &mut Vec<String>) {
         faults.push(reason);
     };
     let version = tree.get("apiVersion").and_then(Value::as_str);
-    let group = version.and_then(|version| Some(version.split_once('/')?.0));
-    let grouped = group.is_some_and(|group| !group.is_empty());
+    let group = version.map(group).unwrap_or_default();
+    let grouped = !group.is_empty();
     let kind = match tree.get("kind") {
         None | Some(Value::Null) => {
             let ours = tree.get("metadata").is_some() && !grouped;
@@ -146,6 +147,9 @@ fn object(tree: &Value, contents: &mut Contents, faults: &mut Vec<String>) {
     };
     let mut kinds = KINDS.into_iter();
     let Some(meant) = kinds.find(|known| is_called(known, kind)) else {
+        if may_count(group, kind) {
+            missing(Gap::Any, strange(version, kind));
+        }
         return;
     };
     if meant == "List" {
@@ -155,13 +159,22 @@ fn object(tree: &Value, contents: &mut Contents, faults: &mut Vec<String>) {
         return items.iter().for_each(|item| object(item, contents, faults));
     }
     if grouped {
+        if may_count(group, kind) {
+            missing(Gap::Any, strange(version, kind));
+        }
         return;
     }
     let mut unnamed = Vec::new();
     let metadata = section(tree, "metadata", &mut unnamed);
     let named = name(metadata, "name", &mut unnamed).unwrap_or_default();
+    let mut wrong = Vec::new();
+    only(metadata, &METADATA, &mut wrong);
     let key = if meant == "Pod" {
         let namespace = name(metadata, "namespace", &mut unnamed);
+        if namespace.is_none() {
+            // One of the fields that there are not may have been meant to be it.
+            unnamed.extend_from_slice(&wrong);
+        }
         let namespace = namespace.unwrap_or_else(|| "default".to_owned());
         Key::Pod((namespace, named))
     } else {
@@ -170,7 +183,6 @@ fn object(tree: &Value, contents: &mut Contents, faults: &mut Vec<String>) {
     if !unnamed.is_empty() || key.is_incomplete() {
         return missing(Gap::Any, format!("nobody can say which {meant} this is"));
     }
-    let mut wrong = Vec::new();
     if version != Some("v1") {
         wrong.push(expected("apiVersion", "v1"));
     }
@@ -193,6 +205,21 @@ fn object(tree: &Value, contents: &mut Contents, faults: &mut Vec<String>) {
 /// The kinds that count here.
 const KINDS: [&str; 3] = ["Pod", "Namespace", "List"];
 
+/// Whether this, which is no kind that there is, may be one that counts here.
+fn may_count(group: &str, kind: &str) -> bool {
+    let near = near(kind, built_in());
+    let ours = near.iter().any(|it| KINDS.contains(it));
+    match group.contains('.') {
+        true => is_family(group) && ours,
+        false => !is_built_in(group, kind) && (ours || near.is_empty()),
+    }
+}
+
+fn strange(version: Option<&str>, kind: &str) -> String {
+    let version = version.unwrap_or_default();
+    format!("{kind:?} is not a kind of {version}")
+}
+
 /// Whether this is its name, in any case, of one or of several.
 fn is_called(kind: &str, name: &str) -> bool {
     let one = name.strip_suffix(['s', 'S']).unwrap_or(name);
@@ -211,7 +238,8 @@ fn is_other(text: &str) -> bool {
     });
     let counts = |kind: &str| {
         let mut known = KINDS.into_iter();
-        kind.is_empty() || known.any(|known| is_called(known, kind))
+        let nearly = near(kind, built_in());
+        kind.is_empty() || known.any(|known| is_called(known, kind) || nearly.contains(&known))
     };
     text.lines().any(|line| line.starts_with("kind:")) && !kinds.any(counts)
 }
@@ -222,7 +250,9 @@ fn pod(tree: &Value, metadata: &Value, of_pod: Labels, faults: &mut Vec<String>)
     let mut vague = Vec::new();
     let uid = text(metadata, "uid", &mut vague).filter(|uid| !uid.is_empty());
     let annotations = labels(metadata, "annotations", &mut vague);
+    cased(tree, &["spec", "status"], &mut vague);
     let spec = section(tree, "spec", &mut vague);
+    cased(spec, &POD_SPEC, &mut vague);
     let node = name(spec, "nodeName", &mut vague);
     let service_account = name(spec, "serviceAccountName", &mut vague);
     let status = section(tree, "status", faults);
@@ -252,6 +282,20 @@ fn pod(tree: &Value, metadata: &Value, of_pod: Labels, faults: &mut Vec<String>)
     };
     faults.append(&mut vague);
     manifest
+}
+
+/// Refuses fields that there are not.
+fn only(at: &Value, known: &[&str], faults: &mut Vec<String>) {
+    let keys = at.as_object().into_iter().flat_map(Map::keys);
+    let unknown = keys.filter(|key| !known.contains(&key.as_str()));
+    faults.extend(unknown.map(|key| format!("{key}: no such field")));
+}
+
+/// Refuses what is read but for the case of its name.
+fn cased(at: &Value, read: &[&str], faults: &mut Vec<String>) {
+    let keys = at.as_object().into_iter().flat_map(Map::keys);
+    let wrong = keys.filter_map(|key| Some((key, in_case(key, read)?)));
+    faults.extend(wrong.map(|(key, meant)| format!("{key}: it is written {meant}")));
 }
 
 fn expected(field: &str, what: &str) -> String {
@@ -348,3 +392,6 @@ fn split(text: &str) -> Vec<String> {
     documents.retain(|document| !document.lines().all(blank));
     documents
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,8 @@ use std::{
 
 use super::document::{Found, Gap, Key, Object};
 
-/// An object that is in no file for less than this may be on its way to another.
+/// An object that is in no file for less than this may be on its way to another. The control plane waits as long, so that
+/// both take it out at about the same time.
 pub const GONE: Duration = Duration::from_secs(1);
 
 /// What each file holds.

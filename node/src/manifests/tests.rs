@@ -2,7 +2,7 @@
 
 use super::*;
 use mesh::enrol::Reason;
-use std::{io::Write as _, thread, time::Instant};
+use std::{io::Write as _, os::unix::net::UnixListener, process::Command, thread, time::Instant};
 use sys::file::SETTLED;
 
 struct Directory(PathBuf);
@@ -292,11 +292,14 @@ fn an_emptied_file_keeps_its_pods_until_it_is_removed() {
     directory.write("nothing.yaml", "");
     let mut manifests = Manifests::default();
     manifests.look(&directory.0, later()).unwrap();
-    for (text, faults) in [("", 1), (" \n", 0)] {
+    let comments = format!("%YAML 1.2\n--- # first\n{}...", POD.replace('\n', "\n# "));
+    for (text, faults) in [("", 1), (" \n", 0), ("---\r\n---\r\n", 0), (&comments, 0)] {
         directory.write("pod.yaml", text);
-        let looked = manifests.look(&directory.0, later()).unwrap();
+        let now = later();
+        let looked = manifests.look(&directory.0, now).unwrap();
         assert_eq!(looked.faults.len(), faults, "told once: {looked:?}");
-        assert_eq!(manifests.pods("n1").len(), 1);
+        manifests.look(&directory.0, now + GONE).unwrap();
+        assert_eq!(manifests.pods("n1").len(), 1, "{text}");
     }
     fs::remove_file(directory.0.join("pod.yaml")).unwrap();
     let now = later();
@@ -347,22 +350,81 @@ fn what_is_emptied_while_it_cannot_be_read_keeps_its_pods() {
 }
 
 #[test]
-fn what_is_no_file_is_passed_over() {
-    let directory = Directory::new("folders");
-    fs::create_dir_all(directory.0.join("folder.yaml")).unwrap();
-    std::os::unix::fs::symlink("nowhere", directory.0.join("link.yaml")).unwrap();
-    let _socket = std::os::unix::net::UnixListener::bind(directory.0.join("s.yaml")).unwrap();
-    directory.write("pod.yaml", POD);
+fn what_takes_the_place_of_a_file_takes_no_pod_along() {
+    let directory = Directory::new("places");
+    let at = |name: &str| directory.0.join(name);
+    let link = |to: &Path| std::os::unix::fs::symlink(to, at("new")).unwrap();
+    let makes: [(&dyn Fn(), bool); 6] = [
+        (&|| link(Path::new("nowhere")), true),
+        (&|| link(&at("pod.yaml")), true),
+        (&|| link(&directory.0), true),
+        (&|| mkfifo(&at("new")), true),
+        (&|| drop(UnixListener::bind(at("new")).unwrap()), true),
+        (&|| fs::create_dir(at("new")).unwrap(), false),
+    ];
+    for (at_index, (make, hides)) in makes.into_iter().enumerate() {
+        directory.write("pod.yaml", POD);
+        let mut manifests = Manifests::default();
+        manifests.look(&directory.0, later()).unwrap();
+        let before = manifests.pods("n1");
+        make();
+        // No directory takes the place of a file at once.
+        if !hides {
+            fs::remove_file(at("pod.yaml")).unwrap();
+        }
+        fs::rename(at("new"), at("pod.yaml")).unwrap();
+        let now = later();
+        for (now, faults) in [(now, 1), (now + GONE, 0), (now + 2 * GONE, 0)] {
+            let looked = manifests.look(&directory.0, now).unwrap();
+            assert_eq!(looked.faults.len(), faults, "{at_index}: {looked:?}");
+            assert_eq!(manifests.pods("n1"), before, "{at_index}");
+        }
+        // Where nothing is known yet, nothing is sure.
+        let mut first = Manifests::default();
+        let looked = first.look(&directory.0, later()).unwrap();
+        assert_eq!(
+            (looked.faults.len(), first.hides("n1")),
+            (usize::from(hides), hides),
+            "{at_index}"
+        );
+        fs::rename(at("pod.yaml"), at("old")).unwrap();
+        let _ = fs::remove_file(at("old")).or_else(|_| fs::remove_dir(at("old")));
+        let now = later();
+        manifests.look(&directory.0, now).unwrap();
+        manifests.look(&directory.0, now + GONE).unwrap();
+        assert!(manifests.pods("n1").is_empty(), "{at_index}");
+    }
+}
+
+fn mkfifo(path: &Path) {
+    let made = Command::new("mkfifo").arg(path).status().unwrap();
+    assert!(made.success());
+}
+
+#[test]
+fn lone_carriage_returns_hide_nothing() {
+    let directory = Directory::new("returns");
+    let text = format!("# all of it\n{NAMESPACE}---{POD}");
+    directory.write("all.YAML", &text.replace('\n', "\r\n"));
     let mut manifests = Manifests::default();
     assert_eq!(
         manifests.look(&directory.0, later()).unwrap(),
         Looked::default()
     );
-    assert!(!manifests.hides("n1"));
-    // A link that nobody can follow is something else.
-    std::os::unix::fs::symlink("loop.yaml", directory.0.join("loop.yaml")).unwrap();
-    let looked = manifests.look(&directory.0, later()).unwrap();
-    assert_eq!(looked.faults.len(), 1);
+    let before = manifests.pods("n1");
+    assert_eq!(before.len(), 1);
+    let now = later();
+    for (text, faults) in [
+        (text.replace('\n', "\r"), 1),
+        (text.clone() + "# more\r", 0),
+        (text, 0),
+    ] {
+        directory.write("all.YAML", &text);
+        let looked = manifests.look(&directory.0, now).unwrap();
+        assert_eq!(looked.faults.len(), faults, "told once: {looked:?}");
+        manifests.look(&directory.0, now + GONE).unwrap();
+        assert_eq!(manifests.pods("n1"), before);
+    }
 }
 
 #[test]

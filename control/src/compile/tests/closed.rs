@@ -453,8 +453,14 @@ fn a_service_that_is_closed_is_never_open_on_its_way_to_another_way_of_being_clo
     }
 }
 
+/// The text with a change in the metadata of its Service.
+fn head(text: &str, from: &str, to: &str) -> String {
+    let (before, rest) = text.split_once("kind: Service, meta").unwrap();
+    format!("{before}kind: Service, meta{}", rest.replacen(from, to, 1))
+}
+
 /// What closes shop/web because it is not understood, and the same corrected, which denies whoever goes around.
-fn corrected() -> [(&'static str, String, String); 9] {
+fn corrected() -> [(&'static str, String, String); 13] {
     let class = |controller: &str| {
         format!(
             "---\n{{apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {{name: own}}, spec: {{controllerName: {controller}}}}}\n"
@@ -479,6 +485,26 @@ fn corrected() -> [(&'static str, String, String); 9] {
         (
             "one of no name",
             service(&behind).replacen("name: web,", "", 1),
+            behind.clone(),
+        ),
+        (
+            "one of no name that can be",
+            head(&behind, "name: web,", "name: Bad_Web,"),
+            behind.clone(),
+        ),
+        (
+            "one of any namespace",
+            head(&behind, "namespace: shop", "namespace: [shop]"),
+            behind.clone(),
+        ),
+        (
+            "one of any namespace that is named",
+            head(&named, "namespace: shop", "namespce: shop"),
+            named.clone(),
+        ),
+        (
+            "one of no kind",
+            behind.replace("kind: Service, meta", "kind: Servce, meta"),
             behind.clone(),
         ),
         (

@@ -1,6 +1,6 @@
 //! What is kept, taken and told, as a table; and a directory whose files are saved in place.
 
-use std::io::Write as _;
+use std::{fs, io::Write as _};
 
 use super::*;
 use crate::state::scratch::Scratch;
@@ -52,7 +52,7 @@ fn a_text_stays_until_the_file_is_whole_again() {
     let (path, now) = (PathBuf::from("a.yaml"), Instant::now());
     let mut files = Files::default();
     for (what, content, text, unsettled) in cases {
-        let found = content.map(|content| (path.clone(), content));
+        let found = content.map(|content| (path.clone(), Found::Read(content)));
         files = files.with(found.into_iter().collect(), now);
         assert_eq!(files.texts().get(&path).map(String::as_str), text, "{what}");
         assert_eq!(files.look_again(now).is_some(), unsettled, "{what}");
@@ -66,12 +66,12 @@ fn one_that_is_written_for_too_long_is_told_and_looked_at_less_often() {
     let (old, new) = (PathBuf::from("a.yaml"), PathBuf::from("b.yaml"));
     let begun = Instant::now();
     let files = Files::default().with(
-        [(old.clone(), Content::Whole(stamps[0], vec![]))].into(),
+        [(old.clone(), Found::Read(Content::Whole(stamps[0], vec![])))].into(),
         begun,
     );
     let found = BTreeMap::from([
-        (old.clone(), Content::Unsettled(stamps[1])),
-        (new.clone(), Content::Unsettled(stamps[2])),
+        (old.clone(), Found::Read(Content::Unsettled(stamps[1]))),
+        (new.clone(), Found::Read(Content::Unsettled(stamps[2]))),
     ]);
     let files = files
         .with(found.clone(), begun)
@@ -98,25 +98,24 @@ fn what_is_gone_stays_until_every_other_file_is_read_but_not_forever() {
     let [old, new, other] = ["p.yaml", "z.yaml", "all.yaml"].map(PathBuf::from);
     let begun = Instant::now();
     let known = [(&old, first, "deny"), (&other, second, "")];
-    let known = known.map(|(path, stamp, text)| (path.clone(), Content::Whole(stamp, text.into())));
+    let whole = |stamp, text: &str| Found::Read(Content::Whole(stamp, text.into()));
+    let known = known.map(|(path, stamp, text)| (path.clone(), whole(stamp, text)));
     let before = Files::default().with(known.into(), begun);
-    let whole = (other.clone(), Content::Whole(second, vec![]));
+    let there = (other.clone(), whole(second, ""));
+    let written = || Found::Read(Content::Unsettled(third));
     let held = |files: &Files| -> Vec<PathBuf> {
         let texts = files.texts().iter().filter(|(_, text)| *text == "deny");
         texts.map(|(path, _)| path.clone()).collect()
     };
     // Copied to a new file, or to one that is there.
     for unsettled in [
-        BTreeMap::from([(new.clone(), Content::Unsettled(third)), whole.clone()]),
-        BTreeMap::from([(other.clone(), Content::Unsettled(third))]),
+        BTreeMap::from([(new.clone(), written()), there.clone()]),
+        BTreeMap::from([(other.clone(), written())]),
     ] {
         let moving = before.with(unsettled.clone(), begun);
         assert_eq!(held(&moving), std::slice::from_ref(&old));
         assert!(moving.look_again(begun).is_some());
-        let moved = BTreeMap::from([
-            (new.clone(), Content::Whole(third, "deny".into())),
-            whole.clone(),
-        ]);
+        let moved = BTreeMap::from([(new.clone(), whole(third, "deny")), there.clone()]);
         let moved = moving.with(moved, begun);
         assert_eq!(held(&moved), std::slice::from_ref(&new));
         let later = moving.with(unsettled.clone(), begun + PATIENCE / 2);
@@ -124,8 +123,55 @@ fn what_is_gone_stays_until_every_other_file_is_read_but_not_forever() {
         let late = later.with(unsettled, begun + PATIENCE);
         assert!(held(&late).is_empty());
     }
-    let removed = before.with([whole].into(), begun);
+    let removed = before.with([there].into(), begun);
     assert!(held(&removed).is_empty(), "nothing else is written");
+}
+
+#[test]
+fn what_takes_the_place_of_a_file_has_a_text_that_says_so() {
+    let scratch = Scratch::new();
+    let [first, second] = ["a", "b"].map(|name| stamp(&scratch, name));
+    let whole = |stamp, text: &str| Some(Found::Read(Content::Whole(stamp, text.into())));
+    let unread = |text: &str| Some(format!("{}: {text}", loading::UNREAD));
+    let cases = [
+        ("a directory", Some(Found::Directory), None, false),
+        ("a file", whole(first, "1"), Some("1".to_owned()), false),
+        (
+            "a directory in its place",
+            Some(Found::Directory),
+            unread("it is a directory now"),
+            false,
+        ),
+        (
+            "still",
+            Some(Found::Directory),
+            unread("it is a directory now"),
+            false,
+        ),
+        (
+            "a pipe",
+            Some(Found::Unread("no file".to_owned())),
+            unread("no file"),
+            false,
+        ),
+        (
+            "a file again, being written",
+            Some(Found::Read(Content::Unsettled(second))),
+            unread("no file"),
+            true,
+        ),
+        ("written", whole(second, "# 2"), Some("# 2".into()), false),
+        ("a directory", Some(Found::Directory), None, false),
+        ("removed", None, None, false),
+    ];
+    let (path, now) = (PathBuf::from("a.yaml"), Instant::now());
+    let mut files = Files::default();
+    for (what, found, text, unsettled) in cases {
+        let found = found.map(|found| (path.clone(), found));
+        files = files.with(found.into_iter().collect(), now);
+        assert_eq!(files.texts().get(&path), text.as_ref(), "{what}");
+        assert_eq!(files.look_again(now).is_some(), unsettled, "{what}");
+    }
 }
 
 /// A file that nobody has touched for long.

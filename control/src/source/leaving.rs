@@ -1,0 +1,101 @@
+//! What no file has any more: it stays in force for a little while, because it may be on its way to another file, or its file
+//! may be about to come back. Not what is there and changed: that counts at once.
+//!
+//! An object that leaves may open what it closed: a policy, or a pod that leaves the mesh.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use super::Loaded;
+use crate::{manifest::ObjectRef, world::World};
+
+/// An object that is in no file for less than this may be on its way to another. Node agents wait as long, so that both
+/// take it out at about the same time.
+pub const GONE: Duration = Duration::from_secs(1);
+
+/// What is in force although no file has it, and since when that is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leaving(BTreeMap<Left, Instant>);
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Left {
+    Object(ObjectRef),
+    /// Stored resources, by name.
+    Address(String),
+    Authorization(String),
+}
+
+impl Leaving {
+    /// Puts back what was in force `before`, is not in what was `loaded` now, and has not been gone for [`GONE`].
+    #[must_use]
+    pub fn keep(&self, before: &Loaded, loaded: &mut Loaded, now: Instant) -> Self {
+        let mut next = Self::default();
+        let mut stays = |left: Left| {
+            let since = self.0.get(&left).copied().unwrap_or(now);
+            let stays = now.duration_since(since) < GONE;
+            if stays {
+                next.0.insert(left, since);
+            }
+            stays
+        };
+        for (reference, file) in &before.origins {
+            if loaded.origins.contains_key(reference) || !stays(Left::Object(reference.clone())) {
+                continue;
+            }
+            put_back(reference, &before.world, &mut loaded.world);
+            let origins = &mut loaded.origins;
+            origins.insert(reference.clone(), file.clone());
+        }
+        for (file, was) in &before.stored {
+            for (name, address) in &was.addresses {
+                let all = &mut loaded.world.stored.addresses;
+                if !all.contains_key(name) && stays(Left::Address(name.clone())) {
+                    all.insert(name.clone(), address.clone());
+                    let here = loaded.stored.entry(file.clone()).or_default();
+                    here.addresses.insert(name.clone(), address.clone());
+                }
+            }
+            for (name, policy) in &was.authorizations {
+                let all = &mut loaded.world.stored.authorizations;
+                if !all.contains_key(name) && stays(Left::Authorization(name.clone())) {
+                    all.insert(name.clone(), policy.clone());
+                    let here = loaded.stored.entry(file.clone()).or_default();
+                    here.authorizations.insert(name.clone(), policy.clone());
+                }
+            }
+        }
+        next
+    }
+
+    /// Until something is to go for good; `None` if nothing is leaving.
+    pub fn look_again(&self, now: Instant) -> Option<Duration> {
+        let first = self.0.values().min()?;
+        Some((*first + GONE).saturating_duration_since(now))
+    }
+
+    /// Whether something is to go for good.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.look_again(now).is_some_and(|wait| wait.is_zero())
+    }
+}
+
+/// All that was known of an object, good or not.
+fn put_back(reference: &ObjectRef, was: &World, now: &mut World) {
+    if let Some(object) = was.object(reference) {
+        now.insert(object);
+    }
+    if let Some(denial) = was.denials.get(reference) {
+        now.denials.insert(reference.clone(), denial.clone());
+    }
+    if let Some(read) = was.refused.get(reference) {
+        now.refused.insert(reference.clone(), read.clone());
+    }
+    if let Some(faults) = was.faults.get(reference) {
+        now.faults.insert(reference.clone(), faults.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests;
