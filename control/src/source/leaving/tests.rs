@@ -114,6 +114,41 @@ fn what_is_in_no_file_stays_for_as_long_as_it_may_be_on_its_way() {
 }
 
 #[test]
+fn a_label_that_goes_with_the_policy_of_its_service_stays_as_long_as_that() {
+    let service = |labels: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: web, namespace: n, labels: {labels}}}, spec: {{ports: [{{port: 80}}]}}}}\n---\n"
+        )
+    };
+    let policy = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: n}, \
+                  spec: {targetRefs: [{group: '', kind: Service, name: web}]}}";
+    let (bound, plain) = (service("{istio.io/use-waypoint: w}"), service("{}"));
+    let last = load(&[("a.yaml".into(), plain.clone())].into(), None).world;
+    let begun = Instant::now();
+    let both = bound.clone() + policy;
+    let first = look(&[("a.yaml", &both)], &<_>::default(), begun);
+    let left = look(&[("a.yaml", &plain)], &first, begun);
+    assert_eq!(left.0.world, first.0.world);
+    let still = look(&[("a.yaml", &plain)], &left, begun + GONE / 2);
+    assert_eq!(still.0.world, first.0.world);
+    let gone = look(&[("a.yaml", &plain)], &still, begun + GONE);
+    assert_eq!((gone.0.world, gone.1), (last.clone(), Leaving::default()));
+    // One after the other does not take longer.
+    let left = look(&[("a.yaml", &bound)], &first, begun);
+    let left = look(&[("a.yaml", &plain)], &left, begun + GONE / 2);
+    assert_eq!(left.0.world, first.0.world);
+    let gone = look(&[("a.yaml", &plain)], &left, begun + GONE);
+    assert_eq!((gone.0.world, gone.1), (last.clone(), Leaving::default()));
+    // The label alone goes at once, and so it does with the policy of another.
+    let alone = look(&[("a.yaml", &(plain.clone() + policy))], &first, begun);
+    assert_eq!(alone.0.world.services, last.services);
+    let of_other = both.replace("name: web}]", "name: other}]");
+    let apart = look(&[("a.yaml", &of_other)], &<_>::default(), begun);
+    let apart = look(&[("a.yaml", &plain)], &apart, begun);
+    assert_eq!(apart.0.world.services, last.services);
+}
+
+#[test]
 fn what_is_there_and_changed_counts_at_once() {
     let begun = Instant::now();
     let first = look(&[("a.yaml", OBJECTS)], &<_>::default(), begun);
