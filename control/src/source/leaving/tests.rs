@@ -23,6 +23,9 @@ const OBJECTS: &str = "
 /// One that nobody can name.
 const NAMELESS: &str = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {namespace: n}, spec: {}}";
 
+/// After how many milliseconds there are which files, whether all is in force, and how long it may be.
+type Look<'a> = (u64, &'a [(&'a str, &'a str)], bool, Option<u64>);
+
 /// What is loaded from files as of `now`, after what was.
 fn look(
     files: &[(&str, &str)],
@@ -45,8 +48,7 @@ fn what_is_in_no_file_stays_for_as_long_as_it_may_be_on_its_way() {
     let all = &[objects, stored, nameless][..];
     let emptied = &[("a.yaml", ""), ("s.yaml", "#"), ("n.yaml", "---")][..];
     let (full, none) = (true, false);
-    // After how many milliseconds there is what, what is in force, and how long it may be.
-    let cases: [(&str, &[(u64, &[_], bool, Option<u64>)]); 6] = [
+    let cases: [(&str, &[Look<'_>]); 6] = [
         ("there", &[(0, all, full, None), (5000, all, full, None)]),
         (
             "gone for good",
@@ -96,11 +98,10 @@ fn what_is_in_no_file_stays_for_as_long_as_it_may_be_on_its_way() {
         ),
     ];
     for (what, looks) in cases {
-        let first = look(all, &<(Loaded, Leaving)>::default(), begun);
-        let world = first.0.world.clone();
+        let mut at = look(all, &<(Loaded, Leaving)>::default(), begun);
+        let world = at.0.world.clone();
         assert_eq!((world.denials.len(), world.refused.len()), (2, 1));
         assert_eq!(world.stored.addresses.len(), 1);
-        let mut at = first;
         for (millis, files, all, again) in looks {
             let now = begun + Duration::from_millis(*millis);
             at = look(files, &at, now);
