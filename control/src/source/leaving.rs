@@ -1,15 +1,23 @@
 //! What no file has any more: it stays in force for a little while, because it may be on its way to another file, or its file
-//! may be about to come back. Not what is there and changed: that counts at once.
+//! may be about to come back. What is there and changed counts at once, but for services that a policy names which is
+//! leaving: without the label that went with its policy, a service would be closed meanwhile.
 //!
 //! An object that leaves may open what it closed: a policy, or a pod that leaves the mesh.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
 use super::Loaded;
-use crate::{manifest::ObjectRef, world::World};
+use crate::{
+    manifest::{
+        self, Kind, Object, ObjectRef, TargetRef,
+        authorization::{PolicyTarget, TargetKind},
+        unserved::Target,
+    },
+    world::World,
+};
 
 /// An object that is in no file for less than this may be on its way to another. Node agents wait as long, so that both
 /// take it out at about the same time.
@@ -22,6 +30,8 @@ pub struct Leaving(BTreeMap<Left, Instant>);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Left {
     Object(ObjectRef),
+    /// Not the object, but how it was.
+    Version(ObjectRef),
     /// Stored resources, by name.
     Address(String),
     Authorization(String),
@@ -40,6 +50,7 @@ impl Leaving {
             }
             stays
         };
+        let mut named = BTreeSet::new();
         for (reference, file) in &before.origins {
             if loaded.origins.contains_key(reference) || !stays(Left::Object(reference.clone())) {
                 continue;
@@ -47,6 +58,16 @@ impl Leaving {
             put_back(reference, &before.world, &mut loaded.world);
             let origins = &mut loaded.origins;
             origins.insert(reference.clone(), file.clone());
+            named.extend(services(reference, &before.world));
+        }
+        for service in named {
+            let world = &mut loaded.world;
+            let Some((was, now)) = before.world.object(&service).zip(world.object(&service)) else {
+                continue;
+            };
+            if was != now && stays(Left::Version(service)) {
+                world.insert(was);
+            }
         }
         for (file, was) in &before.stored {
             for (name, address) in &was.addresses {
@@ -79,6 +100,31 @@ impl Leaving {
     pub fn is_due(&self, now: Instant) -> bool {
         self.look_again(now).is_some_and(|wait| wait.is_zero())
     }
+}
+
+/// The services that a policy names.
+fn services(policy: &ObjectRef, world: &World) -> Vec<ObjectRef> {
+    let targets = match (world.denials.get(policy), world.object(policy)) {
+        (Some(denial), _) => denial.targets.clone(),
+        (
+            None,
+            Some(Object::AuthorizationPolicy(manifest::AuthorizationPolicy {
+                target: PolicyTarget::Objects(targets),
+                ..
+            })),
+        ) => targets,
+        (
+            None,
+            Some(Object::Unserved(manifest::Unserved {
+                target: Target::Tokens(PolicyTarget::Objects(targets)),
+                ..
+            })),
+        ) => targets,
+        _ => Vec::new(),
+    };
+    let services = targets.iter().filter(|it| it.kind == TargetKind::Service);
+    let reference = |it: &TargetRef| ObjectRef::new(Kind::Service, &policy.namespace, &it.name);
+    services.map(reference).collect()
 }
 
 /// All that was known of an object, good or not.

@@ -770,7 +770,7 @@ fn what_is_renamed_while_a_directory_is_read_is_not_lost() {
     for name in ["b.yaml", "c.yaml"] {
         fs::write(at(name), name).unwrap();
     }
-    let open = |path: &Path| found(path, |file| io::read_to_string(file));
+    let open = |path: &Path| found(path, io::read_to_string);
     let read = listed(scratch.path(), |path| {
         // Before what is read first, where the listing is no more.
         if at("c.yaml").exists() {

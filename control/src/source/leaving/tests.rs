@@ -23,6 +23,9 @@ const OBJECTS: &str = "
 /// One that nobody can name.
 const NAMELESS: &str = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {namespace: n}, spec: {}}";
 
+/// After how many milliseconds there are which files, whether all is in force, and how long it may be.
+type Look<'a> = (u64, &'a [(&'a str, &'a str)], bool, Option<u64>);
+
 /// What is loaded from files as of `now`, after what was.
 fn look(
     files: &[(&str, &str)],
@@ -45,8 +48,7 @@ fn what_is_in_no_file_stays_for_as_long_as_it_may_be_on_its_way() {
     let all = &[objects, stored, nameless][..];
     let emptied = &[("a.yaml", ""), ("s.yaml", "#"), ("n.yaml", "---")][..];
     let (full, none) = (true, false);
-    // After how many milliseconds there is what, what is in force, and how long it may be.
-    let cases: [(&str, &[(u64, &[_], bool, Option<u64>)]); 6] = [
+    let cases: [(&str, &[Look<'_>]); 6] = [
         ("there", &[(0, all, full, None), (5000, all, full, None)]),
         (
             "gone for good",
@@ -96,11 +98,10 @@ fn what_is_in_no_file_stays_for_as_long_as_it_may_be_on_its_way() {
         ),
     ];
     for (what, looks) in cases {
-        let first = look(all, &<(Loaded, Leaving)>::default(), begun);
-        let world = first.0.world.clone();
+        let mut at = look(all, &<(Loaded, Leaving)>::default(), begun);
+        let world = at.0.world.clone();
         assert_eq!((world.denials.len(), world.refused.len()), (2, 1));
         assert_eq!(world.stored.addresses.len(), 1);
-        let mut at = first;
         for (millis, files, all, again) in looks {
             let now = begun + Duration::from_millis(*millis);
             at = look(files, &at, now);
@@ -111,6 +112,41 @@ fn what_is_in_no_file_stays_for_as_long_as_it_may_be_on_its_way() {
             assert_eq!(leaving.look_again(now), again, "{what}, {millis} ms");
         }
     }
+}
+
+#[test]
+fn a_label_that_goes_with_the_policy_of_its_service_stays_as_long_as_that() {
+    let service = |labels: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: web, namespace: n, labels: {labels}}}, spec: {{ports: [{{port: 80}}]}}}}\n---\n"
+        )
+    };
+    let policy = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: n}, \
+                  spec: {targetRefs: [{group: '', kind: Service, name: web}]}}";
+    let (bound, plain) = (service("{istio.io/use-waypoint: w}"), service("{}"));
+    let last = load(&[("a.yaml".into(), plain.clone())].into(), None).world;
+    let begun = Instant::now();
+    let both = bound.clone() + policy;
+    let first = look(&[("a.yaml", &both)], &<_>::default(), begun);
+    let left = look(&[("a.yaml", &plain)], &first, begun);
+    assert_eq!(left.0.world, first.0.world);
+    let still = look(&[("a.yaml", &plain)], &left, begun + GONE / 2);
+    assert_eq!(still.0.world, first.0.world);
+    let gone = look(&[("a.yaml", &plain)], &still, begun + GONE);
+    assert_eq!((gone.0.world, gone.1), (last.clone(), Leaving::default()));
+    // One after the other does not take longer.
+    let left = look(&[("a.yaml", &bound)], &first, begun);
+    let left = look(&[("a.yaml", &plain)], &left, begun + GONE / 2);
+    assert_eq!(left.0.world, first.0.world);
+    let gone = look(&[("a.yaml", &plain)], &left, begun + GONE);
+    assert_eq!((gone.0.world, gone.1), (last.clone(), Leaving::default()));
+    // The label alone goes at once, and so it does with the policy of another.
+    let alone = look(&[("a.yaml", &(plain.clone() + policy))], &first, begun);
+    assert_eq!(alone.0.world.services, last.services);
+    let of_other = both.replace("name: web}]", "name: other}]");
+    let apart = look(&[("a.yaml", &of_other)], &<_>::default(), begun);
+    let apart = look(&[("a.yaml", &plain)], &apart, begun);
+    assert_eq!(apart.0.world.services, last.services);
 }
 
 #[test]
