@@ -7,7 +7,7 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, SystemTime},
 };
 
@@ -18,7 +18,7 @@ use control::{
     placements::Placements,
     reports::Reports,
     serve::{
-        self, Hub,
+        self, Callers, Hub,
         accept::{self, Certificate},
         metrics::Metrics,
         streams::Streams,
@@ -287,7 +287,8 @@ fn hub(world: &World) -> Hub {
         authority: Authority::open(&state, "cluster.local", SystemTime::now()).expect("a root"),
         trust_domain: "cluster.local".to_owned(),
         longest_life: Duration::from_hours(24),
-        tokens,
+        callers: Callers::Tokens(tokens),
+        others: AtomicUsize::new(0),
         reports: Reports::open(state).expect("a new directory"),
         mesh: watch::Sender::new(Arc::new(mesh)),
         streams: Streams::default(),

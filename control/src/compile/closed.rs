@@ -66,7 +66,8 @@ pub(super) fn tell(scope: Scope<'_>, attached: &Attached, compiled: &mut Compile
     compiled.closed.extend(homes.into_iter().map(any));
     for (service, members) in services(scope, attached) {
         // What gets a name, or another selector, is any service of the namespace.
-        let unknown = members == Members::Unknown || service.1.starts_with(UNREADABLE);
+        let unknown =
+            members == Members::Unknown || host::object(&service).name.starts_with(UNREADABLE);
         compiled.closed.extend(unknown.then(|| any(&service.0)));
         compiled.closed.insert(service);
     }

@@ -51,6 +51,16 @@ enum Keeper {
     },
 }
 
+impl Keeper {
+    fn write(&self, next: &Waypoints) -> Result<(), StateError> {
+        match self {
+            Self::Disk(state) => state.write(WAYPOINTS, &record::write(next), SECRET),
+            #[cfg(feature = "kubernetes")]
+            Self::Objects { .. } => Ok(()),
+        }
+    }
+}
+
 impl Bindings {
     /// What the state directory keeps.
     pub fn open(state: Arc<StateDir>, now: Instant) -> Result<Self, StateError> {
@@ -115,19 +125,16 @@ impl Bindings {
         self.gateways = compiled.told.keys().cloned().collect();
         self.waits.reached(reached, now);
         let next = self.next(reached, now);
-        let state = match &mut self.keeper {
-            Keeper::Disk(state) => state,
-            #[cfg(feature = "kubernetes")]
-            Keeper::Objects { wanted } => {
-                *wanted = next;
-                return false;
-            }
-        };
+        #[cfg(feature = "kubernetes")]
+        if let Keeper::Objects { wanted } = &mut self.keeper {
+            *wanted = next;
+            return false;
+        }
         if next == self.recorded {
             self.retry = None;
             return false;
         }
-        let written = state.write(WAYPOINTS, &record::write(&next), SECRET);
+        let written = self.keeper.write(&next);
         self.retry = written.is_err().then(|| now + RETRY);
         if let Err(error) = written {
             tracing::error!(%error, "bindings to waypoints stay as they are");

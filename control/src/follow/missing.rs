@@ -10,7 +10,7 @@ use crate::{
     compile::{self, Compiled, Settings, Wanted, compile},
     manifest::{Kind, ObjectRef},
     source::{Loaded, Problem},
-    world::{Key, Phase, Waypoints, World},
+    world::{Key, Phase, Waypoints, World, host},
 };
 
 /// A problem that hides what a binding needs.
@@ -68,10 +68,10 @@ pub(super) fn hold(world: &World, settings: &Settings, compiled: &mut Compiled) 
     let phases = world.waypoints.iter().flat_map(|it| &it.phases);
     for (service, phase) in phases {
         let own = [
-            ObjectRef::new(Kind::Service, &service.0, &service.1),
+            host::object(service),
             ObjectRef::new(Kind::Namespace, "", &service.0),
         ];
-        let is_there = world.services.contains_key(service);
+        let is_there = world.object(&own[0]).is_some();
         let is_unseen = is_there && !compile::sees(world, settings, &service.0);
         let is_hidden = is_unseen || own.iter().any(|it| world.hides(it));
         if is_hidden && *phase == Phase::Closed && !compiled.wanted.contains_key(service) {
@@ -103,7 +103,7 @@ fn bound(phase: &Phase) -> Option<(&Key, bool)> {
 
 fn needs(world: &World, service: &Key, phase: &Phase) -> Vec<ObjectRef> {
     let mut needs = vec![
-        ObjectRef::new(Kind::Service, &service.0, &service.1),
+        host::object(service),
         ObjectRef::new(Kind::Namespace, "", &service.0),
     ];
     for gateway in phase.told() {
@@ -129,10 +129,7 @@ impl fmt::Display for Missing {
             }
             None => "closed by a policy".to_owned(),
         };
-        let (namespace, name) = service;
-        write!(
-            f,
-            "{problem} (Service/{namespace}/{name} was {was}, which needs {object})"
-        )
+        let service = host::object(service);
+        write!(f, "{problem} ({service} was {was}, which needs {object})")
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     follow::bindings::record,
     manifest::{Kind, ObjectRef},
     status::{Condition, Status},
-    world::{Key, Phase, Waypoints},
+    world::{Phase, Waypoints, host},
 };
 
 /// The condition of a Service whose message is its phase.
@@ -28,7 +28,11 @@ pub fn recorded(objects: &Objects) -> Waypoints {
     for (reference, written) in objects.all_written() {
         let key = || (reference.namespace.clone(), reference.name.clone());
         match reference.kind {
-            Kind::Service => {
+            Kind::Service | Kind::ServiceEntry => {
+                let key = || match reference.kind {
+                    Kind::ServiceEntry => host::all(&reference.namespace, &reference.name),
+                    _ => key(),
+                };
                 if let Some(said) = condition(&written.status, BINDING) {
                     let phase = said["message"].as_str().map(record::read_line);
                     // Something is recorded, and nobody can say what: it might be a denial.
@@ -57,19 +61,17 @@ fn condition<'a>(status: &'a Value, kind: &str) -> Option<&'a Value> {
 pub fn add(wanted: &Waypoints, statuses: &mut BTreeMap<ObjectRef, Status>, objects: &Objects) {
     let services = wanted.phases.iter().map(|(service, phase)| {
         let condition = Condition::holds(BINDING, phase.name(), record::line(phase));
-        (Kind::Service, service, condition)
+        (host::object(service), condition)
     });
     let gateways = wanted.ready.iter().map(|gateway| {
         let message = "its waypoint was ready once";
         (
-            Kind::Gateway,
-            gateway,
+            ObjectRef::new(Kind::Gateway, &gateway.0, &gateway.1),
             Condition::holds(READY, "Ready", message),
         )
     });
     let mut said = BTreeSet::new();
-    for (kind, (namespace, name), condition) in services.chain(gateways) {
-        let reference = ObjectRef::new(kind, namespace, name);
+    for (reference, condition) in services.chain(gateways) {
         let status = statuses.entry(reference.clone()).or_default();
         status.conditions.push(condition);
         status.conditions.sort_by_key(|it| it.kind);
@@ -77,14 +79,10 @@ pub fn add(wanted: &Waypoints, statuses: &mut BTreeMap<ObjectRef, Status>, objec
     }
     // What is recorded and is not to be any more: the status of that object has to be looked at.
     let before = recorded(objects);
-    let keys = |kind, all: Vec<&Key>| {
-        let all = all.into_iter();
-        all.map(move |(namespace, name)| ObjectRef::new(kind, namespace, name))
-            .collect::<Vec<_>>()
-    };
-    let services = keys(Kind::Service, before.phases.keys().collect());
-    let gateways = keys(Kind::Gateway, before.ready.iter().collect());
-    for reference in services.into_iter().chain(gateways) {
+    let services = before.phases.keys().map(host::object);
+    let gateways = before.ready.iter();
+    let gateways = gateways.map(|it| ObjectRef::new(Kind::Gateway, &it.0, &it.1));
+    for reference in services.chain(gateways) {
         statuses.entry(reference).or_default();
     }
 }
@@ -99,6 +97,7 @@ mod tests {
         objects::{Change, Stored},
         write::writes,
     };
+    use crate::world::Key;
 
     fn key(name: &str) -> Key {
         ("shop".to_owned(), name.to_owned())

@@ -20,7 +20,9 @@ pub fn is_written(kind: Kind) -> bool {
         | Kind::GatewayClass
         | Kind::Route(_)
         | Kind::AuthorizationPolicy
-        | Kind::PeerAuthentication => true,
+        | Kind::PeerAuthentication
+        | Kind::ServiceEntry
+        | Kind::WorkloadEntry => true,
         // Those of the Gateway API have one entry per parent, and none of ours is a parent of what we do not serve.
         Kind::Unserved(_) => kind.group().ends_with(".istio.io"),
         _ => false,
@@ -71,10 +73,12 @@ fn is_ours(condition: &str) -> bool {
     condition.starts_with("ambit.dev/") || OWN.contains(&condition)
 }
 
-const OWN: [&str; 3] = [
+const OWN: [&str; 5] = [
     "ZtunnelAccepted",
     "WaypointAccepted",
+    "istio.io/VisibilityApplied",
     "istio.io/WaypointBound",
+    "istio.io/WaypointMissing",
 ];
 
 struct Writer {
