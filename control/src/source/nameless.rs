@@ -199,7 +199,7 @@ impl Loading<'_> {
         homes.into_iter().map(nameless).collect()
     }
 
-    /// The namespaces that it may be of: all in which there is anything, because nobody knows of others. A policy denies in
+    /// The namespaces that it may be of: all in which something was read well, because nobody knows of others. A policy denies in
     /// one alone.
     fn homes(&self, kind: Kind, vague: &Vague) -> BTreeSet<String> {
         let own = [vague.refused.namespace.clone()];
@@ -209,8 +209,8 @@ impl Loading<'_> {
         if !vague.anywhere || kind.is_policy() {
             return own.into();
         }
-        let origins = self.loaded.origins.keys();
-        let homes = origins.map(|it| match it.kind {
+        // Not of what stands in for something: that is for this to say.
+        let homes = self.read.iter().map(|it| match it.kind {
             Kind::Namespace => &it.name,
             _ => &it.namespace,
         });
