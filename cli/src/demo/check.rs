@@ -107,7 +107,7 @@ pub(crate) const ALL: [Check; 24] = [
     },
     Check {
         id: "edit-takes-effect",
-        claim: "an edited manifest is in force within a second, for open connections too",
+        claim: "an edited manifest is in force within a second, for open connections too, and what is taken out one later",
         attempt: edit::takes_effect,
     },
     Check {

@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use control::source::leaving::GONE;
+
 use super::{Evidence, millis, restored::Restored, service, want};
 use crate::{
     demo::manifests::POLICIES,
@@ -14,6 +16,9 @@ use crate::{
 };
 
 const LONGEST: Duration = Duration::from_secs(1);
+
+/// What is taken out of a file stays for as long as it may only be on its way to another.
+const TAKEN_OUT: Duration = LONGEST.saturating_add(GONE);
 
 const DENY_WEB: &str = "
 ---
@@ -70,7 +75,7 @@ pub(super) fn takes_effect(mesh: &Mesh, evidence: &mut Evidence) -> Result<(), S
         "taken back",
         format!("in force after {:.0} ms", millis(took)),
     );
-    want(took < LONGEST, || {
+    want(took < TAKEN_OUT, || {
         format!(
             "the policy still denied {:.0} ms after it was taken back",
             millis(took)
