@@ -134,23 +134,24 @@ impl Loading<'_> {
         }
     }
 
-    /// Whatever it may be that is missing now stays. If there was none of these, it counts as the likeliest.
+    /// Whatever it may be that is missing now stays. If there was no good version of any of these, it counts as the likeliest
+    /// too: what stands in for something says nothing of what this is.
     fn named(&mut self, file: &Path, vague: &Vague, done: &mut BTreeSet<ObjectRef>) {
         let previous = &self.previous.world;
         let mut all: Vec<_> = self.previous.origins.keys().cloned().collect();
         all.retain(|it| vague.may_be(it) && !self.read.contains(it));
         all.retain(|it| previous.object(it).is_some() || previous.denials.contains_key(it));
-        if all.is_empty() {
+        if !all.iter().any(|it| previous.object(it).is_some()) {
             let name = vague.refused.name.clone().unwrap_or_default();
             let of = |kind: Kind| {
                 let homes = self.homes(kind, vague).into_iter();
                 homes.map(move |home| (kind, home))
             };
             let likely = vague.likely.iter().copied().flat_map(of);
-            all = likely
-                .map(|(kind, home)| ObjectRef::new(kind, &home, &name))
-                .filter(|it| !self.read.contains(it))
-                .collect();
+            let likely = likely.map(|(kind, home)| ObjectRef::new(kind, &home, &name));
+            let likely = likely.filter(|it| !self.read.contains(it));
+            let both: BTreeSet<_> = all.into_iter().chain(likely).collect();
+            all = both.into_iter().collect();
         }
         for reference in all {
             let (mut denial, read, faulty) = vague.version(reference.kind, &reference.namespace);

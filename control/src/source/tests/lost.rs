@@ -233,3 +233,16 @@ fn a_file_that_holds_nothing_and_never_did_is_worth_a_note() {
     assert_eq!((check.problems, check.refusal), (vec![], None));
     assert_eq!(check.notes, ["a.yaml: the file is empty"]);
 }
+
+#[test]
+fn what_stands_in_for_another_says_nothing_of_what_a_kind_like_none_is() {
+    let text = "{apiVersion: v1, kind: v1, metadata: {name: cart, namespace: shop}}\n---\n\
+                apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
+                metadata: {name: cart, namespace: shop}\nspec: {mtls: {mode: [}\n";
+    let first = one(text, None);
+    let pod = ObjectRef::new(Kind::Pod, "shop", "cart");
+    assert!(first.world.faults.contains_key(&pod));
+    let again = one(text, Some(&first));
+    let known = |loaded: &Loaded| loaded.world.faults.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(known(&again), known(&first));
+}
