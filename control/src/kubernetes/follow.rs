@@ -124,7 +124,11 @@ pub fn publish(
         compiled_as_is(&mut world, waypoints, &replica.settings)
     };
     let (mut compiled, mut mesh) = assemble(compile, bindings, (&reached, now), &before.snapshot);
-    phases::add(bindings.wanted(), &mut compiled.statuses, objects);
+    phases::add(
+        bindings.wanted(),
+        bindings.recorded(),
+        &mut compiled.statuses,
+    );
     mesh.statuses = page(objects, &compiled);
     let wanted = writes(objects, &compiled.statuses, OffsetDateTime::now_utc());
     statuses.send_if_modified(|last| {

@@ -4,7 +4,7 @@
 //! All replicas publish what is written there and nothing else, so that they agree and a restart changes nothing. The one
 //! that writes decides what comes next; the others learn of it as of any change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
@@ -26,13 +26,12 @@ pub const READY: &str = "ambit.dev/WaypointWasReady";
 pub fn recorded(objects: &Objects) -> Waypoints {
     let mut recorded = Waypoints::default();
     for (reference, written) in objects.all_written() {
-        let key = || (reference.namespace.clone(), reference.name.clone());
+        let key = || match reference.kind {
+            Kind::ServiceEntry => host::all(&reference.namespace, &reference.name),
+            _ => (reference.namespace.clone(), reference.name.clone()),
+        };
         match reference.kind {
             Kind::Service | Kind::ServiceEntry => {
-                let key = || match reference.kind {
-                    Kind::ServiceEntry => host::all(&reference.namespace, &reference.name),
-                    _ => key(),
-                };
                 if let Some(said) = condition(&written.status, BINDING) {
                     let phase = said["message"].as_str().map(record::read_line);
                     // Something is recorded, and nobody can say what: it might be a denial.
@@ -57,8 +56,8 @@ fn condition<'a>(status: &'a Value, kind: &str) -> Option<&'a Value> {
     conditions.iter().find(|it| it["type"] == kind)
 }
 
-/// Adds to the statuses of objects what is to be recorded with them.
-pub fn add(wanted: &Waypoints, statuses: &mut BTreeMap<ObjectRef, Status>, objects: &Objects) {
+/// Adds to the statuses of objects what is to be recorded with them, in place of what is `recorded`.
+pub fn add(wanted: &Waypoints, recorded: &Waypoints, statuses: &mut BTreeMap<ObjectRef, Status>) {
     let services = wanted.phases.iter().map(|(service, phase)| {
         let condition = Condition::holds(BINDING, phase.name(), record::line(phase));
         (host::object(service), condition)
@@ -70,17 +69,14 @@ pub fn add(wanted: &Waypoints, statuses: &mut BTreeMap<ObjectRef, Status>, objec
             Condition::holds(READY, "Ready", message),
         )
     });
-    let mut said = BTreeSet::new();
     for (reference, condition) in services.chain(gateways) {
-        let status = statuses.entry(reference.clone()).or_default();
+        let status = statuses.entry(reference).or_default();
         status.conditions.push(condition);
         status.conditions.sort_by_key(|it| it.kind);
-        said.insert(reference);
     }
     // What is recorded and is not to be any more: the status of that object has to be looked at.
-    let before = recorded(objects);
-    let services = before.phases.keys().map(host::object);
-    let gateways = before.ready.iter();
+    let services = recorded.phases.keys().map(host::object);
+    let gateways = recorded.ready.iter();
     let gateways = gateways.map(|it| ObjectRef::new(Kind::Gateway, &it.0, &it.1));
     for reference in services.chain(gateways) {
         statuses.entry(reference).or_default();
@@ -144,7 +140,7 @@ mod tests {
         );
         assert_eq!(recorded(&bare), Waypoints::default());
         let mut statuses = BTreeMap::new();
-        add(&wanted, &mut statuses, &bare);
+        add(&wanted, &recorded(&bare), &mut statuses);
         let written = writes(&bare, &statuses, OffsetDateTime::UNIX_EPOCH);
         let status = |kind, name| &written[&ObjectRef::new(kind, "shop", name)].status;
         let said = objects(
@@ -161,7 +157,7 @@ mod tests {
         );
         assert_eq!(recorded(&said), wanted);
         let mut statuses = BTreeMap::new();
-        add(&wanted, &mut statuses, &said);
+        add(&wanted, &recorded(&said), &mut statuses);
         assert!(writes(&said, &statuses, OffsetDateTime::UNIX_EPOCH).is_empty());
     }
 
@@ -173,7 +169,7 @@ mod tests {
         let status = json!({"conditions": [{"type": BINDING, "status": "True", "message": line}]});
         let before = objects(vec![object(Kind::Service, "orders", &status)], Vec::new());
         let mut statuses = BTreeMap::new();
-        add(&Waypoints::default(), &mut statuses, &before);
+        add(&Waypoints::default(), &recorded(&before), &mut statuses);
         let written = writes(&before, &statuses, OffsetDateTime::UNIX_EPOCH);
         let orders = ObjectRef::new(Kind::Service, "shop", "orders");
         assert_eq!(written[&orders].status, json!({"conditions": []}));
