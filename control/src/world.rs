@@ -283,6 +283,22 @@ impl World {
         }
     }
 
+    /// Puts back all that was known of an object, good or not.
+    pub(crate) fn put_back(&mut self, reference: &ObjectRef, was: &Self) {
+        if let Some(object) = was.object(reference) {
+            self.insert(object);
+        }
+        if let Some(denial) = was.denials.get(reference) {
+            self.denials.insert(reference.clone(), denial.clone());
+        }
+        if let Some(read) = was.refused.get(reference) {
+            self.refused.insert(reference.clone(), read.clone());
+        }
+        if let Some(faults) = was.faults.get(reference) {
+            self.faults.insert(reference.clone(), faults.clone());
+        }
+    }
+
     /// Whether an object is, or may be, among those that never had a good version.
     pub fn hides(&self, reference: &ObjectRef) -> bool {
         let nameless = |it: &ObjectRef| {

@@ -55,7 +55,7 @@ impl Leaving {
             if loaded.origins.contains_key(reference) || !stays(Left::Object(reference.clone())) {
                 continue;
             }
-            put_back(reference, &before.world, &mut loaded.world);
+            loaded.world.put_back(reference, &before.world);
             let origins = &mut loaded.origins;
             origins.insert(reference.clone(), file.clone());
             named.extend(services(reference, &before.world));
@@ -125,22 +125,6 @@ fn services(policy: &ObjectRef, world: &World) -> Vec<ObjectRef> {
     let services = targets.iter().filter(|it| it.kind == TargetKind::Service);
     let reference = |it: &TargetRef| ObjectRef::new(Kind::Service, &policy.namespace, &it.name);
     services.map(reference).collect()
-}
-
-/// All that was known of an object, good or not.
-fn put_back(reference: &ObjectRef, was: &World, now: &mut World) {
-    if let Some(object) = was.object(reference) {
-        now.insert(object);
-    }
-    if let Some(denial) = was.denials.get(reference) {
-        now.denials.insert(reference.clone(), denial.clone());
-    }
-    if let Some(read) = was.refused.get(reference) {
-        now.refused.insert(reference.clone(), read.clone());
-    }
-    if let Some(faults) = was.faults.get(reference) {
-        now.faults.insert(reference.clone(), faults.clone());
-    }
 }
 
 #[cfg(test)]

@@ -343,19 +343,14 @@ impl Loading<'_> {
         if self.loaded.origins.contains_key(reference) {
             return false;
         }
-        let (was, now) = (&self.previous.world, &mut self.loaded.world);
-        match (was.denials.get(reference), was.object(reference)) {
-            (Some(denial), _) => drop(now.denials.insert(reference.clone(), denial.clone())),
-            (None, Some(object)) => now.insert(object),
-            (None, None) if !was.refused.contains_key(reference) => return false,
-            (None, None) => {}
+        let was = &self.previous.world;
+        let is_known = was.denials.contains_key(reference)
+            || was.refused.contains_key(reference)
+            || was.object(reference).is_some();
+        if !is_known {
+            return false;
         }
-        if let Some(read) = was.refused.get(reference) {
-            now.refused.insert(reference.clone(), read.clone());
-        }
-        if let Some(faults) = was.faults.get(reference) {
-            now.faults.insert(reference.clone(), faults.clone());
-        }
+        self.loaded.world.put_back(reference, was);
         let origins = &mut self.loaded.origins;
         origins.insert(reference.clone(), file.to_owned());
         true
