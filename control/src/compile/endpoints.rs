@@ -180,17 +180,7 @@ fn ports(slice: &EndpointSlice, service: &Service) -> Vec<Port> {
             .find(|port| port.name == name)
             .map(|port| port.port)
     };
-    let ports = service
-        .ports
-        .iter()
-        .filter_map(|port| Some((port.port, target(&port.name)?)));
-    ports
-        .map(|(port, target)| Port {
-            service_port: port.into(),
-            target_port: target.into(),
-            ..Port::default()
-        })
-        .collect()
+    workloads::served_ports(service, |port| target(&port.name))
 }
 
 fn resource(scope: Scope<'_>, slice: &EndpointSlice, endpoint: &Endpoint) -> Option<Workload> {

@@ -14,7 +14,10 @@ use super::{
     Compiled, Scope, authorization::Selecting, endpoints::Listed, entry, gateway, octets,
     peer::Modes, services::is_served,
 };
-use crate::manifest::{Labels, Meta, Pod, Service, ServiceEntry, WorkloadEntry, core::Target};
+use crate::manifest::{
+    Labels, Meta, Pod, Service, ServiceEntry, WorkloadEntry,
+    core::{ServicePort, Target},
+};
 
 const REDIRECTION: &str = "ambient.istio.io/redirection";
 const TUNNEL: &str = "networking.istio.io/tunnel";
@@ -333,11 +336,18 @@ fn ports(service: &Service, pod: &Pod) -> Vec<Port> {
             .find(|port| port.name == *name)
             .map(|port| port.port),
     };
-    let port = |port: &crate::manifest::core::ServicePort| {
-        let target = resolve(&port.target)?;
+    served_ports(service, |port| resolve(&port.target))
+}
+
+/// The ports of a service, each with the `target` that an endpoint has for it. One that it has none for is left out.
+pub(super) fn served_ports(
+    service: &Service,
+    target: impl Fn(&ServicePort) -> Option<u16>,
+) -> Vec<Port> {
+    let port = |port: &ServicePort| {
         Some(Port {
             service_port: port.port.into(),
-            target_port: target.into(),
+            target_port: target(port)?.into(),
             ..Port::default()
         })
     };

@@ -22,7 +22,8 @@ use crate::{
         peer::Modes,
         services::is_served,
         workloads::{
-            Memberships, WORKLOAD_NAME, by_address, canonical, has_all, is_redirected, tunnel,
+            Memberships, WORKLOAD_NAME, by_address, canonical, has_all, is_redirected,
+            served_ports, tunnel,
         },
     },
     manifest::{
@@ -235,21 +236,13 @@ fn locality(endpoint: &Endpoint) -> Option<Locality> {
 /// The service's ports as this endpoint serves them: as it maps the port's name, or else the name of the target. A named
 /// target that it does not map is left out.
 fn ports(service: &Service, endpoint: &Endpoint) -> Vec<Port> {
-    let ports = service.ports.iter().filter_map(|port| {
+    served_ports(service, |port| {
         let mapped = endpoint.ports.get(&port.name).copied();
-        let target = mapped.or_else(|| match &port.target {
+        mapped.or_else(|| match &port.target {
             Target::Number(number) => Some(*number),
             Target::Name(name) => endpoint.ports.get(name).copied(),
-        });
-        Some((port.port, target?))
-    });
-    ports
-        .map(|(port, target)| Port {
-            service_port: port.into(),
-            target_port: target.into(),
-            ..Port::default()
         })
-        .collect()
+    })
 }
 
 /// Pods that ServiceEntries of their namespace list by address.
