@@ -5,8 +5,12 @@
 
 pub mod cluster;
 pub mod image;
+pub mod load;
 pub mod mesh;
+pub mod pod;
 pub mod program;
 pub mod token;
 
 pub use cluster::Cluster;
+pub use load::Load;
+pub use pod::Pod;

@@ -13,8 +13,9 @@ use net::{
 use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use sys::netns::Netns;
 use tests_kube::{
-    Cluster,
-    mesh::{IMAGE, NAMESPACE, install, load},
+    Cluster, Pod,
+    mesh::{NAMESPACE, install, load},
+    pod,
     program::wait,
     token,
 };
@@ -123,22 +124,10 @@ fn refused<T>(answer: Result<T, (Code, String)>, code: Code, why: &str) {
 
 fn shop() -> String {
     let pod = |name: &str, account: &str, node: &str| {
-        format!(
-            "
-apiVersion: v1
-kind: ServiceAccount
-metadata: {{name: {account}, namespace: shop}}
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: {name}, namespace: shop, labels: {{app: {name}}}}}
-spec:
-  nodeName: {node}
-  serviceAccountName: {account}
-  terminationGracePeriodSeconds: 1
-  containers: [{{name: echo, image: \"{IMAGE}\", imagePullPolicy: Never, args: [echo]}}]
----"
-        )
+        Pod::echo("shop", name)
+            .on(node)
+            .account(account)
+            .to_string()
     };
     [
         pod("client", "client", "kn1"),
@@ -210,14 +199,7 @@ fn everybody_is_told_what_its_token_is_good_for_and_nothing_else() {
     cluster.apply(&gateway_api());
     cluster.does(&["create", "namespace", "shop"]);
     cluster.apply(&shop());
-    let ready = [
-        "wait",
-        "pod",
-        "--all",
-        "--for=condition=Ready",
-        "--timeout=60s",
-    ];
-    cluster.does(&[&["-n", "shop"], &ready[..]].concat());
+    pod::ready(&cluster, "shop");
     let control = Control::of(&cluster);
 
     no_good_token(&cluster, &control);
