@@ -27,6 +27,7 @@ mod guess;
 pub mod leaving;
 mod loading;
 mod nameless;
+mod vague;
 
 /// What was made of the files.
 #[derive(Clone, Debug, Default)]

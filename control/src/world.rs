@@ -201,7 +201,12 @@ impl Faulty {
     /// Adds what is wrong with the same version, or with a newer one.
     pub fn add(&mut self, generation: i64, faults: Vec<Fault>) {
         self.generation = self.generation.max(generation);
-        self.faults.extend(faults);
+        for fault in faults {
+            // What is kept may be told once more.
+            if !self.faults.contains(&fault) {
+                self.faults.push(fault);
+            }
+        }
     }
 }
 

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     manifest::{
-        Document, Fault, Kind, Meta, Object, ObjectRef, Refused, Route, Service, ServiceEntry,
-        Unserved, UnservedKind, Vague, route::Rule, unserved::Target,
+        Document, Fault, Kind, Meta, Object, ObjectRef, Route, Service, ServiceEntry, Unserved,
+        UnservedKind, Vague, route::Rule, unserved::Target,
     },
     world::{Denial, Faulty, UNREADABLE},
 };
@@ -77,26 +77,6 @@ impl Unclear {
 }
 
 impl Loading<'_> {
-    /// To be decided once all files are read: only then is it known which of the objects that it may be are missing.
-    pub(super) fn vague(
-        &mut self,
-        (file, document): (&Path, usize),
-        vague: Vague,
-        unclear: &mut Unclear,
-    ) {
-        let refused = &vague.refused;
-        let known = !vague.anywhere && vague.likely.len() == 1;
-        let named = refused.name.as_ref().filter(|_| known);
-        let reference = named.map(|name| ObjectRef::new(refused.kind, &refused.namespace, name));
-        for fault in &refused.faults {
-            self.problem(file, Some(document), reference.clone(), fault.clone());
-        }
-        if refused.name.is_none() {
-            unclear.kinds.extend(&vague.may_be);
-        }
-        unclear.vague.push((document, vague));
-    }
-
     /// To be done once all files are read, with those that are `empty`: only then is it known what is missing.
     pub(super) fn missing(&mut self, empty: &[&PathBuf]) {
         let all = mem::take(&mut self.unclear);
@@ -111,6 +91,7 @@ impl Loading<'_> {
             kept.extend(self.moved(unclear));
         }
         let mut done = BTreeSet::new();
+        let mut named = Vec::new();
         for (unclear, kept) in all.into_iter().zip(kept) {
             let Unclear {
                 file,
@@ -121,7 +102,7 @@ impl Loading<'_> {
             } = unclear;
             for (document, vague) in vague {
                 match vague.refused.name {
-                    Some(_) => self.named(&file, &vague, &mut done),
+                    Some(_) => named.push((file.clone(), vague)),
                     None => nameless.extend(self.unnamed(document, vague)),
                 }
             }
@@ -130,93 +111,9 @@ impl Loading<'_> {
                     self.deny_stored(&file, torn);
                 }
             }
-            self.nameless(&file, nameless, &kept);
+            self.nameless(&file, nameless, &kept, &mut done);
         }
-    }
-
-    /// Whatever it may be that is missing now stays. If there was no good version of any of these, it counts as the likeliest
-    /// too: what stands in for something says nothing of what this is.
-    fn named(&mut self, file: &Path, vague: &Vague, done: &mut BTreeSet<ObjectRef>) {
-        let previous = &self.previous.world;
-        let mut all: Vec<_> = self.previous.origins.keys().cloned().collect();
-        all.retain(|it| vague.may_be(it) && !self.read.contains(it));
-        all.retain(|it| previous.object(it).is_some() || previous.denials.contains_key(it));
-        if !all.iter().any(|it| previous.object(it).is_some()) {
-            let name = vague.refused.name.clone().unwrap_or_default();
-            let of = |kind: Kind| {
-                let homes = self.homes(kind, vague).into_iter();
-                homes.map(move |home| (kind, home))
-            };
-            let likely = vague.likely.iter().copied().flat_map(of);
-            let likely = likely.map(|(kind, home)| ObjectRef::new(kind, &home, &name));
-            let likely = likely.filter(|it| !self.read.contains(it));
-            let both: BTreeSet<_> = all.into_iter().chain(likely).collect();
-            all = both.into_iter().collect();
-        }
-        for reference in all {
-            let (mut denial, read, faulty) = vague.version(reference.kind, &reference.namespace);
-            let origins = &mut self.loaded.origins;
-            origins.insert(reference.clone(), file.to_owned());
-            if done.insert(reference.clone()) {
-                // What was kept is of the version before.
-                self.loaded.world.faults.remove(&reference);
-                self.loaded.world.refused.remove(&reference);
-            } else {
-                denial = Denial::default();
-            }
-            self.stand_in(reference, denial, read, faulty);
-        }
-    }
-
-    /// One for each namespace that it may be of. What is like no kind that is known counts as none.
-    fn unnamed(&self, document: usize, vague: Vague) -> Vec<Nameless> {
-        let kind = vague.refused.kind;
-        let counts = kind.is_policy()
-            || guess::TARGETS.contains(&kind)
-            || match vague.refused.read.as_deref() {
-                Some(Object::Route(route)) => !route.rules.is_empty(),
-                Some(Object::Unserved(_)) => true,
-                _ => false,
-            };
-        let homes = match vague.likely.as_slice() {
-            [_] if counts => self.homes(kind, &vague),
-            _ => BTreeSet::new(),
-        };
-        let nameless = |home: String| {
-            let (denial, read, faulty) = vague.version(kind, &home);
-            let guess = Guess {
-                kind,
-                namespace: home,
-                name: None,
-            };
-            Nameless {
-                document,
-                guess: Some(guess),
-                denial,
-                read,
-                faulty,
-            }
-        };
-        homes.into_iter().map(nameless).collect()
-    }
-
-    /// The namespaces that it may be of: all in which something was read well, because nobody knows of others. A policy denies in
-    /// one alone.
-    fn homes(&self, kind: Kind, vague: &Vague) -> BTreeSet<String> {
-        let own = [vague.refused.namespace.clone()];
-        if !kind.namespaced() {
-            return [String::new()].into();
-        }
-        if !vague.anywhere || kind.is_policy() {
-            return own.into();
-        }
-        // Not of what stands in for something: that is for this to say.
-        let homes = self.read.iter().map(|it| match it.kind {
-            Kind::Namespace => &it.name,
-            _ => &it.namespace,
-        });
-        let homes = homes.filter(|it| !it.is_empty() && !it.starts_with(UNREADABLE));
-        homes.cloned().chain(own).collect()
+        self.named(&named, done);
     }
 
     /// A file without content is most likely one that somebody is about to fill: what it held stays. Who wants that gone
@@ -233,7 +130,13 @@ impl Loading<'_> {
 
     /// What a nameless document held is among the objects of its file that are missing now: all of those stay. It denies
     /// if it seems to be a policy and no policy of that kind was missing: a denial that stays is some other document's.
-    fn nameless(&mut self, file: &Path, all: Vec<Nameless>, kept: &[ObjectRef]) {
+    fn nameless(
+        &mut self,
+        file: &Path,
+        all: Vec<Nameless>,
+        kept: &[ObjectRef],
+        done: &mut BTreeSet<ObjectRef>,
+    ) {
         for Nameless {
             document,
             guess,
@@ -257,6 +160,7 @@ impl Loading<'_> {
             });
             // What has its name is another one.
             let named = named.filter(|reference| !self.read.contains(reference));
+            done.extend(named.clone());
             let stays = match &named {
                 Some(reference) => self.loaded.origins.contains_key(reference),
                 None => kept.iter().any(|reference| {
@@ -373,40 +277,6 @@ impl Loading<'_> {
                 unversioned(torn.fault.clone()),
             );
         }
-    }
-}
-
-impl Vague {
-    /// Whether it may be this object.
-    fn may_be(&self, it: &ObjectRef) -> bool {
-        let here = self.anywhere || !it.kind.namespaced() || it.namespace == self.refused.namespace;
-        let named = self.refused.name.as_ref() == Some(&it.name);
-        here && named && self.may_be.contains(&it.kind)
-    }
-
-    /// What is known of it as an object of this kind and namespace.
-    fn version(&self, kind: Kind, home: &str) -> (Denial, Option<Object>, Faulty) {
-        let Refused {
-            selector,
-            targets,
-            generation,
-            read,
-            faults,
-            ..
-        } = self.refused.clone();
-        let mut read = read.map(|read| *read);
-        read = read.filter(|it| it.reference().kind == kind);
-        match &mut read {
-            Some(Object::Service(Service { meta, .. }))
-            | Some(Object::Route(Route { meta, .. }))
-            | Some(Object::Unserved(Unserved { meta, .. })) => home.clone_into(&mut meta.namespace),
-            _ => {}
-        }
-        (
-            Denial { selector, targets },
-            read,
-            Faulty { generation, faults },
-        )
     }
 }
 
