@@ -4,6 +4,7 @@
 //! the mesh: callers decide, and make what they get asynchronous where they need it.
 
 pub mod file;
+pub mod group;
 pub mod iptables;
 pub mod netlink;
 pub mod netns;
@@ -13,4 +14,5 @@ pub mod process;
 pub mod route;
 pub mod seqpacket;
 pub mod socket;
+pub mod succession;
 pub mod sysctl;
