@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mesh::keys::Keys;
 use serde_json::{Value, json};
 
 use crate::{
@@ -24,6 +25,7 @@ use helm::Helm;
 pub(crate) mod chart;
 mod helm;
 mod left;
+pub(crate) mod names;
 pub(crate) mod rollout;
 
 /// On a namespace that `install` has made: `uninstall` removes it.
@@ -101,8 +103,12 @@ pub(crate) fn install(arguments: &Arguments) -> Result<(), Failure> {
         )));
     }
     let made = there.is_none_or(|it| !it["metadata"]["annotations"][MADE].is_null());
+    let mut flags = arguments.values.flags()?;
+    let keys = arguments.names(&cluster, &helm.render(&chart, &flags)?)?;
+    let shared = keys == Keys::Shared;
+    flags.extend(["--set".to_owned(), format!("{}={shared}", names::VALUE)]);
     cluster.apply(&path, &namespace_object(namespace, made))?;
-    helm.install(&chart, &arguments.values.flags()?)?;
+    helm.install(&chart, &flags)?;
     arguments.follow(&cluster)
 }
 
@@ -214,6 +220,17 @@ fn namespace_object(name: &str, made: bool) -> Value {
 }
 
 impl Arguments {
+    /// Under which names the mesh is installed that has these manifests.
+    fn names(&self, cluster: &Cluster, manifests: &str) -> Result<Keys, Failure> {
+        let wanted = names::wanted(manifests);
+        let others = names::Holders::of(cluster)?.others(&self.place.namespace);
+        let keys = names::decide(wanted, &others).map_err(Failure::Failed)?;
+        if let Some(said) = names::announce(wanted, keys, &others) {
+            crate::print(&format!("{said}\n"))?;
+        }
+        Ok(keys)
+    }
+
     /// Waits until all parts run; says how far they are, on a terminal.
     fn follow(&self, cluster: &Cluster) -> Result<(), Failure> {
         let (begin, namespace) = (Instant::now(), &self.place.namespace);
@@ -224,10 +241,12 @@ impl Arguments {
             }
         };
         loop {
-            let parts = rollout::parts(&workloads(cluster, namespace)?);
+            let workloads = workloads(cluster, namespace)?;
+            let parts = rollout::parts(&workloads);
             if parts.iter().all(rollout::Part::is_rolled_out) {
                 clear();
-                return done(&parts, namespace, begin.elapsed());
+                let keys = names::installed(&workloads);
+                return done(&parts, keys, namespace, begin.elapsed());
             }
             if begin.elapsed() >= self.timeout {
                 clear();
@@ -248,7 +267,12 @@ impl Arguments {
     }
 }
 
-fn done(parts: &[rollout::Part], namespace: &str, took: Duration) -> Result<(), Failure> {
+fn done(
+    parts: &[rollout::Part],
+    keys: Keys,
+    namespace: &str,
+    took: Duration,
+) -> Result<(), Failure> {
     let paint = Paint::stdout();
     let lines: String = parts
         .iter()
@@ -256,9 +280,10 @@ fn done(parts: &[rollout::Part], namespace: &str, took: Duration) -> Result<(), 
         .collect();
     crate::print(&format!(
         "{lines}Ambit {} runs in {namespace} ({} s). Next, put the running pods of a namespace into the mesh:\n\n  \
-         kubectl label namespace default istio.io/dataplane-mode=ambient\n",
+         kubectl label namespace default {}=ambient\n",
         env!("CARGO_PKG_VERSION"),
         took.as_secs(),
+        keys.dataplane_mode(),
     ))
 }
 

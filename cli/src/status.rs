@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use mesh::enrol::{self, DATAPLANE_MODE, Enrolment, enrolled};
+use mesh::{
+    enrol::{self, Enrolment, enrolled},
+    keys::Keys,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -13,9 +16,6 @@ use crate::{
     install::{self, rollout},
     zc::Table,
 };
-
-/// Written on a pod by the agent, while it is true.
-const REDIRECTION: &str = "ambient.istio.io/redirection";
 
 /// The agent's condition on a pod, which says more.
 const CAPTURED: &str = "ambit.dev/Captured";
@@ -106,14 +106,17 @@ pub(crate) fn main(arguments: &Arguments) -> Result<(), Failure> {
         None => "/api/v1/pods".to_owned(),
     };
     let pods = cluster.list(&path, kept)?;
-    let all = mesh(root, &namespaces, &pods, &own_pods);
+    let keys = install::names::installed(&install::workloads(&cluster, root)?);
+    let all = mesh((root, keys), &namespaces, &pods, &own_pods);
     let some: Vec<_> = all
         .into_iter()
         .filter(|it| of.is_none_or(|of| it.name == of))
         .collect();
     crate::print(&match arguments.output {
         crate::args::Output::Json => as_json(&some),
-        crate::args::Output::Table if some.is_empty() => nobody(root, of, own_pods.is_empty()),
+        crate::args::Output::Table if some.is_empty() => {
+            nobody((root, keys), of, own_pods.is_empty())
+        }
         crate::args::Output::Table => as_text(&some, of.is_some()),
     })
 }
@@ -141,9 +144,10 @@ pub(crate) fn kept(mut pod: Value) -> Value {
     })
 }
 
-/// The namespaces of the mesh. Pure: `own_pods` are those of the mesh itself, which say whether a node has an agent.
+/// The namespaces of the mesh of a root namespace, under the names that it goes by. Pure: `own_pods` are those of the mesh
+/// itself, which say whether a node has an agent.
 pub(crate) fn mesh(
-    root: &str,
+    (root, keys): (&str, Keys),
     namespaces: &[Value],
     pods: &[Value],
     own_pods: &[Value],
@@ -156,8 +160,10 @@ pub(crate) fn mesh(
         let of = pods
             .iter()
             .filter(|it| it["metadata"]["namespace"] == *name && !is_ended(it));
-        let pods: Vec<_> = of.map(|it| pod(it, &labels, excluded, own_pods)).collect();
-        let mode = labels.get(DATAPLANE_MODE).cloned();
+        let pods: Vec<_> = of
+            .map(|it| pod(it, keys, &labels, excluded, own_pods))
+            .collect();
+        let mode = labels.get(keys.dataplane_mode()).cloned();
         if mode.as_deref() == Some("ambient")
             || pods.iter().any(|it| it.is_in() || it.is_captured())
         {
@@ -171,7 +177,13 @@ pub(crate) fn mesh(
     all
 }
 
-fn pod(pod: &Value, labels: &BTreeMap<String, String>, excluded: bool, own_pods: &[Value]) -> Pod {
+fn pod(
+    pod: &Value,
+    keys: Keys,
+    labels: &BTreeMap<String, String>,
+    excluded: bool,
+    own_pods: &[Value],
+) -> Pod {
     let (own, annotations) = (
         map(&pod["metadata"]["labels"]),
         map(&pod["metadata"]["annotations"]),
@@ -182,8 +194,8 @@ fn pod(pod: &Value, labels: &BTreeMap<String, String>, excluded: bool, own_pods:
         host_network: pod["spec"]["hostNetwork"] == true,
         ended: false,
     };
-    let is_captured = annotations.get(REDIRECTION).map(String::as_str) == Some("enabled");
-    let out = match enrolled(enrol::Namespace { labels }, facts) {
+    let is_captured = keys.captured(&annotations);
+    let out = match enrolled(keys, enrol::Namespace { labels }, facts) {
         _ if excluded => Some("pods of this namespace are never in the mesh".to_owned()),
         Enrolment::Out(reason) => Some(reason.to_string()),
         Enrolment::In => None,
@@ -250,7 +262,7 @@ fn map(value: &Value) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn nobody(root: &str, of: Option<&str>, no_mesh: bool) -> String {
+fn nobody((root, keys): (&str, Keys), of: Option<&str>, no_mesh: bool) -> String {
     if no_mesh {
         return format!("no mesh is installed in {root}: ambit install\n");
     }
@@ -259,8 +271,9 @@ fn nobody(root: &str, of: Option<&str>, no_mesh: bool) -> String {
         None => "no namespace is".to_owned(),
     };
     format!(
-        "{what} in the mesh. To put it in: kubectl label namespace {} {DATAPLANE_MODE}=ambient\n",
-        of.unwrap_or("NAME")
+        "{what} in the mesh. To put it in: kubectl label namespace {} {}=ambient\n",
+        of.unwrap_or("NAME"),
+        keys.dataplane_mode()
     )
 }
 

@@ -21,6 +21,17 @@ pub struct Config {
     #[arg(long, conflicts_with = "from")]
     pub kubernetes: bool,
 
+    /// Whether the ecosystem's names are ours on this cluster (istio.io/use-waypoint, istio-ca-root-cert), or only their
+    /// twins under ambit.dev/ and ambit-ca-root-cert, as another mesh holds them.
+    #[arg(
+        long,
+        env = "AMBIT_ISTIO_NAMES",
+        value_name = "BOOL",
+        action = clap::ArgAction::Set,
+        default_value_t = true
+    )]
+    pub istio_names: bool,
+
     /// Name of this replica among those of the cluster.
     #[arg(
         long,

@@ -165,9 +165,10 @@ async fn cluster(config: &Config, tasks: &mut JoinSet<()>) -> Result<Arc<Hub>, E
     let callers = Callers::Reviews(Reviews::new(client.clone(), proxies));
     let hub = Arc::new(hub(config, authority, callers, Reports::unrecorded()));
     let (sender, mut changes) = mpsc::channel(1024);
-    let scope = watcher::Scope::new(&names.root_namespace);
+    let keys = mesh::keys::Keys::of(config.istio_names);
+    let scope = watcher::Scope::new(&names.root_namespace, keys);
     tasks.spawn(watcher::watch(client.clone(), scope, sender));
-    tasks.spawn(root::tell(client.clone(), roots));
+    tasks.spawn(root::tell(client.clone(), keys, roots));
     let (leads, is_leader) = watch::channel(false);
     let (statuses, writes) = watch::channel(Arc::default());
     tasks.spawn(write::run(client.clone(), is_leader, writes));

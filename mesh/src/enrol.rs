@@ -4,7 +4,9 @@
 
 use std::{collections::BTreeMap, fmt};
 
-/// The label of a namespace or a pod that puts it in or keeps it out.
+use crate::keys::Keys;
+
+/// The label of a namespace or a pod that puts it in or keeps it out, under the ecosystem's names.
 pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 
 /// The annotation of a pod that a sidecar's injector has changed.
@@ -42,37 +44,41 @@ pub enum Enrolment {
 /// Why a pod is not in the mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Neither it nor its namespace asks for it.
-    NotAsked,
+    /// Neither it nor its namespace asks for it, by these names.
+    NotAsked(Keys),
     /// Its own label says `none`.
-    KeptOut,
+    KeptOut(Keys),
     /// It uses its node's network.
     HostNetwork,
     /// It has a sidecar, which captures its traffic already.
     Sidecar,
+    /// Another mesh has captured it.
+    OtherMesh,
     /// It has ended.
     Ended,
 }
 
 /// Decides whether a pod is in the mesh. The pod's own label goes before its namespace's; an unknown value of either
 /// counts as none given.
-pub fn enrolled(namespace: Namespace<'_>, pod: Pod<'_>) -> Enrolment {
-    let asked =
-        |labels: &BTreeMap<String, String>| match labels.get(DATAPLANE_MODE).map(String::as_str) {
-            Some("ambient") => Some(true),
-            Some("none") => Some(false),
-            _ => None,
-        };
+pub fn enrolled(keys: Keys, namespace: Namespace<'_>, pod: Pod<'_>) -> Enrolment {
+    let label = keys.dataplane_mode();
+    let asked = |labels: &BTreeMap<String, String>| match labels.get(label).map(String::as_str) {
+        Some("ambient") => Some(true),
+        Some("none") => Some(false),
+        _ => None,
+    };
     if pod.ended {
         Enrolment::Out(Reason::Ended)
     } else if asked(pod.labels) == Some(false) {
-        Enrolment::Out(Reason::KeptOut)
+        Enrolment::Out(Reason::KeptOut(keys))
     } else if asked(pod.labels).or_else(|| asked(namespace.labels)) != Some(true) {
-        Enrolment::Out(Reason::NotAsked)
+        Enrolment::Out(Reason::NotAsked(keys))
     } else if pod.host_network {
         Enrolment::Out(Reason::HostNetwork)
     } else if pod.annotations.contains_key(SIDECAR_STATUS) {
         Enrolment::Out(Reason::Sidecar)
+    } else if keys.captured_elsewhere(pod.annotations) {
+        Enrolment::Out(Reason::OtherMesh)
     } else {
         Enrolment::In
     }
@@ -81,12 +87,19 @@ pub fn enrolled(namespace: Namespace<'_>, pod: Pod<'_>) -> Enrolment {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NotAsked => {
-                "neither the pod nor its namespace has the label istio.io/dataplane-mode=ambient"
+            Self::NotAsked(keys) => {
+                let label = keys.dataplane_mode();
+                return write!(
+                    f,
+                    "neither the pod nor its namespace has the label {label}=ambient"
+                );
             }
-            Self::KeptOut => "the pod has the label istio.io/dataplane-mode=none",
+            Self::KeptOut(keys) => {
+                return write!(f, "the pod has the label {}=none", keys.dataplane_mode());
+            }
             Self::HostNetwork => "the pod uses its node's network",
             Self::Sidecar => "the pod has a sidecar",
+            Self::OtherMesh => "another mesh has captured the pod",
             Self::Ended => "the pod has ended",
         })
     }
@@ -108,16 +121,16 @@ mod tests {
     fn the_pods_label_goes_before_its_namespaces() {
         use Enrolment::{In, Out};
         for (namespace, pod, expected) in [
-            ("", "", Out(Reason::NotAsked)),
+            ("", "", Out(Reason::NotAsked(Keys::Shared))),
             ("ambient", "", In),
-            ("none", "", Out(Reason::NotAsked)),
+            ("none", "", Out(Reason::NotAsked(Keys::Shared))),
             ("", "ambient", In),
             ("none", "ambient", In),
-            ("ambient", "none", Out(Reason::KeptOut)),
-            ("", "none", Out(Reason::KeptOut)),
+            ("ambient", "none", Out(Reason::KeptOut(Keys::Shared))),
+            ("", "none", Out(Reason::KeptOut(Keys::Shared))),
             ("ambient", "Ambient", In),
-            ("Ambient", "", Out(Reason::NotAsked)),
-            ("", "yes", Out(Reason::NotAsked)),
+            ("Ambient", "", Out(Reason::NotAsked(Keys::Shared))),
+            ("", "yes", Out(Reason::NotAsked(Keys::Shared))),
         ] {
             let (of_namespace, of_pod) = (labelled(namespace), labelled(pod));
             let annotations = BTreeMap::new();
@@ -128,6 +141,7 @@ mod tests {
                 ended: false,
             };
             let found = enrolled(
+                Keys::Shared,
                 Namespace {
                     labels: &of_namespace,
                 },
@@ -153,7 +167,34 @@ mod tests {
                 host_network,
                 ended,
             };
-            assert_eq!(enrolled(Namespace { labels: &ambient }, pod), expected);
+            let namespace = Namespace { labels: &ambient };
+            assert_eq!(enrolled(Keys::Shared, namespace, pod), expected);
         }
+    }
+
+    #[test]
+    fn under_own_names_theirs_are_left_alone() {
+        let theirs = labelled("ambient");
+        let ours = BTreeMap::from([("ambit.dev/dataplane-mode".to_owned(), "ambient".to_owned())]);
+        let captured = BTreeMap::from([(
+            "ambient.istio.io/redirection".to_owned(),
+            "enabled".to_owned(),
+        )]);
+        let none = BTreeMap::new();
+        for (labels, annotations, expected) in [
+            (&theirs, &none, Enrolment::Out(Reason::NotAsked(Keys::Own))),
+            (&ours, &none, Enrolment::In),
+            (&ours, &captured, Enrolment::Out(Reason::OtherMesh)),
+        ] {
+            let pod = Pod {
+                labels: &none,
+                annotations,
+                host_network: false,
+                ended: false,
+            };
+            assert_eq!(enrolled(Keys::Own, Namespace { labels }, pod), expected);
+        }
+        let said = Reason::NotAsked(Keys::Own).to_string();
+        assert!(said.contains("ambit.dev/dataplane-mode=ambient"), "{said}");
     }
 }

@@ -14,6 +14,7 @@ pub mod hash;
 pub mod headers;
 pub mod http;
 pub mod identity;
+pub mod keys;
 pub mod local;
 pub mod manifest;
 pub mod model;

@@ -65,7 +65,7 @@ mod cluster {
             };
             tokio::spawn(plugin::run(places, config.ready, hosts, desk));
         }
-        let reporter = tokio::spawn(publish::run(client, receiver, reports));
+        let reporter = tokio::spawn(publish::run(client, config.keys(), receiver, reports));
         let own = config.own_namespace.clone();
         let excluded = config.excluded.iter().chain([&own]).cloned().collect();
         let excluded = Excluded(excluded);
@@ -78,7 +78,7 @@ mod cluster {
             host,
         };
         Ok((
-            Source::Cluster(Pods::new(excluded)),
+            Source::Cluster(Pods::new(config.keys(), excluded)),
             super::Changes::Cluster(cluster),
             Some(reporter),
         ))

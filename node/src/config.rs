@@ -42,6 +42,17 @@ pub struct Config {
     )]
     pub excluded: Vec<String>,
 
+    /// Whether the ecosystem's names are ours on this cluster (istio.io/dataplane-mode, ambient.istio.io/redirection), or
+    /// only their twins under ambit.dev/, as another mesh holds them. Of an API server's objects.
+    #[arg(
+        long,
+        env = "AMBIT_ISTIO_NAMES",
+        value_name = "BOOL",
+        action = clap::ArgAction::Set,
+        default_value_t = true
+    )]
+    pub istio_names: bool,
+
     /// Directory of network namespaces, which pods name by the annotation ambit.dev/netns.
     #[arg(long, env = "AMBIT_NETNS_DIR", default_value = "/run/netns")]
     pub netns_dir: PathBuf,
@@ -112,6 +123,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Under which names objects are read and written.
+    pub fn keys(&self) -> mesh::keys::Keys {
+        mesh::keys::Keys::of(self.istio_names)
+    }
+
     /// Where to report, if anywhere.
     pub fn target(&self) -> Option<Target> {
         let (address, roots, token) = (

@@ -14,7 +14,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use mesh::enrol::{self, Enrolment, enrolled};
+use mesh::{
+    enrol::{self, Enrolment, enrolled},
+    keys::Keys,
+};
 use sys::{
     file::{self, Content, Entry, Stamp},
     netns::Netns,
@@ -342,7 +345,7 @@ impl Manifest {
             host_network: self.host_network,
             ended: self.ended,
         };
-        enrolled(namespace, pod)
+        enrolled(Keys::Shared, namespace, pod)
     }
 
     fn pod(&self, namespace: &str, name: &str, enrolment: Option<Enrolment>) -> Pod {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use mesh::keys::Keys;
 use serde_json::Value;
 
 use super::rules::{Finding, name, namespace};
@@ -38,7 +39,7 @@ const DIRECTIONS: [Direction; 2] = [
 
 /// Policies in the way of pods that are in the mesh.
 pub(super) fn blocking(
-    root: &str,
+    root: (&str, Keys),
     namespaces: &[Value],
     pods: &[Value],
     policies: &[Value],
@@ -203,7 +204,12 @@ mod tests {
             json!({"metadata": {"name": "a", "namespace": "shop", "labels": {"app": "cart"}}, "spec": {}, "status": {}}),
         ];
         let policy = json!({"metadata": {"name": "p", "namespace": "shop"}, "spec": spec});
-        blocking("ambit-system", &namespaces, &pods, &[policy])
+        blocking(
+            ("ambit-system", Keys::Shared),
+            &namespaces,
+            &pods,
+            &[policy],
+        )
     }
 
     fn stops(spec: &Value) -> bool {

@@ -1,10 +1,11 @@
 //! What is wrong, from what an API server has answered. Pure.
 
+use mesh::keys::Keys;
 use serde_json::Value;
 
 use super::policies;
 use crate::{
-    install::{chart::oldest_kubernetes, rollout},
+    install::{chart::oldest_kubernetes, names, rollout},
     status,
 };
 
@@ -45,6 +46,13 @@ pub(super) struct Facts {
     /// All pods, as far as [`status::kept`] keeps them.
     pub(super) pods: Vec<Value>,
     pub(super) network_policies: Vec<Value>,
+}
+
+impl Facts {
+    /// The namespace of the mesh, and under which names it goes.
+    fn mesh(&self) -> (&str, Keys) {
+        (&self.namespace, names::installed(&self.workloads))
+    }
 }
 
 /// How bad it is.
@@ -147,7 +155,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
     found.extend(nodes(facts));
     found.extend(captured(facts));
     found.extend(policies::blocking(
-        &facts.namespace,
+        facts.mesh(),
         &facts.namespaces,
         &facts.pods,
         &facts.network_policies,
@@ -245,40 +253,39 @@ fn cilium(facts: &Facts) -> Option<Finding> {
 /// What other meshes have running, and what they have left behind.
 fn other_meshes(facts: &Facts) -> Vec<Finding> {
     let mut found = Vec::new();
-    let mut runs = |what: &str, object: &Value, kind: &str, repair: &str| {
-        let place = format!("{kind} {}/{}", namespace(object), name(object));
-        found.push(Finding::error("other-mesh", format!("{what} runs here"), repair).at(place));
-    };
     for object in &facts.deployments {
+        let place = format!("Deployment {}/{}", namespace(object), name(object));
         let (mesh, repair) = match object["metadata"]["labels"]["app"].as_str() {
-            Some("istiod") => ("the control plane of Istio", "istioctl uninstall --purge"),
-            Some("kuma-control-plane") => (
-                "the control plane of Kuma",
-                "helm list -A; then helm uninstall its release",
-            ),
-            _ => (
-                "the control plane of Linkerd",
-                "linkerd uninstall | kubectl delete -f -",
-            ),
+            Some("istiod") => {
+                let repair = "istioctl uninstall --purge";
+                found.push(beside(facts, "the control plane of Istio", repair).at(place));
+                continue;
+            }
+            Some("kuma-control-plane") => ("Kuma", "helm list -A; then helm uninstall its release"),
+            _ => ("Linkerd", "linkerd uninstall | kubectl delete -f -"),
         };
-        runs(mesh, object, "Deployment", repair);
+        let what = format!("the control plane of {mesh} runs here");
+        found.push(Finding::error("other-mesh", what, repair).at(place));
     }
     for object in &facts.daemon_sets {
-        let repair = format!(
-            "kubectl -n {} delete daemonset {}",
-            namespace(object),
-            name(object)
-        );
-        let foreign = namespace(object) != facts.namespace;
-        match name(object) {
-            "istio-cni-node" => runs("the CNI plugin of Istio", object, "DaemonSet", &repair),
-            "linkerd-cni" => runs("the CNI plugin of Linkerd", object, "DaemonSet", &repair),
-            "ztunnel" if foreign => runs("the node proxy of Istio", object, "DaemonSet", &repair),
+        let (of, name) = (namespace(object), name(object));
+        let place = format!("DaemonSet {of}/{name}");
+        let repair = format!("kubectl -n {of} delete daemonset {name}");
+        match name {
+            "istio-cni-node" => {
+                found.push(beside(facts, "the CNI plugin of Istio", &repair).at(place));
+            }
+            "ztunnel" if of != facts.namespace => {
+                found.push(beside(facts, "the node proxy of Istio", &repair).at(place));
+            }
+            "linkerd-cni" => {
+                let what = "the CNI plugin of Linkerd runs here";
+                found.push(Finding::error("other-mesh", what, repair).at(place));
+            }
             _ => {}
         }
     }
-    let nothing_runs = found.is_empty();
-    if nothing_runs {
+    if found.is_empty() && facts.mesh().1 == Keys::Shared {
         found.extend(left_certificates(facts));
     }
     found.extend(left_webhooks(facts));
@@ -286,6 +293,26 @@ fn other_meshes(facts: &Facts) -> Vec<Finding> {
         found.push(Finding::ok("other-mesh", "none, and nothing left of one"));
     }
     found
+}
+
+/// A part of a mesh that holds the names of the ecosystem: a fault only of a mesh that goes by the same.
+fn beside(facts: &Facts, what: &str, repair: &str) -> Finding {
+    if facts.workloads.is_empty() {
+        let what = format!(
+            "{what} runs here: beside it `ambit install` goes by names of its own (ambit.dev/dataplane-mode)"
+        );
+        return Finding::warning("other-mesh", what, repair);
+    }
+    match facts.mesh().1 {
+        Keys::Shared => {
+            let what = format!("{what} runs here, and goes by the same names");
+            Finding::error("other-mesh", what, repair)
+        }
+        Keys::Own => {
+            let what = format!("{what} runs here, by other names than ours");
+            Finding::ok("other-mesh", what)
+        }
+    }
 }
 
 fn left_certificates(facts: &Facts) -> Option<Finding> {
@@ -297,7 +324,7 @@ fn left_certificates(facts: &Facts) -> Option<Finding> {
         .collect();
     let first = namespace(foreign.first()?);
     let what = format!(
-        "{} ConfigMaps istio-ca-root-cert are of another mesh, which does not run",
+        "{} ConfigMaps istio-ca-root-cert are of another mesh, which does not run; as long as they are there `ambit install` goes by names of its own",
         foreign.len()
     );
     let repair = "kubectl delete configmap -A -l 'app.kubernetes.io/part-of!=ambit' --field-selector metadata.name=istio-ca-root-cert";
@@ -416,7 +443,7 @@ fn nodes(facts: &Facts) -> Vec<Finding> {
 /// Pods that should be captured and are not.
 fn captured(facts: &Facts) -> Vec<Finding> {
     let mesh = status::mesh(
-        &facts.namespace,
+        facts.mesh(),
         &facts.namespaces,
         &facts.pods,
         &facts.own_pods,

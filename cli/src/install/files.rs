@@ -20,6 +20,10 @@
         include_str!("../../../deploy/helm/ambit/templates/NOTES.txt"),
     ),
     (
+        "templates/_compat.tpl",
+        include_str!("../../../deploy/helm/ambit/templates/_compat.tpl"),
+    ),
+    (
         "templates/_names.tpl",
         include_str!("../../../deploy/helm/ambit/templates/_names.tpl"),
     ),

@@ -15,6 +15,9 @@ use crate::{
 /// On what the control plane makes in namespaces of others.
 const OURS: &str = "app.kubernetes.io/part-of%3Dambit";
 
+/// What it is called, by whichever names.
+const CERTIFICATES: [&str; 2] = ["istio-ca-root-cert", "ambit-ca-root-cert"];
+
 /// What has been removed, in words, and what users have in the namespace, which therefore stays.
 pub(super) fn remove(
     cluster: &Cluster,
@@ -27,15 +30,16 @@ pub(super) fn remove(
         &format!("/api/v1/configmaps?labelSelector={OURS}"),
         whole_object,
     )? {
-        if object["metadata"]["name"] == "istio-ca-root-cert" {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        if CERTIFICATES.contains(&name) {
             let of = object["metadata"]["namespace"].as_str().unwrap_or_default();
-            let path = format!("{}/configmaps/istio-ca-root-cert", namespace_path(of));
+            let path = format!("{}/configmaps/{name}", namespace_path(of));
             count += usize::from(cluster.delete(&path)?);
         }
     }
     if count > 0 {
         removed.push(format!(
-            "the ConfigMap istio-ca-root-cert of {count} namespaces"
+            "the ConfigMap with the root certificate of {count} namespaces"
         ));
     }
     if cluster.delete(&format!("{}/secrets/ambit-ca", namespace_path(namespace)))? {
@@ -140,7 +144,7 @@ fn is_of_cluster(kind: &str, object: &Value) -> bool {
         || ends
         || match kind {
             "Event" => true,
-            "ConfigMap" => matches!(name, "kube-root-ca.crt" | "istio-ca-root-cert"),
+            "ConfigMap" => name == "kube-root-ca.crt" || CERTIFICATES.contains(&name),
             "ServiceAccount" => name == "default",
             // Of a cluster that still gives tokens to service accounts.
             "Secret" => object["type"] == "kubernetes.io/service-account-token",

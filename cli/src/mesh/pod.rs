@@ -86,7 +86,8 @@ pub(super) fn of(world: &World, pod: &manifest::Pod) -> Result<Pod, String> {
         host_network: pod.host_network,
         ended: pod.over,
     };
-    let enrolled = mesh::enrol::enrolled(mesh::enrol::Namespace { labels: namespace }, facts);
+    let namespace = mesh::enrol::Namespace { labels: namespace };
+    let enrolled = mesh::enrol::enrolled(mesh::keys::Keys::Shared, namespace, facts);
     let account = if pod.service_account.is_empty() {
         "default"
     } else {

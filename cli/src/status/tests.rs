@@ -4,10 +4,12 @@ use super::*;
 
 const AMBIENT: &str = "ambient";
 
+const MESH: (&str, Keys) = ("ambit-system", Keys::Shared);
+
 fn namespace(name: &str, mode: &str) -> Value {
     match mode {
         "" => json!({"metadata": {"name": name}}),
-        mode => json!({"metadata": {"name": name, "labels": {DATAPLANE_MODE: mode}}}),
+        mode => json!({"metadata": {"name": name, "labels": {enrol::DATAPLANE_MODE: mode}}}),
     }
 }
 
@@ -33,14 +35,14 @@ fn own(app: &str) -> Value {
 
 fn state(mode: &str, more: &Value, own_pods: &[Value]) -> Option<State> {
     let pods = [pod_of("shop", "a", more)];
-    let mesh = mesh("ambit-system", &[namespace("shop", mode)], &pods, own_pods);
+    let mesh = mesh(MESH, &[namespace("shop", mode)], &pods, own_pods);
     mesh.first()
         .and_then(|it| it.pods.first())
         .map(|pod| pod.state.clone())
 }
 
 fn captured() -> Value {
-    json!({"metadata": {"annotations": {REDIRECTION: "enabled"}}})
+    json!({"metadata": {"annotations": {Keys::Shared.redirection(): "enabled"}}})
 }
 
 #[test]
@@ -81,7 +83,7 @@ fn a_pod_is_captured_when_it_says_so_and_otherwise_it_is_said_why_not() {
             waiting("no ztunnel takes it"),
         ),
         (
-            json!({"metadata": {"labels": {DATAPLANE_MODE: "none"}}}),
+            json!({"metadata": {"labels": {enrol::DATAPLANE_MODE: "none"}}}),
             &both[..],
             Some(State::Out(
                 "the pod has the label istio.io/dataplane-mode=none".to_owned(),
@@ -107,11 +109,11 @@ fn a_pod_is_captured_when_it_says_so_and_otherwise_it_is_said_why_not() {
 fn a_namespace_counts_by_its_label_or_by_its_pods() {
     assert_eq!(state("", &json!({}), &[]), None);
     assert_eq!(state("", &captured(), &[]), Some(State::Leaving));
-    let labelled = json!({"metadata": {"labels": {DATAPLANE_MODE: AMBIENT}, "annotations": {REDIRECTION: "enabled"}}});
+    let labelled = json!({"metadata": {"labels": {enrol::DATAPLANE_MODE: AMBIENT}, "annotations": {Keys::Shared.redirection(): "enabled"}}});
     assert_eq!(state("", &labelled, &[]), Some(State::Captured));
     for excluded in ["kube-system", "ambit-system"] {
         let pods = [pod_of(excluded, "a", &json!({}))];
-        let mesh = mesh("ambit-system", &[namespace(excluded, AMBIENT)], &pods, &[]);
+        let mesh = mesh(MESH, &[namespace(excluded, AMBIENT)], &pods, &[]);
         assert!(!mesh[0].pods[0].is_in(), "{excluded}");
     }
 }
@@ -124,7 +126,7 @@ fn the_summary_counts_and_only_those_not_captured_are_named() {
         pod_of("bank", "c", &captured()),
     ];
     let all = mesh(
-        "ambit-system",
+        MESH,
         &[namespace("bank", AMBIENT), namespace("shop", AMBIENT)],
         &pods,
         &[],

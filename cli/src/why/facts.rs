@@ -20,6 +20,7 @@ use control::{
 use mesh::{
     delta::{Delta, Resource},
     enrol,
+    keys::Keys,
     name::Name,
     parse::Rejected,
     store, waypoint,
@@ -105,7 +106,7 @@ fn capture(world: &mut World) {
             host_network: pod.host_network,
             ended: pod.over,
         };
-        if enrol::enrolled(namespace, facts) == enrol::Enrolment::In {
+        if enrol::enrolled(Keys::Shared, namespace, facts) == enrol::Enrolment::In {
             let annotations = &mut pod.meta.annotations;
             annotations.insert(REDIRECTION.to_owned(), "enabled".to_owned());
         }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh::enrol;
+use mesh::{enrol, keys::Keys};
 use proto::workload::{TunnelProtocol, Workload, address::Type};
 
 use super::{
@@ -265,7 +265,7 @@ fn is_outside(scope: Scope<'_>, workload: &Workload) -> bool {
         host_network: pod.host_network,
         ended: pod.over,
     };
-    enrol::enrolled(namespace, facts) != enrol::Enrolment::In
+    enrol::enrolled(Keys::Shared, namespace, facts) != enrol::Enrolment::In
 }
 
 fn named(all: &BTreeSet<String>) -> String {

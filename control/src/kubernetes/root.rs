@@ -16,6 +16,7 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
+use mesh::keys::Keys;
 use serde_json::json;
 use tokio_stream::StreamExt;
 
@@ -23,9 +24,6 @@ use crate::ca::{Authority, BadRoot, ROOT_CERT, ROOT_KEY};
 
 /// The Secret with the root's key.
 pub const SECRET: &str = "ambit-ca";
-
-/// The ConfigMap with the root's certificate, and the key in it, as the ecosystem's proxies mount them.
-pub const CONFIG_MAP: &str = "istio-ca-root-cert";
 
 const MANAGER: &str = "ambit-control";
 
@@ -109,8 +107,8 @@ fn load(secret: &Secret) -> Result<Authority, NoRoot> {
     Authority::load(&part(ROOT_KEY)?, part(ROOT_CERT)?).map_err(NoRoot::Bad)
 }
 
-/// Keeps the roots in every namespace, until the task ends.
-pub async fn tell(client: Client, roots: String) {
+/// Keeps the roots in every namespace, in the ConfigMap [`Keys::root_certificate`], until the task ends.
+pub async fn tell(client: Client, keys: Keys, roots: String) {
     let namespaces = watcher(
         Api::<Namespace>::all(client.clone()),
         watcher::Config::default(),
@@ -121,7 +119,15 @@ pub async fn tell(client: Client, roots: String) {
         match event {
             Ok(Event::Apply(namespace) | Event::InitApply(namespace)) => {
                 let ends = namespace.metadata.deletion_timestamp.is_some();
-                if !ends && let Err(error) = put(&client, &namespace.name_any(), &roots).await {
+                if !ends
+                    && let Err(error) = put(
+                        &client,
+                        keys.root_certificate(),
+                        &namespace.name_any(),
+                        &roots,
+                    )
+                    .await
+                {
                     tracing::warn!(namespace = namespace.name_any(), %error, "is not given the root certificate");
                 }
             }
@@ -131,20 +137,20 @@ pub async fn tell(client: Client, roots: String) {
     }
 }
 
-async fn put(client: &Client, namespace: &str, roots: &str) -> Result<(), kube::Error> {
+async fn put(client: &Client, name: &str, namespace: &str, roots: &str) -> Result<(), kube::Error> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    let there = api.get_opt(CONFIG_MAP).await?;
+    let there = api.get_opt(name).await?;
     let said = there.and_then(|it| it.data?.get(ROOT_CERT).cloned());
     if said.as_deref() == Some(roots) {
         return Ok(());
     }
     let wanted = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": CONFIG_MAP, "labels": {"app.kubernetes.io/part-of": "ambit"}},
+        "metadata": {"name": name, "labels": {"app.kubernetes.io/part-of": "ambit"}},
         "data": {ROOT_CERT: roots},
     });
     let apply = PatchParams::apply(MANAGER).force();
-    api.patch(CONFIG_MAP, &apply, &Patch::Apply(&wanted))
+    api.patch(name, &apply, &Patch::Apply(&wanted))
         .await
         .map(drop)
 }

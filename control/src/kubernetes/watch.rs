@@ -14,6 +14,7 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
+use mesh::keys::Keys;
 use serde_json::Value;
 use tokio::{sync::mpsc::Sender, task::JoinSet, time::sleep};
 use tokio_stream::StreamExt;
@@ -30,16 +31,18 @@ const ABSENT: Duration = Duration::from_secs(5);
 /// Until an API server that does not answer is asked again what it serves.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Which objects of a kind are watched.
+/// Which objects of a kind are watched, and under which names they are read.
 #[derive(Clone, Debug)]
 pub struct Scope {
     root_namespace: String,
+    keys: Keys,
 }
 
 impl Scope {
     /// All of them; of ConfigMaps only that which configures the mesh of this root namespace.
-    pub fn new(root_namespace: &str) -> Self {
+    pub fn new(root_namespace: &str, keys: Keys) -> Self {
         Self {
+            keys,
             root_namespace: root_namespace.to_owned(),
         }
     }
@@ -85,10 +88,10 @@ async fn follow(client: Client, scope: Scope, kind: Kind, changes: Sender<Change
                 if let Some(fault) = &pruned {
                     tracing::error!(kind = kind.as_str(), reason = %fault, "every policy of this kind denies");
                 }
-                let what = scope.of(&client, kind, &resource);
+                let (what, keys) = (scope.of(&client, kind, &resource), scope.keys);
                 let pruned = pruned.as_ref();
                 let ended = tokio::select! {
-                    ended = objects(what, kind, &resource, pruned, &changes) => ended,
+                    ended = objects(what, kind, keys, &resource, pruned, &changes) => ended,
                     () = schema::changed(&client, kind, pruned) => Ok(()),
                 };
                 if let Err(Closed) = ended {
@@ -133,12 +136,13 @@ async fn looked_up(
 async fn objects(
     (api, config): (Api<DynamicObject>, watcher::Config),
     kind: Kind,
+    keys: Keys,
     resource: &ApiResource,
     pruned: Option<&Fault>,
     changes: &Sender<Change>,
 ) -> Result<(), Closed> {
     let read = |object| {
-        let stored = read(kind, resource, object)?;
+        let stored = read(kind, keys, resource, object)?;
         Some(match pruned {
             Some(fault) => stored.refused_for(fault),
             None => stored,
@@ -195,8 +199,17 @@ fn reference(kind: Kind, object: &DynamicObject) -> Option<ObjectRef> {
     ))
 }
 
-fn read(kind: Kind, resource: &ApiResource, mut object: DynamicObject) -> Option<Stored> {
-    object.metadata.managed_fields = None;
+fn read(
+    kind: Kind,
+    keys: Keys,
+    resource: &ApiResource,
+    mut object: DynamicObject,
+) -> Option<Stored> {
+    let metadata = &mut object.metadata;
+    metadata.managed_fields = None;
+    for said in [&mut metadata.labels, &mut metadata.annotations] {
+        said.iter_mut().for_each(|map| keys.translate(map));
+    }
     let mut tree = serde_json::to_value(object).ok()?;
     if let Value::Object(fields) = &mut tree {
         // Items of a list do not say what they are.

@@ -7,16 +7,16 @@ use std::{
 
 use cni::host::Host;
 use k8s_openapi::api::core::v1;
-use mesh::enrol::{self, Enrolment, enrolled};
+use mesh::{
+    enrol::{self, Enrolment, enrolled},
+    keys::Keys,
+};
 use sys::netns::Netns;
 use tokio::sync::oneshot;
 
 use crate::manifests::{Key, Place, Pod};
 
-/// The annotation that says that a pod is reached through tunnels.
-pub const REDIRECTION: &str = "ambient.istio.io/redirection";
-
-/// Its value while the pod is captured.
+/// The value of the annotation [`Keys::redirection`] while a pod is captured.
 pub const ENABLED: &str = "enabled";
 
 /// The annotation of a namespace whose pods start outside the mesh rather than not at all.
@@ -119,6 +119,7 @@ pub enum Standing {
 /// All that is known of this node's pods.
 #[derive(Debug)]
 pub struct Pods {
+    keys: Keys,
     excluded: Excluded,
     namespaces: Option<BTreeMap<String, Namespace>>,
     pods: Option<BTreeMap<Key, Seen>>,
@@ -128,8 +129,9 @@ pub struct Pods {
 
 impl Pods {
     /// Nothing is known yet.
-    pub fn new(excluded: Excluded) -> Self {
+    pub fn new(keys: Keys, excluded: Excluded) -> Self {
         Self {
+            keys,
             excluded,
             namespaces: None,
             pods: None,
@@ -179,7 +181,7 @@ impl Pods {
     pub fn lacks_any(&self) -> bool {
         let mut pods = self.pods.iter().flatten();
         pods.any(|(key, pod)| {
-            let counts = !self.pod(key, pod).is_out() || pod.is_captured();
+            let counts = !self.pod(key, pod).is_out() || pod.is_captured(self.keys);
             counts && self.lacks(&pod.uid)
         })
     }
@@ -233,7 +235,7 @@ impl Pods {
             Some((_, seen)) if self.pod(key, &seen).is_out() => Standing::Out,
             Some(_) => Standing::Coming,
             None => Standing::Unknown {
-                namespace_is_out: !namespace.takes_in(),
+                namespace_is_out: !namespace.takes_in(self.keys),
             },
         }
     }
@@ -248,7 +250,7 @@ impl Pods {
         Some(Host {
             own: own.to_owned(),
             excluded: self.excluded.0.clone(),
-            enrolled: names(&Namespace::takes_in),
+            enrolled: names(&|namespace| namespace.takes_in(self.keys)),
             plain: names(&|namespace| namespace.starts_plain),
         })
     }
@@ -264,7 +266,7 @@ impl Pods {
     /// What is written on the pods themselves: by uid, whether it says that the pod is captured.
     pub fn published(&self) -> BTreeMap<Key, (String, bool)> {
         let pods = self.pods.iter().flatten();
-        pods.map(|(key, pod)| (key.clone(), (pod.uid.clone(), pod.is_captured())))
+        pods.map(|(key, pod)| (key.clone(), (pod.uid.clone(), pod.is_captured(self.keys))))
             .collect()
     }
 
@@ -287,7 +289,7 @@ impl Pods {
             name: name.clone(),
             uid: seen.uid.clone(),
             service_account: seen.service_account.clone(),
-            enrolment: Some(enrolled(enrol::Namespace { labels }, facts)),
+            enrolment: Some(enrolled(self.keys, enrol::Namespace { labels }, facts)),
             netns: self.netns.get(&seen.uid).cloned().map(Place::Held),
             ready: seen.ready,
         }
@@ -296,7 +298,7 @@ impl Pods {
 
 impl Namespace {
     /// Whether pods are in the mesh that say nothing themselves.
-    fn takes_in(&self) -> bool {
+    fn takes_in(&self, keys: Keys) -> bool {
         let none = Labels::new();
         let bare = enrol::Pod {
             labels: &none,
@@ -305,13 +307,13 @@ impl Namespace {
             ended: false,
         };
         let labels = &self.labels;
-        enrolled(enrol::Namespace { labels }, bare) == Enrolment::In
+        enrolled(keys, enrol::Namespace { labels }, bare) == Enrolment::In
     }
 }
 
 impl Seen {
-    fn is_captured(&self) -> bool {
-        self.annotations.get(REDIRECTION).map(String::as_str) == Some(ENABLED)
+    fn is_captured(&self, keys: Keys) -> bool {
+        keys.captured(&self.annotations)
     }
 }
 
@@ -359,7 +361,7 @@ mod tests {
 
     fn pods() -> Pods {
         let excluded = ["kube-system".to_owned()].into();
-        Pods::new(Excluded(excluded))
+        Pods::new(Keys::Shared, Excluded(excluded))
     }
 
     fn label(value: &str) -> Labels {
@@ -440,7 +442,7 @@ mod tests {
     #[test]
     fn a_pod_that_left_the_mesh_while_the_agent_was_away_is_looked_for_too() {
         let mut pods = pods();
-        let captured = json!({"metadata": {"annotations": {REDIRECTION: ENABLED}}});
+        let captured = json!({"metadata": {"annotations": {Keys::Shared.redirection(): ENABLED}}});
         pods.apply(Change::Pods(vec![pod("a", &captured)]));
         pods.apply(Change::Namespaces(BTreeMap::new()));
         assert!(!is_in(&pods, "shop", "a") && pods.lacks_any());
@@ -504,5 +506,23 @@ mod tests {
         let sets = [host.excluded, host.enrolled, host.plain];
         let sets = sets.map(|set| set.into_iter().collect::<Vec<_>>().join(" "));
         assert_eq!(sets, ["kube-system", "a b", "b"]);
+    }
+
+    #[test]
+    fn under_own_names_pods_that_another_mesh_has_captured_are_left_alone() {
+        let mut pods = Pods::new(Keys::Own, Excluded(BTreeSet::new()));
+        let theirs = json!({"metadata": {"annotations": {Keys::Shared.redirection(): ENABLED}}});
+        pods.apply(Change::Pods(vec![pod("a", &json!({})), pod("b", &theirs)]));
+        let labelled = |key: &str| Namespace {
+            labels: [(key.to_owned(), "ambient".to_owned())].into(),
+            starts_plain: false,
+        };
+        let shared = labelled(Keys::Shared.dataplane_mode());
+        pods.apply(Change::Namespaces([("shop".to_owned(), shared)].into()));
+        assert!(!is_in(&pods, "shop", "a") && !is_in(&pods, "shop", "b"));
+        let own = labelled(Keys::Own.dataplane_mode());
+        pods.apply(Change::Namespace("shop".to_owned(), own));
+        assert!(is_in(&pods, "shop", "a") && !is_in(&pods, "shop", "b"));
+        assert!(pods.published().values().all(|(_, captured)| !captured));
     }
 }

@@ -9,12 +9,13 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams},
 };
+use mesh::keys::Keys;
 use proto::node::PodReport;
 use serde_json::json;
 use tokio::{sync::watch, time::sleep};
 use tracing::{info, warn};
 
-use super::pods::{ENABLED, REDIRECTION};
+use super::pods::ENABLED;
 use crate::{manifests::Key, report::Reports};
 
 /// Until what could not be written is tried again.
@@ -50,6 +51,7 @@ pub fn writes(published: &Published, reports: &[PodReport]) -> Vec<Write> {
 /// Writes until the agent ends.
 pub async fn run(
     client: Client,
+    keys: Keys,
     mut published: watch::Receiver<Published>,
     mut reports: watch::Receiver<Reports>,
 ) {
@@ -61,7 +63,7 @@ pub async fn run(
         };
         let mut failed = false;
         for write in &list {
-            failed |= !carry_out(&client, write).await;
+            failed |= !carry_out(&client, keys, write).await;
         }
         tokio::select! {
             changed = reports.changed() => if changed.is_err() { return },
@@ -71,12 +73,12 @@ pub async fn run(
     }
 }
 
-async fn carry_out(client: &Client, write: &Write) -> bool {
+async fn carry_out(client: &Client, keys: Keys, write: &Write) -> bool {
     let (namespace, name) = &write.pod;
     let api: Api<v1::Pod> = Api::namespaced(client.clone(), namespace);
     let value = write.captured.then_some(ENABLED);
     // The uid makes sure that it is still this pod: another one of its name refuses.
-    let patch = json!({"metadata": {"uid": write.uid, "annotations": {REDIRECTION: value}}});
+    let patch = json!({"metadata": {"uid": write.uid, "annotations": {keys.redirection(): value}}});
     let patched = api
         .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
         .await;

@@ -12,14 +12,12 @@ use kube::{
     Api, Client, ResourceExt,
     api::{ListParams, Patch, PatchParams},
 };
+use mesh::keys::Keys;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
-use super::{
-    netns,
-    pods::{ENABLED, REDIRECTION},
-};
+use super::netns;
 use crate::{Config, Error, capture, cni, config::Extent};
 
 /// The agents' DaemonSet, and their container in it.
@@ -65,7 +63,7 @@ async fn node(client: &Client, config: &Config) -> Result<(), String> {
         cni::install::restore(&places).map_err(|error| error.to_string())?;
     }
     // Before the rules: peers are to have ended their tunnels when nobody takes them any more.
-    unwrite(client, &config.node).await?;
+    unwrite(client, config.keys(), &config.node).await?;
     let all = netns::all(|_| true).map_err(|error| error.to_string())?;
     for (uid, netns) in all {
         let removed = capture::remove(&netns);
@@ -75,18 +73,16 @@ async fn node(client: &Client, config: &Config) -> Result<(), String> {
 }
 
 /// Takes away what is written on this node's pods.
-async fn unwrite(client: &Client, node: &str) -> Result<(), String> {
+async fn unwrite(client: &Client, keys: Keys, node: &str) -> Result<(), String> {
     let api: Api<v1::Pod> = Api::all(client.clone());
     let own = ListParams::default().fields(&format!("spec.nodeName={node}"));
     let pods = api.list(&own).await.map_err(|error| error.to_string())?;
-    let written =
-        |pod: &&v1::Pod| pod.annotations().get(REDIRECTION).map(String::as_str) == Some(ENABLED);
+    let written = |pod: &&v1::Pod| keys.captured(pod.annotations());
     for pod in pods.items.iter().filter(written) {
         let api: Api<v1::Pod> =
             Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
         let none = Option::<&str>::None;
-        let patch =
-            json!({"metadata": {"uid": pod.metadata.uid, "annotations": {REDIRECTION: none}}});
+        let patch = json!({"metadata": {"uid": pod.metadata.uid, "annotations": {keys.redirection(): none}}});
         let (name, patch) = (pod.name_any(), Patch::Merge(&patch));
         match api.patch(&name, &PatchParams::default(), &patch).await {
             Ok(_) => {}

@@ -134,7 +134,10 @@ fn what_a_pod_says_of_itself_counts() {
     let elsewhere = look(("  namespace: shop\n", ""));
     assert_eq!(
         (elsewhere.namespace.as_str(), elsewhere.enrolment),
-        ("default", Some(Enrolment::Out(Reason::NotAsked)))
+        (
+            "default",
+            Some(Enrolment::Out(Reason::NotAsked(Keys::Shared)))
+        )
     );
 }
 
@@ -169,7 +172,7 @@ fn a_broken_document_is_told_once_and_its_last_version_stays() {
     );
     assert_eq!(
         pods[&key("cart")].enrolment,
-        Some(Enrolment::Out(Reason::NotAsked)),
+        Some(Enrolment::Out(Reason::NotAsked(Keys::Shared))),
         "the good document counts"
     );
     assert_eq!(

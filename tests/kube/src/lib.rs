@@ -9,6 +9,7 @@ pub mod load;
 pub mod mesh;
 pub mod pod;
 pub mod program;
+pub mod shell;
 pub mod token;
 
 pub use cluster::Cluster;

@@ -3,20 +3,14 @@
 //! The cluster has the image that the chart names, made of the executable under test; nothing is fetched.
 
 use std::{
-    env,
-    ffi::OsString,
-    fs,
-    os::unix::fs::{PermissionsExt as _, symlink},
-    path::{Path, PathBuf},
-    process::{self, Command},
+    env, fs,
+    path::Path,
+    process,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tests_kube::{
-    Cluster, image, mesh,
-    program::{Failed, run, wait},
-};
+use tests_kube::{Cluster, image, program::wait, shell::Shell};
 
 const DOCUMENT: &str = include_str!("../../../docs/install.md");
 const SOON: Duration = Duration::from_secs(60);
@@ -60,51 +54,6 @@ fn commands(block: &str) -> Vec<String> {
         }
     }
     commands
-}
-
-/// A shell whose PATH has `ambit`, `kubectl` and `helm`, and which talks to one cluster.
-struct Shell<'a> {
-    cluster: &'a Cluster,
-    programs: PathBuf,
-}
-
-impl<'a> Shell<'a> {
-    fn of(cluster: &'a Cluster) -> Self {
-        let programs = env::temp_dir().join(format!("ambit-programs-{}", process::id()));
-        fs::create_dir_all(&programs).expect("a directory for programs");
-        symlink(env!("CARGO_BIN_EXE_ambit"), programs.join("ambit")).expect("a link to ambit");
-        symlink(mesh::helm(), programs.join("helm")).expect("a link to helm");
-        let kubectl = programs.join("kubectl");
-        let script = format!(
-            "#!/bin/sh\nexec '{}' kubectl \"$@\"\n",
-            cluster.binary().display()
-        );
-        fs::write(&kubectl, script).expect("a script for kubectl");
-        let executable = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(&kubectl, executable).expect("a script that can be run");
-        Self { cluster, programs }
-    }
-
-    fn says(&self, line: &str) -> Result<String, Failed> {
-        let mut path = OsString::from(&self.programs);
-        path.push(":");
-        path.push(env::var_os("PATH").unwrap_or_default());
-        let mut shell: Command = self.cluster.command("/bin/sh");
-        run(shell.env("PATH", path).args(["-c", line]), "")
-    }
-
-    fn does(&self, line: &str) -> String {
-        println!("$ {line}");
-        let said = self.says(line).unwrap_or_else(|failed| panic!("{failed}"));
-        println!("{said}");
-        said
-    }
-}
-
-impl Drop for Shell<'_> {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.programs);
-    }
 }
 
 fn load(cluster: &Cluster) {
@@ -164,7 +113,7 @@ fn what_the_document_says_works_and_leaves_nothing() {
         return;
     };
     load(&cluster);
-    let shell = Shell::of(&cluster);
+    let shell = Shell::of(&cluster, Path::new(env!("CARGO_BIN_EXE_ambit")));
     let before = objects(&cluster);
     for (title, commands) in sections(DOCUMENT) {
         println!("== {title}");
@@ -212,15 +161,6 @@ fn holds_after(shell: &Shell<'_>, title: &str, command: &str, said: &str) {
     }
 }
 
-/// What a command says when it fails, with this exit code.
-fn fails(shell: &Shell<'_>, line: &str, code: i32) -> String {
-    println!("$ {line}");
-    let failed = shell.says(line).expect_err("it has to fail");
-    println!("{}", failed.said);
-    assert_eq!(failed.code, Some(code), "{failed}");
-    failed.said
-}
-
 #[test]
 fn what_goes_wrong_is_said_with_what_to_do_and_users_objects_are_never_removed() {
     let _alone = alone();
@@ -228,7 +168,7 @@ fn what_goes_wrong_is_said_with_what_to_do_and_users_objects_are_never_removed()
         return;
     };
     load(&cluster);
-    let shell = Shell::of(&cluster);
+    let shell = Shell::of(&cluster, Path::new(env!("CARGO_BIN_EXE_ambit")));
     let before = objects(&cluster);
 
     nothing_is_there(&shell);
@@ -240,10 +180,9 @@ fn what_goes_wrong_is_said_with_what_to_do_and_users_objects_are_never_removed()
 }
 
 fn nothing_is_there(shell: &Shell<'_>) {
-    let said = fails(shell, "KUBECONFIG=/nonexistent ambit check", 3);
+    let said = shell.fails("KUBECONFIG=/nonexistent ambit check", 3);
     assert!(said.contains("KUBECONFIG=/nonexistent"), "{said}");
-    let said = fails(
-        shell,
+    let said = shell.fails(
         &format!("PATH=/nonexistent {} install", env!("CARGO_BIN_EXE_ambit")),
         1,
     );
@@ -253,7 +192,7 @@ fn nothing_is_there(shell: &Shell<'_>) {
         said.contains("replicas: 7") && said.contains("pod-security"),
         "{said}"
     );
-    let said = fails(shell, "ambit check", 1);
+    let said = shell.fails("ambit check", 1);
     assert!(
         said.contains("nothing is installed in ambit-system") && said.contains("→ ambit install"),
         "{said}"
@@ -267,8 +206,7 @@ fn nothing_is_there(shell: &Shell<'_>) {
 }
 
 fn an_image_that_is_not_there_is_repaired(shell: &Shell<'_>) {
-    let said = fails(
-        shell,
+    let said = shell.fails(
         "ambit install --image localhost:1/ambit:none --timeout 10s",
         1,
     );
@@ -276,12 +214,12 @@ fn an_image_that_is_not_there_is_repaired(shell: &Shell<'_>) {
         said.contains("ztunnel 0/1") && said.contains("Pull"),
         "{said}"
     );
-    let said = fails(shell, "ambit check", 1);
+    let said = shell.fails("ambit check", 1);
     assert!(
         said.contains("its ztunnel is not ready") && said.contains("kubectl -n ambit-system"),
         "{said}"
     );
-    let said = fails(shell, "ambit install", 1);
+    let said = shell.fails("ambit install", 1);
     assert!(said.contains("ambit upgrade"), "{said}");
     let said = shell.does(&format!(
         "AMBIT_IMAGE={IMAGE} ambit upgrade --set control.replicas=1"

@@ -254,3 +254,21 @@ fn a_version_is_its_first_two_numbers() {
         assert_eq!(numbers(text), expected, "{text}");
     }
 }
+
+#[test]
+fn beside_a_mesh_of_other_names_ours_is_well() {
+    let mut facts = well();
+    let env = json!([{"name": "AMBIT_ISTIO_NAMES", "value": "false"}]);
+    let spec = json!({"template": {"spec": {"containers": [{"env": env}]}}});
+    facts.workloads[2]["spec"] = spec;
+    facts.deployments = vec![
+        json!({"metadata": {"name": "istiod", "namespace": "istio-system", "labels": {"app": "istiod"}}}),
+    ];
+    facts.root_certificates = vec![json!({"metadata": {"namespace": "b"}})];
+    assert_eq!(wrong(&facts), []);
+    // Before there is one it is worth knowing.
+    facts.workloads.clear();
+    let before = before(&facts);
+    assert!(before.iter().any(|it| it.level == Level::Warning));
+    assert!(before.iter().all(|it| it.level != Level::Error));
+}

@@ -30,7 +30,10 @@ fn ask(netns: &Arc<Netns>) -> Ask {
 /// A node that learns of its pods from an API server, which has told of the namespace so far.
 fn node(test: &str) -> Node {
     let mut node = Node::new(test);
-    let mut pods = Pods::new(Excluded(["kube-system".to_owned()].into()));
+    let mut pods = Pods::new(
+        mesh::keys::Keys::Shared,
+        Excluded(["kube-system".to_owned()].into()),
+    );
     let mode = ("istio.io/dataplane-mode".to_owned(), "ambient".to_owned());
     let shop = Namespace {
         labels: [mode].into(),
