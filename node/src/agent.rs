@@ -38,7 +38,12 @@ use crate::{
 };
 
 #[cfg(feature = "kubernetes")]
+use crate::kubernetes::host::Host;
+
+#[cfg(feature = "kubernetes")]
 mod arrivals;
+#[cfg(feature = "kubernetes")]
+mod probed;
 mod tracked;
 
 use tracked::{Found, Stage, Tracked, take_out};
@@ -63,6 +68,9 @@ pub struct Agent {
     server: Server,
     reports: Sender<Reports>,
     verified: Option<Instant>,
+    /// Tells probes from everything else; or why this node cannot.
+    #[cfg(feature = "kubernetes")]
+    host: Result<Host, String>,
 }
 
 /// Where the agent learns of its node's pods.
@@ -112,6 +120,8 @@ impl Agent {
             server,
             reports,
             verified: None,
+            #[cfg(feature = "kubernetes")]
+            host: Err("nobody has looked".to_owned()),
         }
     }
 
@@ -196,6 +206,7 @@ impl Agent {
                 crate::kubernetes::netns::look(pods);
                 self.wanted = pods.wanted();
                 self.complete = self.wanted.is_some();
+                self.without_probes();
                 return false;
             }
         };
@@ -250,6 +261,9 @@ impl Agent {
     }
 
     fn reconcile(&mut self, verify: bool, now: Instant) {
+        // Before any pod takes what has the source of probes, nobody else may have it.
+        #[cfg(feature = "kubernetes")]
+        self.guard(false);
         let Some(wanted) = &self.wanted else { return };
         for (key, pod) in wanted {
             self.pods
@@ -260,6 +274,8 @@ impl Agent {
         for key in keys {
             self.step(&key, verify, now);
         }
+        #[cfg(feature = "kubernetes")]
+        self.guard(verify);
         if self.complete {
             let list = self.zds.complete(now);
             self.carry_out(list, now);

@@ -6,7 +6,7 @@ use std::{fmt, io};
 
 use sys::{iptables, netns::Netns, nft, route, sysctl};
 
-use crate::rules;
+use crate::rules::{self, Probed};
 
 /// How much of the rules is in a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,10 +37,10 @@ pub enum Error {
 ///
 /// # Errors
 /// Before anything is changed, if another tool's rules are in the way.
-pub fn install(netns: &Netns) -> Result<(), Error> {
+pub fn install(netns: &Netns, probed: &Probed) -> Result<(), Error> {
     let obstacle = netns.within(|| match obstacle()? {
-        Some(what) => Ok(Some((what, state()?))),
-        None => put().map(|()| None),
+        Some(what) => Ok(Some((what, state(probed)?))),
+        None => put(probed).map(|()| None),
     });
     match obstacle? {
         Some((what, ours)) => Err(Error::Obstacle { what, ours }),
@@ -52,8 +52,8 @@ pub fn install(netns: &Netns) -> Result<(), Error> {
 ///
 /// # Errors
 /// Also if another tool's rules have come to be in the way.
-pub fn verify(netns: &Netns) -> Result<State, Error> {
-    match netns.within(|| Ok((obstacle()?, state()?)))? {
+pub fn verify(netns: &Netns, probed: &Probed) -> Result<State, Error> {
+    match netns.within(|| Ok((obstacle()?, state(probed)?)))? {
         (Some(what), ours) => Err(Error::Obstacle { what, ours }),
         (None, state) => Ok(state),
     }
@@ -63,7 +63,7 @@ pub fn verify(netns: &Netns) -> Result<State, Error> {
 pub fn remove(netns: &Netns) -> io::Result<()> {
     netns.within(|| {
         // The packet rules first: without them nothing is marked, and the routes lie idle.
-        missing_is_fine(nft::remove(rules::TABLE))?;
+        missing_is_fine(nft::remove(nft::Family::Inet, rules::TABLE))?;
         for rule in route::rules()?
             .into_iter()
             .filter(|rule| rule.protocol == rules::PROTOCOL)
@@ -80,7 +80,7 @@ pub fn remove(netns: &Netns) -> io::Result<()> {
     })
 }
 
-fn put() -> io::Result<()> {
+fn put(probed: &Probed) -> io::Result<()> {
     let v6 = has_v6();
     for route in rules::routes(v6, route::index("lo")?) {
         present_is_fine(route::add_route(&route))?;
@@ -88,13 +88,13 @@ fn put() -> io::Result<()> {
     for rule in rules::routing_rules(v6) {
         present_is_fine(route::add_rule(&rule))?;
     }
-    nft::replace(&rules::table(v6))
+    nft::replace(&rules::table(v6, probed))
 }
 
-fn state() -> io::Result<State> {
+fn state(probed: &Probed) -> io::Result<State> {
     let v6 = has_v6();
     let (listed, found_routes, found_rules) = (nft::list()?, route::routes()?, route::rules()?);
-    let table = rules::table(v6);
+    let table = rules::table(v6, probed);
     let routes = rules::routes(v6, route::index("lo")?);
     let routing_rules = rules::routing_rules(v6);
     let whole = table.stands(&listed)

@@ -81,6 +81,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     };
     info!(node = config.node, socket = %config.zds_socket.display(), "the agent runs");
     let mut agent = Agent::new(source, server, sender);
+    #[cfg(feature = "kubernetes")]
+    if config.kubernetes {
+        agent.tell_probes();
+    }
     let outcome = serve(&mut agent, &mut changes, shutdown).await;
     if config.remove_on_exit {
         farewell(&mut agent).await;

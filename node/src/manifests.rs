@@ -26,6 +26,7 @@ use sys::{
 mod document;
 mod rule;
 
+use crate::rules::Probed;
 use document::{Contents, Gap, Labels, Manifest, Object};
 use rule::{Files, Kept, Settled, settle};
 
@@ -62,6 +63,8 @@ pub struct Pod {
     pub netns: Option<Place>,
     /// Its manifest does not say that it is not ready.
     pub ready: bool,
+    /// Where its node asks it how it is. From a directory of manifests: nowhere, as there is no kubelet.
+    pub probed: Probed,
 }
 
 /// Where a pod's network namespace is.
@@ -370,6 +373,7 @@ impl Manifest {
                 .cloned()
                 .map(Place::File),
             ready: !self.ended && !self.unready,
+            probed: Probed::new(),
         }
     }
 }

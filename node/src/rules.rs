@@ -9,10 +9,13 @@
 //! Of two connections with the same addresses, the client's own and the proxy's, the ports may be the same too: the
 //! proxy's is tracked in a zone apart.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use sys::{
-    nft::{Action, Chain, Hook, Kind, Listed, Match, Rule, Table},
+    nft::{self, Action, Chain, Hook, Kind, Listed, Match, Rule, Table},
     route,
 };
 
@@ -52,8 +55,12 @@ const MANGLE: i32 = -150;
 /// Where address translation of destinations stands.
 const NAT: i32 = -100;
 
-/// The packet rules for a namespace, with those for IPv6 if it has IPv6.
-pub fn table(v6: bool) -> Table {
+/// TCP ports of a pod that the node asks how the pod is.
+pub type Probed = BTreeSet<u16>;
+
+/// The packet rules for a namespace, with those for IPv6 if it has IPv6. What comes from [`PROBE`] goes past the proxy to the
+/// ports that are probed, and to no others.
+pub fn table(v6: bool, probed: &Probed) -> Table {
     let chain = |name: &str, kind, hook, priority, rules| Chain {
         name: name.into(),
         kind,
@@ -62,6 +69,7 @@ pub fn table(v6: bool) -> Table {
         rules,
     };
     Table {
+        family: nft::Family::Inet,
         name: TABLE.into(),
         chains: vec![
             chain(
@@ -91,7 +99,7 @@ pub fn table(v6: bool) -> Table {
                 Kind::Nat,
                 Hook::Prerouting,
                 NAT,
-                arriving(v6),
+                arriving(v6, probed),
             ),
             chain("nat-output", Kind::Nat, Hook::Output, NAT, leaving(v6)),
         ],
@@ -127,7 +135,7 @@ pub fn routing_rules(v6: bool) -> Vec<route::Rule> {
 
 /// Another tool's packet rules that would take traffic before ours or change our marks, in words; none if there are none.
 pub fn obstacle(listed: &[Listed]) -> Option<String> {
-    let ours = table(true);
+    let ours = table(true, &Probed::new());
     let hooks = [Hook::Prerouting as u32, Hook::Output as u32];
     listed
         .iter()
@@ -242,7 +250,7 @@ fn restore_mark() -> Rule {
 }
 
 /// First packets of connections that arrive.
-fn arriving(v6: bool) -> Vec<Rule> {
+fn arriving(v6: bool, probed: &Probed) -> Vec<Rule> {
     let mut rules = Vec::new();
     for family in families(v6) {
         let probe = Match::Source {
@@ -250,10 +258,17 @@ fn arriving(v6: bool) -> Vec<Rule> {
             prefix: whole(family.probe),
             is: true,
         };
-        rules.push(Rule {
-            when: vec![probe, Match::Tcp],
+        rules.extend(probed.iter().map(|port| Rule {
+            when: vec![
+                probe.clone(),
+                Match::Tcp,
+                Match::Port {
+                    port: *port,
+                    is: true,
+                },
+            ],
             then: Action::Accept,
-        });
+        }));
         let other = Match::Port {
             port: TUNNEL,
             is: false,

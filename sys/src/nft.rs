@@ -18,6 +18,8 @@ pub use expression::{Expression, Field, Register};
 
 /// NFPROTO_INET: a table for both families.
 const INET: u8 = 1;
+/// NFPROTO_BRIDGE.
+const BRIDGE: u8 = 7;
 
 // Attributes of tables, chains, hooks and rules (linux/netfilter/nf_tables.h).
 const TABLE_NAME: u16 = 1;
@@ -31,13 +33,24 @@ const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_EXPRESSIONS: u16 = 4;
 
-/// Rules of one owner for both families (`inet`).
+/// Rules of one owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
+    /// Whose packets pass them.
+    pub family: Family,
     /// Its name.
     pub name: String,
     /// Its chains.
     pub chains: Vec<Chain>,
+}
+
+/// Which packets a table is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// What this host sends, gets and routes, by IPv4 and IPv6.
+    Inet,
+    /// What its bridges pass on. Its chains can be of kind filter only.
+    Bridge,
 }
 
 /// Rules that packets pass at one place.
@@ -152,6 +165,18 @@ pub enum Match {
         /// This one or any other.
         is: bool,
     },
+    /// Whoever opened the socket that the packet is of was then in this control group of version 2, or below it. Never
+    /// holds for a packet of no socket of this host. Works on arrival, delivery and output only.
+    Group(Group),
+}
+
+/// A control group (version 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// How far below the root of the calling thread's namespace of control groups: 0 is the root.
+    pub level: u32,
+    /// The inode of its directory.
+    pub id: u64,
 }
 
 /// What happens to a packet that matches.
@@ -170,6 +195,17 @@ pub enum Action {
     },
     /// The packet gets its connection's mark.
     RestoreMark,
+    /// The packet's mark gets this value in the bits of the mask.
+    Mark {
+        /// The value.
+        mark: u32,
+        /// The bits that change.
+        mask: u32,
+    },
+    /// The connection has this source instead; the other end sees no other. Works after routing, in chains of kind nat.
+    SourceAddress(IpAddr),
+    /// The packet is gone.
+    Drop,
     /// What goes the way of the connection's first packet is tracked apart, in this zone: the same addresses and ports
     /// may be another connection's there. What comes back is tracked with all the rest. Works before connection
     /// tracking only, which has priority -200.
@@ -204,40 +240,41 @@ pub struct Base {
 
 /// Puts a table in place of the one of its name, if any, in one step: no packet meets half of it.
 pub fn replace(table: &Table) -> io::Result<()> {
-    let named = |kind, flags| message(kind, flags, INET).text(TABLE_NAME, &table.name);
+    let family = table.family.number();
+    let named = |kind, flags| message(kind, flags, family).text(TABLE_NAME, &table.name);
     // Making it first lets the removal succeed whether or not it was there.
     let mut batch = vec![begin()];
     batch.push(named(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE));
     batch.push(named(libc::NFT_MSG_DELTABLE, 0));
     batch.push(named(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE));
     for chain in &table.chains {
-        batch.push(chain_message(&table.name, chain));
+        batch.push(chain_message(table, chain));
     }
     for chain in &table.chains {
         batch.extend(
             chain
                 .rules
                 .iter()
-                .map(|rule| rule_message(&table.name, &chain.name, rule)),
+                .map(|rule| rule_message(table, &chain.name, rule)),
         );
     }
     commit(batch)
 }
 
-/// Removes an `inet` table with all that is in it.
+/// Removes a table with all that is in it.
 ///
 /// # Errors
 /// `NotFound` if there is none of that name.
-pub fn remove(name: &str) -> io::Result<()> {
+pub fn remove(family: Family, name: &str) -> io::Result<()> {
     commit(vec![
         begin(),
-        message(libc::NFT_MSG_DELTABLE, 0, INET).text(TABLE_NAME, name),
+        message(libc::NFT_MSG_DELTABLE, 0, family.number()).text(TABLE_NAME, name),
     ])
 }
 
 /// The names of all tables, with their families.
 pub fn tables() -> io::Result<Vec<(u8, String)>> {
-    let replies = dump(libc::NFT_MSG_GETTABLE)?;
+    let replies = dump(&message(libc::NFT_MSG_GETTABLE, 0, 0))?;
     let name = |reply: &Reply| {
         let name = Attributes::after(4, &reply.body)?.text(TABLE_NAME);
         Ok::<_, Malformed>((family(reply)?, name.unwrap_or_default()))
@@ -247,9 +284,23 @@ pub fn tables() -> io::Result<Vec<(u8, String)>> {
 
 /// All chains of all tables, with their rules.
 pub fn list() -> io::Result<Vec<Listed>> {
-    let replies = dump(libc::NFT_MSG_GETCHAIN)?;
-    let mut chains = replies.iter().map(listed).collect::<Result<Vec<_>, _>>()?;
-    for reply in dump(libc::NFT_MSG_GETRULE)? {
+    let rules = dump(&message(libc::NFT_MSG_GETRULE, 0, 0))?;
+    with_rules(dump(&message(libc::NFT_MSG_GETCHAIN, 0, 0))?, rules)
+}
+
+/// The chains of a table, with their rules, however many others there are; nothing if there is no such table.
+pub fn list_table(family: Family, name: &str) -> io::Result<Vec<Listed>> {
+    let ask = |kind, attribute| message(kind, 0, family.number()).text(attribute, name);
+    let rules = dump(&ask(libc::NFT_MSG_GETRULE, RULE_TABLE))?;
+    // The kernel does not choose among chains.
+    let mut chains = with_rules(dump(&ask(libc::NFT_MSG_GETCHAIN, CHAIN_TABLE))?, rules)?;
+    chains.retain(|found| (found.family, found.table.as_str()) == (family.number(), name));
+    Ok(chains)
+}
+
+fn with_rules(chains: Vec<Reply>, rules: Vec<Reply>) -> io::Result<Vec<Listed>> {
+    let mut chains = chains.iter().map(listed).collect::<Result<Vec<_>, _>>()?;
+    for reply in rules {
         let attributes = Attributes::after(4, &reply.body)?;
         let of = (
             family(&reply)?,
@@ -276,24 +327,36 @@ impl Table {
             && self.chains.iter().all(|chain| {
                 found
                     .iter()
-                    .any(|found| found.chain == chain.name && chain.is(found))
+                    .any(|found| found.chain == chain.name && chain.is(found, self.family))
             })
     }
 
     /// Whether a chain is in the table of this name.
     pub fn owns(&self, found: &Listed) -> bool {
-        found.family == INET && found.table == self.name
+        found.family == self.family.number() && found.table == self.name
+    }
+}
+
+impl Family {
+    fn number(self) -> u8 {
+        match self {
+            Self::Inet => INET,
+            Self::Bridge => BRIDGE,
+        }
     }
 }
 
 impl Chain {
-    fn is(&self, found: &Listed) -> bool {
+    fn is(&self, found: &Listed, family: Family) -> bool {
         let base = Base {
             kind: self.kind.name().into(),
             hook: self.hook as u32,
             priority: self.priority,
         };
-        let rules: Vec<_> = self.rules.iter().map(expression::compile).collect();
+        let rules = self.rules.iter();
+        let rules: Vec<_> = rules
+            .map(|rule| expression::compile(rule, family))
+            .collect();
         found.base.as_ref() == Some(&base) && found.rules == rules
     }
 }
@@ -308,9 +371,9 @@ impl Kind {
     }
 }
 
-fn chain_message(table: &str, chain: &Chain) -> Message {
-    message(libc::NFT_MSG_NEWCHAIN, NLM_F_CREATE, INET)
-        .text(CHAIN_TABLE, table)
+fn chain_message(table: &Table, chain: &Chain) -> Message {
+    message(libc::NFT_MSG_NEWCHAIN, NLM_F_CREATE, table.family.number())
+        .text(CHAIN_TABLE, &table.name)
         .text(CHAIN_NAME, &chain.name)
         .nest(CHAIN_HOOK, |hook| {
             hook.be32(HOOK_NUMBER, chain.hook as u32)
@@ -319,12 +382,13 @@ fn chain_message(table: &str, chain: &Chain) -> Message {
         .text(CHAIN_TYPE, chain.kind.name())
 }
 
-fn rule_message(table: &str, chain: &str, rule: &Rule) -> Message {
-    message(libc::NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, INET)
-        .text(RULE_TABLE, table)
+fn rule_message(table: &Table, chain: &str, rule: &Rule) -> Message {
+    let flags = NLM_F_CREATE | NLM_F_APPEND;
+    message(libc::NFT_MSG_NEWRULE, flags, table.family.number())
+        .text(RULE_TABLE, &table.name)
         .text(RULE_CHAIN, chain)
         .nest(RULE_EXPRESSIONS, |list| {
-            expression::encode(&expression::compile(rule), list)
+            expression::encode(&expression::compile(rule, table.family), list)
         })
 }
 
@@ -382,8 +446,8 @@ fn commit(mut batch: Vec<Message>) -> io::Result<()> {
     Socket::open(SockProtocol::NetlinkNetFilter)?.batch(&batch, &[0, last])
 }
 
-fn dump(kind: libc::c_int) -> io::Result<Vec<Reply>> {
-    Socket::open(SockProtocol::NetlinkNetFilter)?.dump(&message(kind, 0, 0))
+fn dump(message: &Message) -> io::Result<Vec<Reply>> {
+    Socket::open(SockProtocol::NetlinkNetFilter)?.dump(message)
 }
 
 #[cfg(test)]

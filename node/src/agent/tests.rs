@@ -5,6 +5,7 @@ use crate::{
     capture::{self, State},
     manifests::GONE,
     readiness, rules,
+    rules::Probed,
 };
 use prost::Message;
 use proto::{
@@ -207,7 +208,10 @@ async fn captured(test: &str) -> (Node, Netns, Proxy) {
     let told = node.told(&proxy).await;
     assert!(is_add_of(&told, &netns), "{told:?}");
     // The rules come before the proxy, and the report after it.
-    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    assert_eq!(
+        capture::verify(&netns, &Probed::new()).unwrap(),
+        State::Whole
+    );
     assert!(!node.report().captured);
     assert!(
         node.report().reason.contains("not acknowledged"),
@@ -243,14 +247,17 @@ async fn a_pod_is_captured_and_let_go_in_order() {
     };
     assert_eq!(del.uid, "shop/cart/keeper");
     assert_eq!(
-        capture::verify(&netns).unwrap(),
+        capture::verify(&netns, &Probed::new()).unwrap(),
         State::Whole,
         "until the proxy has answered"
     );
     assert!(node.report().captured);
     proxy.answer("");
     node.work().await;
-    assert_eq!(capture::verify(&netns).unwrap(), State::Absent);
+    assert_eq!(
+        capture::verify(&netns, &Probed::new()).unwrap(),
+        State::Absent
+    );
     let report = node.report();
     assert_eq!((report.captured, report.reason), (false, String::new()));
     // And in again.
@@ -273,7 +280,10 @@ async fn a_pod_that_is_gone_is_let_go_and_forgotten() {
     assert!(matches!(node.told(&proxy).await.0, Payload::Del(_)));
     proxy.answer("");
     node.work().await;
-    assert_eq!(capture::verify(&netns).unwrap(), State::Absent);
+    assert_eq!(
+        capture::verify(&netns, &Probed::new()).unwrap(),
+        State::Absent
+    );
     assert_eq!(*node.reports.borrow(), Some(vec![]));
 }
 
@@ -287,7 +297,10 @@ async fn a_pod_that_is_out_or_gone_leaves_the_rules_to_another_with_its_namespac
     let other = POD.replace("name: cart", "name: other");
     node.write("other.yaml", &format!("{other}status: {{phase: Failed}}\n"));
     node.agent.look(Instant::now());
-    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    assert_eq!(
+        capture::verify(&netns, &Probed::new()).unwrap(),
+        State::Whole
+    );
     node.write("other.yaml", &other);
     fs::remove_file(node.root.join("manifests/pod.yaml")).unwrap();
     let now = Instant::now();
@@ -298,7 +311,10 @@ async fn a_pod_that_is_out_or_gone_leaves_the_rules_to_another_with_its_namespac
     }
     proxy.answer("");
     node.work().await;
-    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    assert_eq!(
+        capture::verify(&netns, &Probed::new()).unwrap(),
+        State::Whole
+    );
     assert!(node.report().captured && node.report().name == "other");
 }
 
@@ -313,13 +329,22 @@ async fn a_pod_that_is_out_takes_no_rules_from_one_that_cannot_be_read_at_a_star
     node.write("other.yaml", &format!("{other}status: {{phase: Failed}}\n"));
     node.write("pod.yaml", &POD.replace("spec:", "\tspec:"));
     node.restart();
-    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    assert_eq!(
+        capture::verify(&netns, &Probed::new()).unwrap(),
+        State::Whole
+    );
     node.write("pod.yaml", "");
     node.agent.look(Instant::now());
-    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    assert_eq!(
+        capture::verify(&netns, &Probed::new()).unwrap(),
+        State::Whole
+    );
     fs::remove_file(node.root.join("manifests/pod.yaml")).unwrap();
     node.agent.look(Instant::now());
-    assert_eq!(capture::verify(&netns).unwrap(), State::Absent);
+    assert_eq!(
+        capture::verify(&netns, &Probed::new()).unwrap(),
+        State::Absent
+    );
 }
 
 #[tokio::test]
@@ -328,13 +353,18 @@ async fn rules_that_were_taken_away_are_put_back_and_the_report_says_so() {
         return;
     }
     let (mut node, netns, _proxy) = captured("stolen").await;
-    netns.within(|| nft::remove(rules::TABLE)).unwrap();
+    netns
+        .within(|| nft::remove(nft::Family::Inet, rules::TABLE))
+        .unwrap();
     let now = Instant::now() + VERIFY;
     node.agent.tick(now);
     let report = node.report();
     assert!(report.captured, "peers must not fall back to plaintext");
     assert!(report.reason.contains("put back"), "{}", report.reason);
-    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    assert_eq!(
+        capture::verify(&netns, &Probed::new()).unwrap(),
+        State::Whole
+    );
     node.agent.tick(now + VERIFY);
     let report = node.report();
     assert_eq!((report.captured, report.reason), (true, String::new()));
@@ -362,7 +392,9 @@ async fn another_tools_rules_in_a_captured_pod_do_not_make_peers_send_plaintext(
         "{}",
         report.reason
     );
-    netns.within(|| nft::remove("theirs")).unwrap();
+    netns
+        .within(|| nft::remove(nft::Family::Inet, "theirs"))
+        .unwrap();
     node.agent.tick(Instant::now() + 2 * VERIFY);
     let report = node.report();
     assert_eq!((report.captured, report.reason), (true, String::new()));
@@ -377,7 +409,10 @@ async fn an_agent_that_starts_while_a_manifest_is_being_written_lets_no_pod_go()
     let writer = fs::File::create(node.root.join("manifests/namespace.yaml")).unwrap();
     (node.agent, node.reports) = agent_in(&node.root);
     assert!(node.agent.look(Instant::now()), "to be looked at again");
-    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    assert_eq!(
+        capture::verify(&netns, &Probed::new()).unwrap(),
+        State::Whole
+    );
     drop(writer);
     node.label("ambient");
     node.agent.look(Instant::now());
@@ -399,15 +434,23 @@ async fn a_faulty_namespace_takes_no_captured_pod_out_at_a_start() {
     let (mut node, netns, _) = captured("faulty-namespace").await;
     node.write("namespace.yaml", FAULTY);
     node.restart();
-    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    assert_eq!(
+        capture::verify(&netns, &Probed::new()).unwrap(),
+        State::Whole
+    );
     let report = node.report();
     assert!(report.captured && report.ready, "{report:?}");
     let proxy = node.proxy();
     assert!(is_add_of(&node.told(&proxy).await, &netns));
     // As long as it is not clear, its rules are put back like any captured pod's.
-    netns.within(|| nft::remove(rules::TABLE)).unwrap();
+    netns
+        .within(|| nft::remove(nft::Family::Inet, rules::TABLE))
+        .unwrap();
     node.agent.tick(Instant::now() + VERIFY);
-    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    assert_eq!(
+        capture::verify(&netns, &Probed::new()).unwrap(),
+        State::Whole
+    );
     node.label("none");
     node.agent.look(Instant::now());
     proxy.answer("");
@@ -429,7 +472,10 @@ async fn a_faulty_pod_is_not_taken_out_at_a_start() {
     let labels = "namespace: shop\n  labels: {istio.io/dataplane-mode: 5}\n";
     node.write("pod.yaml", &POD.replace("namespace: shop\n", labels));
     node.restart();
-    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    assert_eq!(
+        capture::verify(&netns, &Probed::new()).unwrap(),
+        State::Whole
+    );
     assert!(node.report().captured);
 }
 
@@ -446,10 +492,16 @@ async fn a_pod_that_may_be_in_the_mesh_is_neither_captured_nor_ready() {
     assert_eq!((report.captured, report.ready), (false, false));
     assert!(report.reason.contains("never could"), "{report:?}");
     assert_eq!(report.addresses, [[192, 0, 2, 1]]);
-    assert_eq!(capture::verify(&netns).unwrap(), State::Absent);
+    assert_eq!(
+        capture::verify(&netns, &Probed::new()).unwrap(),
+        State::Absent
+    );
     node.label("ambient");
     node.agent.look(Instant::now());
-    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    assert_eq!(
+        capture::verify(&netns, &Probed::new()).unwrap(),
+        State::Whole
+    );
     assert!(node.report().ready);
 }
 
@@ -466,7 +518,10 @@ async fn a_pod_that_cannot_be_read_at_a_start_stays_with_its_proxy_and_as_it_was
         let proxy = node.proxy();
         node.work().await;
         node.work().await;
-        assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+        assert_eq!(
+            capture::verify(&netns, &Probed::new()).unwrap(),
+            State::Whole
+        );
         assert_eq!(*node.reports.borrow(), None, "{faulty:?}");
         node.write("pod.yaml", POD);
         node.agent.look(Instant::now());
@@ -491,6 +546,7 @@ fn theirs() -> nft::Table {
         rules: vec![redirect],
     };
     nft::Table {
+        family: nft::Family::Inet,
         name: "theirs".into(),
         chains: vec![chain],
     }
@@ -518,7 +574,9 @@ async fn another_tools_rules_keep_a_pod_out_and_are_named() {
     ));
     proxy.answer("");
     node.work().await;
-    netns.within(|| nft::remove("theirs")).unwrap();
+    netns
+        .within(|| nft::remove(nft::Family::Inet, "theirs"))
+        .unwrap();
     node.agent.tick(Instant::now());
     assert!(is_add_of(&node.told(&proxy).await, &netns));
 }
@@ -564,7 +622,10 @@ async fn another_namespace_of_the_same_name_is_another_pod() {
     assert!(matches!(node.told(&proxy).await.0, Payload::Del(_)));
     proxy.answer("");
     node.work().await;
-    assert_eq!(capture::verify(&old).unwrap(), State::Absent);
+    assert_eq!(
+        capture::verify(&old, &Probed::new()).unwrap(),
+        State::Absent
+    );
     node.agent.tick(Instant::now());
     assert!(is_add_of(&node.told(&proxy).await, &new));
     proxy.answer("");
@@ -589,7 +650,10 @@ async fn a_new_agent_takes_over_what_stands_and_clears_what_should_not() {
     node.label("none");
     node.restart();
     assert!(!node.report().captured);
-    assert_eq!(capture::verify(&netns).unwrap(), State::Absent);
+    assert_eq!(
+        capture::verify(&netns, &Probed::new()).unwrap(),
+        State::Absent
+    );
 }
 
 #[tokio::test]
@@ -633,7 +697,10 @@ async fn without_its_manifests_the_agent_lets_nothing_go_and_says_nothing() {
     assert!(node.report().captured);
     node.restart();
     assert_eq!(*node.reports.borrow(), None);
-    assert_eq!(capture::verify(&netns).unwrap(), State::Whole);
+    assert_eq!(
+        capture::verify(&netns, &Probed::new()).unwrap(),
+        State::Whole
+    );
     fs::rename(node.root.join("away"), node.root.join("manifests")).unwrap();
     node.agent.tick(Instant::now() + VERIFY);
     assert!(node.report().captured);
@@ -678,7 +745,7 @@ async fn after_exit(test: &str, remove_on_exit: bool) -> State {
         .expect("the agent ends")
         .0
         .unwrap();
-    capture::verify(&netns).unwrap()
+    capture::verify(&netns, &Probed::new()).unwrap()
 }
 
 #[tokio::test]

@@ -143,7 +143,7 @@ impl Tracked {
         now: Instant,
     ) -> Vec<Do<Arc<Netns>>> {
         let with_proxy = matches!(self.stage, Stage::Told | Stage::Captured);
-        let stand = |netns: &Arc<Netns>| match capture::verify(netns) {
+        let stand = |netns: &Arc<Netns>| match capture::verify(netns, &self.pod.probed) {
             Ok(ours) | Err(capture::Error::Obstacle { ours, .. }) => ours != State::Absent,
             Err(capture::Error::Os(_)) => false,
         };
@@ -199,10 +199,10 @@ impl Tracked {
 
     /// Has the rules stand. True if any of them was there already.
     fn stand(&mut self, key: &Key, netns: &Netns) -> bool {
-        let found = capture::verify(netns);
+        let found = capture::verify(netns, &self.pod.probed);
         let (ours, outcome) = match found {
             Ok(State::Whole) => (State::Whole, Ok(())),
-            Ok(state) => (state, capture::install(netns)),
+            Ok(state) => (state, capture::install(netns, &self.pod.probed)),
             Err(capture::Error::Obstacle { what, ours }) => {
                 (ours.clone(), Err(capture::Error::Obstacle { what, ours }))
             }
@@ -246,6 +246,14 @@ impl Tracked {
             Ok(addresses) => self.addresses = addresses,
             Err(error) => warn!(pod = self.pod.name, %error, "cannot read the pod's addresses"),
         }
+    }
+
+    /// Where the node asks the pod how it is, while its rules may let that through.
+    #[cfg(feature = "kubernetes")]
+    pub(super) fn probed(&self) -> impl Iterator<Item = (IpAddr, u16)> + '_ {
+        let is_in = matches!(self.stage, Stage::Told | Stage::Captured | Stage::Leaving);
+        let addresses = self.addresses.iter().filter(move |_| is_in);
+        addresses.flat_map(|ip| self.pod.probed.iter().map(|port| (*ip, *port)))
     }
 
     /// What the control plane is told; nothing of a pod that the agent has no eyes on.

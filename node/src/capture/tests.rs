@@ -97,6 +97,7 @@ fn removal_leaves_no_trace() {
     }
     let lab = lab();
     let foreign = nft::Table {
+        family: nft::Family::Inet,
         name: "theirs".into(),
         chains: vec![nft::Chain {
             name: "input".into(),
@@ -111,16 +112,16 @@ fn removal_leaves_no_trace() {
     };
     lab.pod.within(|| nft::replace(&foreign)).unwrap();
     let before = everything(&lab.pod);
-    assert_eq!(verify(&lab.pod).unwrap(), State::Absent);
+    assert_eq!(verify(&lab.pod, &Probed::new()).unwrap(), State::Absent);
     remove(&lab.pod).unwrap();
-    install(&lab.pod).unwrap();
-    assert_eq!(verify(&lab.pod).unwrap(), State::Whole);
+    install(&lab.pod, &Probed::new()).unwrap();
+    assert_eq!(verify(&lab.pod, &Probed::new()).unwrap(), State::Whole);
     assert_ne!(everything(&lab.pod), before);
-    install(&lab.pod).unwrap();
-    assert_eq!(verify(&lab.pod).unwrap(), State::Whole);
+    install(&lab.pod, &Probed::new()).unwrap();
+    assert_eq!(verify(&lab.pod, &Probed::new()).unwrap(), State::Whole);
     remove(&lab.pod).unwrap();
     assert_eq!(everything(&lab.pod), before);
-    assert_eq!(verify(&lab.pod).unwrap(), State::Absent);
+    assert_eq!(verify(&lab.pod, &Probed::new()).unwrap(), State::Absent);
 }
 
 #[test]
@@ -131,16 +132,16 @@ fn whatever_is_taken_away_is_seen_and_put_back() {
     let lab = lab();
     for v6 in [false, true] {
         let thefts: [fn(usize) -> io::Result<()>; 3] = [
-            |_| nft::remove(rules::TABLE),
+            |_| nft::remove(nft::Family::Inet, rules::TABLE),
             |at| route::remove_rule(&rules::routing_rules(true)[at]),
             |at| route::remove_route(&rules::routes(true, route::index("lo")?)[at]),
         ];
         for steal in thefts {
-            install(&lab.pod).unwrap();
+            install(&lab.pod, &Probed::new()).unwrap();
             lab.pod.within(|| steal(usize::from(v6))).unwrap();
-            assert_eq!(verify(&lab.pod).unwrap(), State::Partly);
-            install(&lab.pod).unwrap();
-            assert_eq!(verify(&lab.pod).unwrap(), State::Whole);
+            assert_eq!(verify(&lab.pod, &Probed::new()).unwrap(), State::Partly);
+            install(&lab.pod, &Probed::new()).unwrap();
+            assert_eq!(verify(&lab.pod, &Probed::new()).unwrap(), State::Whole);
         }
     }
 }
@@ -152,6 +153,7 @@ fn another_tools_rules_are_named_and_nothing_is_changed() {
     }
     let lab = lab();
     let foreign = nft::Table {
+        family: nft::Family::Inet,
         name: "theirs".into(),
         chains: vec![nft::Chain {
             name: "redirect".into(),
@@ -166,16 +168,21 @@ fn another_tools_rules_are_named_and_nothing_is_changed() {
     };
     lab.pod.within(|| nft::replace(&foreign)).unwrap();
     let before = everything(&lab.pod);
-    let Err(Error::Obstacle { what: text, .. }) = install(&lab.pod) else {
+    let Err(Error::Obstacle { what: text, .. }) = install(&lab.pod, &Probed::new()) else {
         panic!("installed")
     };
     assert!(text.contains("redirect of table inet theirs"), "{text}");
     assert_eq!(everything(&lab.pod), before);
     // It is seen too when it comes later.
-    lab.pod.within(|| nft::remove("theirs")).unwrap();
-    install(&lab.pod).unwrap();
+    lab.pod
+        .within(|| nft::remove(nft::Family::Inet, "theirs"))
+        .unwrap();
+    install(&lab.pod, &Probed::new()).unwrap();
     lab.pod.within(|| nft::replace(&foreign)).unwrap();
-    assert!(matches!(verify(&lab.pod), Err(Error::Obstacle { .. })));
+    assert!(matches!(
+        verify(&lab.pod, &Probed::new()),
+        Err(Error::Obstacle { .. })
+    ));
 }
 
 #[test]
@@ -187,12 +194,12 @@ fn without_ipv6_only_ipv4_is_captured() {
     lab.pod
         .within(|| sysctl::write("net/ipv6/conf/lo/disable_ipv6", "1"))
         .unwrap();
-    install(&lab.pod).unwrap();
-    assert_eq!(verify(&lab.pod).unwrap(), State::Whole);
+    install(&lab.pod, &Probed::new()).unwrap();
+    assert_eq!(verify(&lab.pod, &Probed::new()).unwrap(), State::Whole);
     lab.pod
         .within(|| sysctl::write("net/ipv6/conf/lo/disable_ipv6", "0"))
         .unwrap();
-    assert_eq!(verify(&lab.pod).unwrap(), State::Partly);
+    assert_eq!(verify(&lab.pod, &Probed::new()).unwrap(), State::Partly);
 }
 
 #[test]
@@ -201,7 +208,7 @@ fn what_the_pod_sends_and_gets_reaches_the_proxy_with_its_destination() {
         return;
     }
     let lab = lab();
-    install(&lab.pod).unwrap();
+    install(&lab.pod, &Probed::new()).unwrap();
     let outbound = listen(&lab.pod, "[::]:15001", true);
     let inbound = listen(&lab.pod, "[::]:15006", true);
     for at in [0, 1] {
@@ -231,7 +238,7 @@ fn tunnels_and_loopback_and_the_pods_own_address_are_not_redirected() {
         return;
     }
     let lab = lab();
-    install(&lab.pod).unwrap();
+    install(&lab.pod, &Probed::new()).unwrap();
     let tunnel = listen(&lab.pod, "[::]:15008", true);
     let app = listen(&lab.pod, "[::]:8080", false);
     for (at, loopback) in [(0, "127.0.0.1"), (1, "::1")] {
@@ -255,7 +262,7 @@ fn the_proxy_reaches_the_world_and_speaks_to_the_app_as_the_client() {
         return;
     }
     let lab = lab();
-    install(&lab.pod).unwrap();
+    install(&lab.pod, &Probed::new()).unwrap();
     let outside = listen(&lab.world, "[::]:80", false);
     let app = listen(&lab.pod, "[::]:8080", false);
     let dial = |to: SocketAddr, from: Option<IpAddr>| {

@@ -96,7 +96,7 @@ fn namespace(proc: &Path, process: &Process) -> PathBuf {
 
 /// The uid of the pod that a process belongs to, by its `/proc/pid/cgroup`: `…/pod<uid>/…` of the cgroupfs driver, or
 /// `…-pod<uid with underscores>.slice/…` of systemd's.
-fn pod_uid(cgroup: &str) -> Option<String> {
+pub(super) fn pod_uid(cgroup: &str) -> Option<String> {
     let parts = cgroup.lines().flat_map(|line| line.split('/'));
     parts.filter_map(uid).next()
 }

@@ -14,7 +14,11 @@ use mesh::{
 use sys::netns::Netns;
 use tokio::sync::oneshot;
 
-use crate::manifests::{Key, Place, Pod};
+use super::probes;
+use crate::{
+    manifests::{Key, Place, Pod},
+    rules::Probed,
+};
 
 /// The value of the annotation [`Keys::redirection`] while a pod is captured.
 pub const ENABLED: &str = "enabled";
@@ -98,6 +102,7 @@ struct Seen {
     host_network: bool,
     ended: bool,
     ready: bool,
+    probed: Probed,
 }
 
 /// Whether a pod is in the mesh.
@@ -292,6 +297,7 @@ impl Pods {
             enrolment: Some(enrolled(self.keys, enrol::Namespace { labels }, facts)),
             netns: self.netns.get(&seen.uid).cloned().map(Place::Held),
             ready: seen.ready,
+            probed: seen.probed.clone(),
         }
     }
 }
@@ -319,6 +325,7 @@ impl Seen {
 
 fn seen(pod: v1::Pod) -> Option<(Key, Seen)> {
     let spec = pod.spec.unwrap_or_default();
+    let probed = probes::ports(&spec);
     let status = pod.status.unwrap_or_default();
     let phase = status.phase.as_deref();
     let conditions = status.conditions.unwrap_or_default();
@@ -333,6 +340,7 @@ fn seen(pod: v1::Pod) -> Option<(Key, Seen)> {
         ready: conditions
             .iter()
             .any(|it| it.type_ == "Ready" && it.status == "True"),
+        probed,
     };
     let key = (pod.metadata.namespace?, pod.metadata.name?);
     Some((key, seen))

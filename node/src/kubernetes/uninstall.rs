@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
-use super::netns;
+use super::{host, netns};
 use crate::{Config, Error, capture, cni, config::Extent};
 
 /// The agents' DaemonSet, and their container in it.
@@ -64,12 +64,13 @@ async fn node(client: &Client, config: &Config) -> Result<(), String> {
     }
     // Before the rules: peers are to have ended their tunnels when nobody takes them any more.
     unwrite(client, config.keys(), &config.node).await?;
+    // The other way round pods would take what anybody sends as the node's probes.
     let all = netns::all(|_| true).map_err(|error| error.to_string())?;
     for (uid, netns) in all {
         let removed = capture::remove(&netns);
         removed.map_err(|error| format!("the pod of uid {uid}: {error}"))?;
     }
-    Ok(())
+    host::remove().map_err(|error| format!("the host's rules: {error}"))
 }
 
 /// Takes away what is written on this node's pods.

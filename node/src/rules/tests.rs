@@ -45,12 +45,13 @@ fn holds(condition: &Match, packet: &Packet) -> bool {
         Match::Source { ip, prefix, is } => inside(packet.from, *ip, *prefix, *is),
         Match::Destination { ip, prefix, is } => inside(packet.to, *ip, *prefix, *is),
         Match::Port { port, is } => (packet.port == *port) == *is,
+        Match::Group(_) => panic!("pods know no control groups"),
     }
 }
 
 /// What the chain of this name does with a packet; nothing if no rule matches.
 fn run(chain: &str, v6: bool, packet: &Packet) -> Option<Action> {
-    let table = table(v6);
+    let table = table(v6, &[8080].into());
     let chain = table
         .chains
         .iter()
@@ -79,6 +80,7 @@ fn what_arrives_is_taken_save_tunnels_probes_and_the_proxys_own() {
         ("10.0.0.1", "10.0.0.2", 8080, 0x53a, IN),
         ("10.0.0.1", "10.0.0.2", 8080, 0x111, IN),
         ("169.254.7.127", "10.0.0.2", 8080, 0, LEFT_ALONE),
+        ("169.254.7.127", "10.0.0.2", 8081, 0, IN),
         ("169.254.7.128", "10.0.0.2", 8080, 0, IN),
         ("10.0.0.1", "127.0.0.1", 8080, 0, None),
         ("10.0.0.1", "127.0.0.2", 8080, 0, IN),
@@ -86,6 +88,7 @@ fn what_arrives_is_taken_save_tunnels_probes_and_the_proxys_own() {
         ("fd00::1", "fd00::2", 15008, 0, None),
         ("fd00::1", "fd00::2", 8080, 0x539, None),
         (&probe6, "fd00::2", 8080, 0, LEFT_ALONE),
+        (&probe6, "fd00::2", 8081, 0, IN),
         ("fd00::1", "::1", 8080, 0, None),
     ] {
         let packet = Packet {

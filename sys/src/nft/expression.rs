@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use super::{Action, Match, Rule};
+use super::{Action, Family, Group, Match, Rule};
 use crate::netlink::{Attributes, Malformed, Message};
 
 /// A register of the kernel's rule machine.
@@ -15,6 +15,7 @@ const VERDICT: Register = 0;
 const ONE: Register = 1;
 
 // Keys of meta and ct, bases of payload, verdicts (linux/netfilter/nf_tables.h).
+const META_PROTOCOL: u32 = 1;
 const META_MARK: u32 = 3;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
@@ -24,11 +25,16 @@ const CT_MARK: u32 = 3;
 const CT_ZONE: u32 = 17;
 const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
+const SOCKET_GROUP: u32 = 3;
+const SOURCE: u32 = 0;
+const DROP: u32 = 0;
 const ACCEPT: u32 = 1;
 const EQUAL: u32 = 0;
 const UNEQUAL: u32 = 1;
 /// NF_NAT_RANGE_PROTO_SPECIFIED, which the kernel adds by itself when there is a port.
 const PORT_GIVEN: u32 = 2;
+/// NF_NAT_RANGE_MAP_IPS, likewise for an address.
+const ADDRESS_GIVEN: u32 = 1;
 
 /// Length of an interface's name, filled up with zeros.
 const NAME_LENGTH: usize = 16;
@@ -87,6 +93,20 @@ pub enum Expression {
     Verdict(u32),
     /// Redirects the connection to the port in a register.
     Redirect(Register),
+    /// Loads the control group of the packet's socket that is so far below the root.
+    SocketGroup {
+        /// How far.
+        level: u32,
+        /// Where to.
+        register: Register,
+    },
+    /// Gives the connection the source address in a register.
+    Source {
+        /// NFPROTO_* number of the address.
+        family: u32,
+        /// Where it is.
+        register: Register,
+    },
     /// Counts packets and bytes.
     Counter,
     /// Something that this crate does not use, by the kernel's name.
@@ -103,40 +123,40 @@ pub enum Field {
 }
 
 /// The expressions of a rule.
-pub(super) fn compile(rule: &Rule) -> Vec<Expression> {
+pub(super) fn compile(rule: &Rule, family: Family) -> Vec<Expression> {
     let mut list = Vec::new();
     for condition in &rule.when {
-        compile_match(condition, &mut list);
+        compile_match(condition, family, &mut list);
     }
     list.push(Expression::Counter);
-    let mark = Field::Connection(CT_MARK);
     match rule.then {
         Action::Accept => list.push(Expression::Verdict(ACCEPT)),
+        Action::Drop => list.push(Expression::Verdict(DROP)),
         Action::Redirect(port) => {
             list.extend([
                 Expression::Value(port.to_be_bytes().to_vec(), ONE),
                 Expression::Redirect(ONE),
             ]);
         }
-        Action::MarkConnection { mark: value, mask } => {
-            let (keep, flip) = (
-                (!mask).to_ne_bytes().to_vec(),
-                (value & mask).to_ne_bytes().to_vec(),
-            );
-            let change = Expression::Mask {
-                register: ONE,
-                mask: keep,
-                flip,
-            };
+        Action::MarkConnection { mark, mask } => {
+            compile_marking(Field::Connection(CT_MARK), mark, mask, &mut list);
+        }
+        Action::Mark { mark, mask } => {
+            compile_marking(Field::Meta(META_MARK), mark, mask, &mut list)
+        }
+        Action::SourceAddress(ip) => {
+            let (family, bytes) = family_and_bytes(ip);
             list.extend([
-                Expression::Load(mark, ONE),
-                change,
-                Expression::Store(mark, ONE),
+                Expression::Value(bytes, ONE),
+                Expression::Source {
+                    family: family.into(),
+                    register: ONE,
+                },
             ]);
         }
         Action::RestoreMark => {
             list.extend([
-                Expression::Load(mark, ONE),
+                Expression::Load(Field::Connection(CT_MARK), ONE),
                 Expression::Store(Field::Meta(META_MARK), ONE),
             ]);
         }
@@ -150,7 +170,19 @@ pub(super) fn compile(rule: &Rule) -> Vec<Expression> {
     list
 }
 
-fn compile_match(condition: &Match, list: &mut Vec<Expression>) {
+fn compile_marking(field: Field, mark: u32, mask: u32, list: &mut Vec<Expression>) {
+    list.extend([
+        Expression::Load(field, ONE),
+        Expression::Mask {
+            register: ONE,
+            mask: (!mask).to_ne_bytes().to_vec(),
+            flip: (mark & mask).to_ne_bytes().to_vec(),
+        },
+        Expression::Store(field, ONE),
+    ]);
+}
+
+fn compile_match(condition: &Match, family: Family, list: &mut Vec<Expression>) {
     match condition {
         Match::Tcp => {
             list.push(Expression::Load(Field::Meta(META_L4PROTO), ONE));
@@ -166,10 +198,19 @@ fn compile_match(condition: &Match, list: &mut Vec<Expression>) {
         Match::Out { name, is } => compile_name(META_OIFNAME, name, *is, list),
         // Offsets of the addresses in the IPv4 header (RFC 791 §3.1) and the IPv6 header (RFC 8200 §3).
         Match::Source { ip, prefix, is } => {
+            list.extend(of_family(*ip, family));
             compile_ip(*ip, *prefix, *is, if ip.is_ipv4() { 12 } else { 8 }, list)
         }
         Match::Destination { ip, prefix, is } => {
+            list.extend(of_family(*ip, family));
             compile_ip(*ip, *prefix, *is, if ip.is_ipv4() { 16 } else { 24 }, list)
+        }
+        Match::Group(Group { level, id }) => {
+            list.push(Expression::SocketGroup {
+                level: *level,
+                register: ONE,
+            });
+            list.push(compare(id.to_ne_bytes().to_vec(), true));
         }
         Match::Port { port, is } => {
             list.push(Expression::Payload {
@@ -210,13 +251,29 @@ fn compile_name(key: u32, name: &str, is: bool, list: &mut Vec<Expression>) {
     list.push(compare(value, is));
 }
 
-fn compile_ip(ip: IpAddr, prefix: u8, is: bool, offset: u32, list: &mut Vec<Expression>) {
-    let (family, bytes) = match ip {
+/// The number of an address's family (NFPROTO_*), and its bytes.
+fn family_and_bytes(ip: IpAddr) -> (u8, Vec<u8>) {
+    match ip {
         IpAddr::V4(ip) => (2, ip.octets().to_vec()),
         IpAddr::V6(ip) => (10, ip.octets().to_vec()),
+    }
+}
+
+/// Holds for packets of an address's family. On a bridge it is in the frame's type.
+fn of_family(ip: IpAddr, family: Family) -> [Expression; 2] {
+    let (field, value) = match family {
+        Family::Inet => (META_NFPROTO, vec![family_and_bytes(ip).0]),
+        Family::Bridge if ip.is_ipv4() => (META_PROTOCOL, vec![0x08, 0x00]),
+        Family::Bridge => (META_PROTOCOL, vec![0x86, 0xdd]),
     };
-    list.push(Expression::Load(Field::Meta(META_NFPROTO), ONE));
-    list.push(compare(vec![family], true));
+    [
+        Expression::Load(Field::Meta(field), ONE),
+        compare(value, true),
+    ]
+}
+
+fn compile_ip(ip: IpAddr, prefix: u8, is: bool, offset: u32, list: &mut Vec<Expression>) {
+    let (_, bytes) = family_and_bytes(ip);
     list.push(Expression::Payload {
         base: NETWORK,
         offset,
@@ -269,6 +326,8 @@ fn name(expression: &Expression) -> &str {
         Expression::Compare { .. } => "cmp",
         Expression::Value(..) | Expression::Verdict(_) => "immediate",
         Expression::Redirect(_) => "redir",
+        Expression::SocketGroup { .. } => "socket",
+        Expression::Source { .. } => "nat",
         Expression::Counter => "counter",
         Expression::Other(name) => name,
     }
@@ -325,6 +384,15 @@ fn encode_data(expression: &Expression, data: Message) -> Message {
             .be32(1, VERDICT)
             .nest(2, |inner| inner.nest(2, |verdict| verdict.be32(1, *code))),
         Expression::Redirect(register) => data.be32(1, *register),
+        Expression::SocketGroup { level, register } => data
+            .be32(1, SOCKET_GROUP)
+            .be32(2, *register)
+            .be32(3, *level),
+        Expression::Source { family, register } => data
+            .be32(1, SOURCE)
+            .be32(2, *family)
+            .be32(3, *register)
+            .be32(4, *register),
         Expression::Counter | Expression::Other(_) => data,
     }
 }
@@ -347,6 +415,8 @@ fn decode_one(element: &Attributes<'_>) -> Result<Expression, Malformed> {
         "cmp" => decode_compare(&data)?,
         "immediate" => decode_immediate(&data)?,
         "redir" => decode_redirect(&data)?,
+        "socket" => decode_socket(&data)?,
+        "nat" => decode_nat(&data)?,
         "counter" => Some(Expression::Counter),
         _ => None,
     };
@@ -444,4 +514,22 @@ fn decode_redirect(data: &Attributes<'_>) -> Result<Option<Expression>, Malforme
     let (from, to, flags) = (data.be32(1)?, data.be32(2)?, data.be32(3)?.unwrap_or(0));
     let plain = flags & !PORT_GIVEN == 0 && to.is_none_or(|to| Some(to) == from);
     Ok(from.filter(|_| plain).map(Expression::Redirect))
+}
+
+fn decode_socket(data: &Attributes<'_>) -> Result<Option<Expression>, Malformed> {
+    let (key, register, level) = (data.be32(1)?, data.be32(2)?, data.be32(3)?);
+    let loads = register.zip(level).filter(|_| key == Some(SOCKET_GROUP));
+    Ok(loads.map(|(register, level)| Expression::SocketGroup { level, register }))
+}
+
+fn decode_nat(data: &Attributes<'_>) -> Result<Option<Expression>, Malformed> {
+    let (kind, family) = (data.be32(1)?, data.be32(2)?);
+    let (from, to) = (data.be32(3)?, data.be32(4)?);
+    // Neither a range of addresses nor ports; the kernel adds the flag that there is an address.
+    let plain = to.is_none_or(|to| Some(to) == from)
+        && data.be32(5)?.is_none()
+        && data.be32(6)?.is_none()
+        && data.be32(7)?.unwrap_or(0) & !ADDRESS_GIVEN == 0;
+    let known = family.zip(from).filter(|_| plain && kind == Some(SOURCE));
+    Ok(known.map(|(family, register)| Expression::Source { family, register }))
 }

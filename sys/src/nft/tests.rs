@@ -38,6 +38,15 @@ fn conditions(is: bool) -> Vec<Match> {
     ]
 }
 
+/// For packets of the address's family.
+fn mark_of(ip: IpAddr) -> Match {
+    Match::Source {
+        ip,
+        prefix: 0,
+        is: true,
+    }
+}
+
 fn every_kind_of_rule() -> Table {
     let rule = |when, then| Rule { when, then };
     let chain = |name: &str, kind, hook, priority, rules| Chain {
@@ -64,12 +73,24 @@ fn every_kind_of_rule() -> Table {
         }],
         Action::Accept,
     )];
+    let group = Match::Group(Group { level: 0, id: 1 });
+    let marking = Action::Mark {
+        mark: 0x539,
+        mask: 0xfff,
+    };
+    let first = vec![rule(vec![Match::Tcp, group], marking)];
+    let sources = [
+        Ipv4Addr::new(169, 254, 7, 127).into(),
+        Ipv6Addr::LOCALHOST.into(),
+    ];
+    let sources = sources.map(|ip| rule(vec![mark_of(ip)], Action::SourceAddress(ip)));
     let both = conditions(true).into_iter().chain(conditions(false));
     let mut nat: Vec<_> = both
         .map(|condition| rule(vec![Match::Tcp, condition], Action::Accept))
         .collect();
     nat.push(rule(vec![Match::Tcp], Action::Redirect(15001)));
     Table {
+        family: Family::Inet,
         name: "ours".into(),
         chains: vec![
             chain("mangle-output", Kind::Route, Hook::Output, -150, mangle),
@@ -82,6 +103,8 @@ fn every_kind_of_rule() -> Table {
             ),
             chain("nat-output", Kind::Nat, Hook::Output, -100, nat),
             chain("raw-output", Kind::Filter, Hook::Output, -300, apart),
+            chain("first", Kind::Nat, Hook::Output, -101, first),
+            chain("last", Kind::Nat, Hook::Postrouting, 99, sources.to_vec()),
         ],
     }
 }
@@ -101,15 +124,58 @@ fn what_is_put_in_place_is_listed_back() {
             let listed = list()?;
             for (chain, found) in table.chains.iter().zip(&listed) {
                 for (rule, found) in chain.rules.iter().zip(&found.rules) {
-                    assert_eq!(&expression::compile(rule), found, "{rule:?}");
+                    assert_eq!(&expression::compile(rule, table.family), found, "{rule:?}");
                 }
             }
             assert!(table.stands(&listed), "{listed:#?}");
             replace(&table)?;
             assert!(table.stands(&list()?), "replacing does not add");
-            remove("ours")?;
+            remove(Family::Inet, "ours")?;
             assert_eq!(list()?, []);
-            assert_eq!(remove("ours").unwrap_err().kind(), io::ErrorKind::NotFound);
+            assert_eq!(
+                remove(Family::Inet, "ours").unwrap_err().kind(),
+                io::ErrorKind::NotFound
+            );
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_table_of_bridges_is_put_in_place_and_listed_alone() {
+    if !privileged("a_table_of_bridges_is_put_in_place_and_listed_alone") {
+        return;
+    }
+    let rule = |ip| Rule {
+        when: vec![mark_of(ip)],
+        then: Action::Drop,
+    };
+    let table = Table {
+        family: Family::Bridge,
+        name: "ours".into(),
+        chains: vec![Chain {
+            name: "prerouting".into(),
+            kind: Kind::Filter,
+            hook: Hook::Prerouting,
+            priority: -300,
+            rules: vec![
+                rule(Ipv4Addr::LOCALHOST.into()),
+                rule(Ipv6Addr::LOCALHOST.into()),
+            ],
+        }],
+    };
+    Netns::create()
+        .unwrap()
+        .within(|| {
+            assert_eq!(list_table(Family::Bridge, "ours")?, []);
+            replace(&every_kind_of_rule())?;
+            replace(&table)?;
+            assert!(table.stands(&list_table(Family::Bridge, "ours")?));
+            let inet = list_table(Family::Inet, "ours")?;
+            assert!(every_kind_of_rule().stands(&inet) && !table.stands(&inet));
+            remove(Family::Bridge, "ours")?;
+            assert_eq!(list_table(Family::Bridge, "ours")?, []);
+            assert!(every_kind_of_rule().stands(&list()?));
             Ok(())
         })
         .unwrap();
@@ -182,6 +248,7 @@ fn a_redirected_connection_knows_where_it_was_going() {
     }
     let (here, there) = (Netns::create().unwrap(), Netns::create().unwrap());
     let table = Table {
+        family: Family::Inet,
         name: "ours".into(),
         chains: vec![Chain {
             name: "out".into(),
@@ -224,7 +291,7 @@ fn a_redirected_connection_knows_where_it_was_going() {
     // A socket of IPv4 alone, and a connection that no rule touched.
     let plain = here
         .within(|| {
-            remove("ours")?;
+            remove(Family::Inet, "ours")?;
             TcpListener::bind(("192.0.2.1", 80))
         })
         .unwrap();

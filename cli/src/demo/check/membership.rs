@@ -1,6 +1,9 @@
 //! Which pods are in the mesh, from what stands in their namespaces and from what their traffic does.
 
-use node::capture::{self, State};
+use node::{
+    capture::{self, State},
+    rules::Probed,
+};
 
 use super::{Evidence, service, want};
 use crate::mesh::Mesh;
@@ -14,7 +17,7 @@ pub(super) fn captured(mesh: &Mesh, evidence: &mut Evidence) -> Result<(), Strin
             .lab
             .pod(&pod.netns)
             .ok_or_else(|| format!("{name} has no namespace"))?;
-        let state = match capture::verify(&place.netns) {
+        let state = match capture::verify(&place.netns, &Probed::new()) {
             Ok(state) => state,
             Err(error) => return Err(format!("the capture rules of {name}: {error:?}")),
         };

@@ -99,7 +99,10 @@ async fn who_starts_a_pod_waits_until_a_proxy_has_it_where_it_runs() {
     assert_eq!(node.agent.told(&second), None);
     node.agent.look(Instant::now());
     assert!(is_add_of(&node.told(&proxy).await, &second.netns));
-    assert_eq!(capture::verify(&second.netns).unwrap(), State::Whole);
+    assert_eq!(
+        capture::verify(&second.netns, &Probed::new()).unwrap(),
+        State::Whole
+    );
     proxy.answer("");
     node.work().await;
     assert_eq!(node.agent.told(&second), Some(Told::Captured));
