@@ -50,6 +50,10 @@ enum Command {
     #[cfg(feature = "kubernetes")]
     Uninstall(crate::install::Removal),
 
+    /// Print definitions of kinds (CRDs), to apply where a cluster has older ones.
+    #[cfg(feature = "kubernetes")]
+    Crds(crate::install::kinds::Arguments),
+
     /// Say what is wrong on a cluster, where, and which command repairs it.
     #[cfg(feature = "kubernetes")]
     Check(crate::check::Arguments),
@@ -167,6 +171,8 @@ pub fn main() -> ExitCode {
         Command::Upgrade(arguments) => crate::install::upgrade(&arguments),
         #[cfg(feature = "kubernetes")]
         Command::Uninstall(arguments) => crate::install::uninstall(&arguments),
+        #[cfg(feature = "kubernetes")]
+        Command::Crds(arguments) => crate::install::kinds::main(&arguments),
         #[cfg(feature = "kubernetes")]
         Command::Check(arguments) => crate::check::main(&arguments),
         #[cfg(feature = "kubernetes")]

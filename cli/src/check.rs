@@ -64,6 +64,7 @@ fn gather(cluster: &Cluster, place: &Place, pre: bool) -> Result<Facts, Failure>
         namespace: place.namespace.clone(),
         version: cluster.get("/version")?.unwrap_or_default(),
         gateway_api: crd.map(|crd| crd["metadata"]["annotations"].clone()),
+        kinds: install::kinds::served(cluster)?,
         nodes: list("/api/v1/nodes")?,
         namespaces: list("/api/v1/namespaces")?,
         root_certificates: list(

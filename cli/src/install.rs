@@ -24,6 +24,7 @@ use helm::Helm;
 
 pub(crate) mod chart;
 mod helm;
+pub(crate) mod kinds;
 mod left;
 pub(crate) mod names;
 pub(crate) mod rollout;
@@ -102,6 +103,7 @@ pub(crate) fn install(arguments: &Arguments) -> Result<(), Failure> {
             release["chart"].as_str().unwrap_or("it")
         )));
     }
+    kinds::refuse_older(&kinds::served(&cluster)?)?;
     let made = there.is_none_or(|it| !it["metadata"]["annotations"][MADE].is_null());
     let mut flags = arguments.values.flags()?;
     let keys = arguments.names(&cluster, &helm.render(&chart, &flags)?)?;
@@ -124,6 +126,11 @@ pub(crate) fn upgrade(arguments: &Arguments) -> Result<(), Failure> {
         return Err(Failure::Failed(format!(
             "nothing is installed in {namespace}: ambit install"
         )));
+    }
+    let served = kinds::served(&cluster)?;
+    kinds::refuse_older(&served)?;
+    if !arguments.dry_run {
+        kinds::apply_absent(&cluster, &served)?;
     }
     let said = helm.upgrade(&chart, &arguments.values.flags()?, arguments.dry_run)?;
     if arguments.dry_run {

@@ -23,6 +23,7 @@ pub mod parse;
 pub mod pick;
 pub mod plan;
 pub mod refusal;
+pub mod schema;
 pub mod session;
 pub mod store;
 pub mod table;

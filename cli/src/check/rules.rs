@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::policies;
 use crate::{
-    install::{chart::oldest_kubernetes, names, rollout},
+    install::{chart::oldest_kubernetes, kinds, names, rollout},
     status,
 };
 
@@ -27,6 +27,8 @@ pub(super) struct Facts {
     pub(super) version: Value,
     /// The annotations of its definition of Gateways, if it has one.
     pub(super) gateway_api: Option<Value>,
+    /// Its definitions of kinds that are among ours.
+    pub(super) kinds: Vec<Value>,
     pub(super) nodes: Vec<Value>,
     pub(super) namespaces: Vec<Value>,
     /// ConfigMaps `istio-ca-root-cert`.
@@ -135,6 +137,7 @@ pub(super) fn before(facts: &Facts) -> Vec<Finding> {
         kubernetes(facts),
         gateway_api(facts),
     ];
+    found.extend(definitions(facts));
     found.extend(kernels(facts));
     found.extend(cilium(facts));
     found.extend(other_meshes(facts));
@@ -191,6 +194,20 @@ fn gateway_api(facts: &Facts) -> Finding {
             GATEWAY_API,
         ),
         _ => Finding::ok("gateway-api", said),
+    }
+}
+
+/// Definitions of kinds that take away what is read here.
+fn definitions(facts: &Facts) -> Vec<Finding> {
+    match kinds::older(&facts.kinds) {
+        Ok(older) if older.is_empty() => {
+            vec![Finding::ok("kinds", "no definition takes fields away")]
+        }
+        Ok(older) => older
+            .iter()
+            .map(|it| Finding::error("kinds", it.what(), it.repair()))
+            .collect(),
+        Err(failure) => vec![Finding::error("kinds", failure.to_string(), "")],
     }
 }
 

@@ -16,6 +16,14 @@
         include_str!("../../../deploy/helm/ambit/crds/requestauthentication.yaml"),
     ),
     (
+        "crds/serviceentry.yaml",
+        include_str!("../../../deploy/helm/ambit/crds/serviceentry.yaml"),
+    ),
+    (
+        "crds/workloadentry.yaml",
+        include_str!("../../../deploy/helm/ambit/crds/workloadentry.yaml"),
+    ),
+    (
         "templates/NOTES.txt",
         include_str!("../../../deploy/helm/ambit/templates/NOTES.txt"),
     ),

@@ -1,8 +1,6 @@
 //! Whether the API server keeps every field of a policy that is read here. An older CustomResourceDefinition knows fewer, and
 //! takes the others away as an object is written: what is left of a policy may let in whom it was to keep out.
 
-use std::collections::BTreeSet;
-
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client,
@@ -11,7 +9,8 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use serde_json::{Map, Value};
+use mesh::schema::lost;
+use serde_json::Value;
 use tokio_stream::StreamExt;
 
 use crate::manifest::{self, Fault, Kind, UnservedKind};
@@ -85,68 +84,21 @@ fn fault(kind: Kind, served: &CustomResourceDefinition) -> Option<Fault> {
         return None;
     }
     let name = name(kind);
-    let file = format!("crds/{}.yaml", kind.as_str().to_ascii_lowercase());
     let lost: Vec<_> = lost.into_iter().collect();
     Some(Fault {
         field: String::new(),
         reason: format!(
-            "the API server may have taken parts of it away: its CustomResourceDefinition {name} does not know {}; update it: \
-             kubectl apply --server-side --force-conflicts -f {file} of the chart",
-            lost.join(", ")
+            "the API server may have taken parts of it away: its CustomResourceDefinition {name} does not know {}; update it: {}",
+            lost.join(", "),
+            mesh::schema::update(kind.plural().as_str())
         ),
     })
 }
 
-/// The fields that a CustomResourceDefinition of ours has and another, in any version that is served, takes away. Pure.
-pub fn lost(own: &Value, served: &Value) -> BTreeSet<String> {
-    let ours = &own["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
-    let versions = served["spec"]["versions"].as_array();
-    let mut lost = BTreeSet::new();
-    for version in versions
-        .into_iter()
-        .flatten()
-        .filter(|it| it["served"] == true)
-    {
-        let schema = &version["schema"]["openAPIV3Schema"];
-        match schema["properties"].get("spec") {
-            Some(theirs) => compare(ours, theirs, "spec", &mut lost),
-            None if keeps(schema) => {}
-            None => {
-                lost.insert("spec".to_owned());
-            }
-        }
-    }
-    lost
-}
-
-fn keeps(schema: &Value) -> bool {
-    schema["x-kubernetes-preserve-unknown-fields"] == true
-}
-
-/// What a schema keeps unknown it keeps with all that is below; what it lists, as it says there.
-fn compare(ours: &Value, theirs: &Value, path: &str, lost: &mut BTreeSet<String>) {
-    let none = Map::new();
-    let fields = ours["properties"].as_object().unwrap_or(&none).iter();
-    let fields =
-        fields.map(|(key, ours)| (format!("{path}.{key}"), ours, theirs["properties"].get(key)));
-    let below = [("items", "[]"), ("additionalProperties", ".*")].into_iter();
-    let below = below.filter_map(|(key, below)| {
-        Some((format!("{path}{below}"), ours.get(key)?, theirs.get(key)))
-    });
-    for (path, ours, theirs_there) in fields.chain(below) {
-        match theirs_there {
-            Some(Value::Bool(true)) => {}
-            Some(theirs) => compare(ours, theirs, &path, lost),
-            None if keeps(theirs) => {}
-            None => {
-                lost.insert(path);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -158,46 +110,5 @@ mod tests {
         }
         let policies = Kind::all().filter(|kind| kind.is_policy());
         assert!(policies.into_iter().all(|kind| own(kind).is_some()));
-    }
-
-    #[test]
-    fn what_an_older_one_takes_away_is_named() {
-        let own = own(Kind::AuthorizationPolicy).unwrap();
-        let mut older = own.clone();
-        // Of one version alone: objects may be written by it.
-        let spec =
-            &mut older["spec"]["versions"][1]["schema"]["openAPIV3Schema"]["properties"]["spec"];
-        spec["x-kubernetes-preserve-unknown-fields"] = false.into();
-        spec["properties"]
-            .as_object_mut()
-            .unwrap()
-            .remove("targetRefs");
-        let source = "/properties/rules/items/properties/from/items/properties/source";
-        let source = spec.pointer_mut(source).unwrap();
-        source["x-kubernetes-preserve-unknown-fields"] = false.into();
-        source["properties"]
-            .as_object_mut()
-            .unwrap()
-            .remove("serviceAccounts");
-        let expected = [
-            "spec.rules[].from[].source.serviceAccounts",
-            "spec.targetRefs",
-        ];
-        let lost = lost(&own, &older);
-        assert!(lost.iter().eq(expected), "{lost:?}");
-        older["spec"]["versions"][1]["served"] = false.into();
-        assert!(super::lost(&own, &older).is_empty());
-    }
-
-    #[test]
-    fn where_everything_is_kept_nothing_is_lost() {
-        let own = own(Kind::PeerAuthentication).unwrap();
-        let open = |schema: Value| serde_json::json!({"spec": {"versions": [{"served": true, "schema": {"openAPIV3Schema": schema}}]}});
-        let all = open(
-            serde_json::json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
-        );
-        assert!(lost(&own, &all).is_empty());
-        let none = open(serde_json::json!({"type": "object"}));
-        assert!(lost(&own, &none).iter().eq(["spec"]));
     }
 }

@@ -110,6 +110,17 @@ fn a_cluster_that_lacks_something_is_told_so_with_the_repair() {
             "kubectl apply",
         ),
         (
+            |it| {
+                let schema = json!({"openAPIV3Schema": {"type": "object"}});
+                let versions = json!([{"served": true, "schema": schema}]);
+                let metadata = json!({"name": "peerauthentications.security.istio.io"});
+                it.kinds = vec![json!({"metadata": metadata, "spec": {"versions": versions}})];
+            },
+            "kinds error",
+            "",
+            "ambit crds peerauthentications |",
+        ),
+        (
             |it| it.nodes[0]["status"]["nodeInfo"]["kernelVersion"] = "4.18.0".into(),
             "kernel error",
             "n1",

@@ -6,7 +6,7 @@ use serde_json::{Map, json};
 
 use super::*;
 
-const CRDS: [(Kind, &str); 3] = [
+const CRDS: [(Kind, &str); 5] = [
     (
         Kind::AuthorizationPolicy,
         include_str!("../../../../deploy/helm/ambit/crds/authorizationpolicy.yaml"),
@@ -18,6 +18,14 @@ const CRDS: [(Kind, &str); 3] = [
     (
         Kind::Unserved(UnservedKind::RequestAuthentication),
         include_str!("../../../../deploy/helm/ambit/crds/requestauthentication.yaml"),
+    ),
+    (
+        Kind::ServiceEntry,
+        include_str!("../../../../deploy/helm/ambit/crds/serviceentry.yaml"),
+    ),
+    (
+        Kind::WorkloadEntry,
+        include_str!("../../../../deploy/helm/ambit/crds/workloadentry.yaml"),
     ),
 ];
 
@@ -117,7 +125,7 @@ fn known(kind: Kind, schema: &Value) -> Fields {
 }
 
 #[test]
-fn an_api_server_knows_the_fields_of_policies_that_are_read() {
+fn an_api_server_knows_the_fields_that_are_read() {
     for (kind, text) in CRDS {
         let crd = crd(text);
         let (mut kept_there, read_here) = (Fields::new(), known(kind, schema(&crd)));
