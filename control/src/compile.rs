@@ -1,13 +1,16 @@
 //! The world into the resources that node proxies get: a pure function.
 //!
-//! One file per output: `workloads` (pods), `endpoints` (addresses listed by hand), `entry` (ServiceEntries and WorkloadEntries), `services`, `authorization`
+//! One file per output: `pods` (those as `workloads`), `endpoints` (addresses listed by hand), `entry` (ServiceEntries and WorkloadEntries), `services`, `authorization`
 //! (AuthorizationPolicy), `peer` (PeerAuthentication), `around` (who goes around a waypoint), `closed` (pods that
 //! refuse everybody), `told` (what waypoints get); `stock` and `past` only say whom policies lack, and what gets past them.
 //! `binding` says which service is behind which waypoint, from `gateway` (Gateways), `policy` (what is attached to
 //! objects) and how far bindings have come; `route` is what leads to a service. The outcome depends on the objects alone, not on their order.
 //! What is not served yet is either harmless to leave out or makes a policy deny more; a status says so.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use proto::{
     security::Authorization,
@@ -40,6 +43,7 @@ mod host;
 pub mod json;
 mod past;
 mod peer;
+mod pods;
 mod policy;
 mod protocol;
 mod route;
@@ -81,7 +85,7 @@ impl Default for Settings {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Compiled {
     /// By resource name: a workload's uid, or `<namespace>/<hostname>` of a service.
-    pub addresses: BTreeMap<String, Address>,
+    pub addresses: BTreeMap<String, Arc<Address>>,
     /// By resource name: `<namespace>/<name>`.
     pub authorizations: BTreeMap<String, Authorization>,
     /// By object; only objects that have something said of them.
@@ -94,6 +98,15 @@ pub struct Compiled {
     /// Services of which no binding is to become anything: a policy needs a waypoint that they cannot have, or is, or may be,
     /// for them and something of them cannot be understood.
     pub closed: BTreeSet<Key>,
+}
+
+impl Compiled {
+    /// The addresses, each as a value of its own.
+    pub fn own_addresses(&self) -> BTreeMap<String, Address> {
+        let all = self.addresses.iter();
+        all.map(|(name, address)| (name.clone(), Address::clone(address)))
+            .collect()
+    }
 }
 
 /// What one waypoint is told, by resource name.
@@ -117,8 +130,32 @@ pub struct Wanted {
     pub deny: bool,
 }
 
-/// Compiles the whole world.
+/// Compiles a world.
 pub fn compile(world: &World, settings: &Settings) -> Compiled {
+    Compiler::default().compile(world, settings)
+}
+
+/// Compiles one world after another. What is as it was in the last one is not made again; the outcome is that of [`compile`].
+#[derive(Debug, Default)]
+pub struct Compiler {
+    settings: Settings,
+    pods: pods::Made,
+}
+
+impl Compiler {
+    /// Compiles the next world.
+    pub fn compile(&mut self, world: &World, settings: &Settings) -> Compiled {
+        if self.settings != *settings {
+            *self = Self {
+                settings: settings.clone(),
+                ..Self::default()
+            };
+        }
+        compile_after(self, world, settings)
+    }
+}
+
+fn compile_after(last: &mut Compiler, world: &World, settings: &Settings) -> Compiled {
     let derived = Derived::new(world, settings);
     let scope = Scope {
         world,
@@ -133,7 +170,7 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
     policy::statuses(scope, &mut compiled);
     peer::compile(scope, &mut compiled);
     services::compile(scope, &bindings, &mut compiled);
-    workloads::compile(scope, &mut compiled);
+    pods::compile(scope, &mut last.pods, &mut compiled);
     endpoints::compile(scope, &mut compiled);
     entry::compile(scope, &mut compiled);
     // Objects speak louder than what was stored ready-made.
@@ -141,7 +178,7 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
         compiled
             .addresses
             .entry(name.clone())
-            .or_insert_with(|| address.clone());
+            .or_insert_with(|| Arc::new(address.clone()));
     }
     for (name, authorization) in &world.stored.authorizations {
         compiled
@@ -328,7 +365,7 @@ struct Scope<'a> {
 #[derive(Default)]
 struct Derived<'a> {
     /// Services that Gateways have to get.
-    made: BTreeMap<Key, manifest::Service>,
+    made: BTreeMap<Key, Arc<manifest::Service>>,
     /// Gateways whose identity is not theirs alone, each with a pod that has it too.
     shared: BTreeMap<Key, String>,
     /// Hosts of ServiceEntries.
@@ -364,11 +401,16 @@ impl<'a> Scope<'a> {
 
     /// The configuration of the mesh, if there is one.
     fn mesh(self) -> Option<&'a manifest::MeshConfig> {
-        let key = (
-            self.settings.root_namespace.clone(),
-            manifest::mesh::NAME.to_owned(),
-        );
-        self.world.mesh_configs.get(&key)
+        let mut configs = self.world.mesh_configs.iter();
+        let own = configs
+            .find(|((namespace, name), _)| self.is_root(namespace) && name == manifest::mesh::NAME);
+        own.map(|(_, config)| config)
+    }
+
+    /// What a pod's node says of it.
+    fn report(self, key: &Key, pod: &manifest::Pod) -> Option<&'a world::PodReport> {
+        let report = self.world.reports.as_ref()?.get(key);
+        report.filter(|report| report.node == pod.node)
     }
 
     /// Whether the waypoints of a namespace are trusted by services of others to have decided their policies.
@@ -390,13 +432,13 @@ impl<'a> Scope<'a> {
     }
 
     /// All Services, written and made, and the hosts of ServiceEntries as such.
-    fn services(self) -> impl Iterator<Item = &'a manifest::Service> {
+    fn services(self) -> impl Iterator<Item = &'a Arc<manifest::Service>> {
         let Derived { made, entries, .. } = self.derived;
         let written = self.world.services.values();
         written.chain(made.values()).chain(entries.services())
     }
 
-    fn service(self, key: &Key) -> Option<&'a manifest::Service> {
+    fn service(self, key: &Key) -> Option<&'a Arc<manifest::Service>> {
         let Derived { made, entries, .. } = self.derived;
         let written = self.world.services.get(key);
         written
@@ -443,23 +485,41 @@ impl<'a> Scope<'a> {
     }
 }
 
-fn workload(workload: Workload) -> (String, Address) {
+fn workload(workload: Workload) -> (String, Arc<Address>) {
     (
         workload.uid.clone(),
-        Address {
+        Arc::new(Address {
             r#type: Some(Type::Workload(workload)),
-        },
+        }),
     )
 }
 
-fn service(service: Service) -> (String, Address) {
+fn service(service: Service) -> (String, Arc<Address>) {
     let name = format!("{}/{}", service.namespace, service.hostname);
     (
         name,
-        Address {
+        Arc::new(Address {
             r#type: Some(Type::Service(service)),
-        },
+        }),
     )
+}
+
+/// Adds policies to those that a workload names. One that nothing is added to stays the one that it was.
+fn name(address: &mut Arc<Address>, policies: &[Authorization]) {
+    if policies.is_empty() {
+        return;
+    }
+    if let Some(Type::Workload(workload)) = &mut Arc::make_mut(address).r#type {
+        let names = policies
+            .iter()
+            .map(|it| format!("{}/{}", it.namespace, it.name));
+        workload.authorization_policies.extend(names);
+    }
+}
+
+/// Whether two are equal, which is known at once of what is shared.
+fn is_same<T: PartialEq>(one: &Arc<T>, other: &Arc<T>) -> bool {
+    Arc::ptr_eq(one, other) || one == other
 }
 
 /// An address as the wire has it: 4 or 16 bytes.

@@ -122,14 +122,24 @@ impl fmt::Debug for Version {
 }
 
 /// One resource as it goes over the wire.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Resource {
     /// Of the message.
     pub version: Version,
     /// The encoded message.
     bytes: Vec<u8>,
     role: Role,
+    /// An address is encoded again only if it is another message.
+    message: Option<Arc<workload::Address>>,
 }
+
+impl PartialEq for Resource {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes && self.role == other.role
+    }
+}
+
+impl Eq for Resource {}
 
 impl Resource {
     /// The encoded message.
@@ -154,8 +164,6 @@ enum Role {
 /// A set of resources by name.
 pub type Set = BTreeMap<Arc<str>, Arc<Resource>>;
 
-type Resources<'a> = Box<dyn Iterator<Item = (&'a str, Resource)> + 'a>;
-
 /// All resources of one kind for one audience.
 #[derive(Debug, PartialEq)]
 struct Whole {
@@ -167,7 +175,7 @@ struct Whole {
 /// What one audience is told: all nodes, or the waypoint of one gateway. Holds the kinds that it is served; empty before
 /// the first state.
 #[derive(Debug, Default, PartialEq)]
-pub struct Part(BTreeMap<Kind, Whole>);
+pub struct Part(BTreeMap<Kind, Arc<Whole>>);
 
 /// One state of the mesh.
 #[derive(Debug, Default)]
@@ -178,16 +186,11 @@ pub struct Snapshot {
 }
 
 impl Part {
-    fn new<'a>(
-        resources: impl IntoIterator<Item = (Kind, Resources<'a>)>,
+    fn new(
+        wholes: impl IntoIterator<Item = (Kind, Arc<Whole>)>,
         previous: &Arc<Self>,
     ) -> Arc<Self> {
-        let whole = |(kind, resources)| {
-            let set = shared(resources, previous.set(kind));
-            let version = version_of(&set);
-            (kind, Whole { set, version })
-        };
-        let part = Self(resources.into_iter().map(whole).collect());
+        let part = Self(wholes.into_iter().collect());
         if part.same(previous) {
             Arc::clone(previous)
         } else {
@@ -196,8 +199,14 @@ impl Part {
     }
 
     fn of_nodes(compiled: &Compiled, previous: &Arc<Self>) -> Arc<Self> {
-        let addresses = each(&compiled.addresses, address_resource);
-        let authorizations = each(&compiled.authorizations, authorization_resource);
+        let before = |kind| previous.0.get(&kind);
+        let addresses = Whole::new(&compiled.addresses, before(Kind::Address), |it, was| {
+            address(it, was)
+        });
+        let authorizations = &compiled.authorizations;
+        let authorizations = Whole::new(authorizations, before(Kind::Authorization), |it, was| {
+            kept(authorization_resource(it), was)
+        });
         let all = [
             (Kind::Address, addresses),
             (Kind::Authorization, authorizations),
@@ -206,11 +215,24 @@ impl Part {
     }
 
     fn of_waypoint(told: &Told, previous: &Arc<Self>) -> Arc<Self> {
+        let before = |kind| previous.0.get(&kind);
+        let tables = Whole::new(&told.tables, before(Kind::Table), |it, was| {
+            kept(plain_resource(it), was)
+        });
+        let routes = Whole::new(&told.routes, before(Kind::Route), |it, was| {
+            kept(plain_resource(it), was)
+        });
+        let policies = Whole::new(&told.policies, before(Kind::Policy), |it, was| {
+            kept(policy_resource(it), was)
+        });
+        let backends = Whole::new(&told.backends, before(Kind::Backend), |it, was| {
+            kept(plain_resource(it), was)
+        });
         let all = [
-            (Kind::Table, each(&told.tables, plain_resource)),
-            (Kind::Route, each(&told.routes, plain_resource)),
-            (Kind::Policy, each(&told.policies, policy_resource)),
-            (Kind::Backend, each(&told.backends, plain_resource)),
+            (Kind::Table, tables),
+            (Kind::Route, routes),
+            (Kind::Policy, policies),
+            (Kind::Backend, backends),
         ];
         Self::new(all, previous)
     }
@@ -230,6 +252,64 @@ impl Part {
         let versions = |part: &Self| Kind::ALL.map(|kind| part.version(kind));
         versions(self) == versions(other)
     }
+}
+
+impl Whole {
+    /// The resources that `make` makes of messages, and of what was there under the same name. If nothing differs, what was
+    /// there as a whole.
+    fn new<T>(
+        messages: &BTreeMap<String, T>,
+        previous: Option<&Arc<Self>>,
+        make: impl Fn(&T, Option<&Arc<Resource>>) -> Arc<Resource>,
+    ) -> Arc<Self> {
+        let mut before = previous
+            .map(|it| it.set.iter())
+            .into_iter()
+            .flatten()
+            .peekable();
+        let mut same = previous.is_some_and(|it| it.set.len() == messages.len());
+        // Both come in the order of their names.
+        let set = messages.iter().map(|(name, message)| {
+            while before.next_if(|(was, _)| ***was < **name).is_some() {}
+            let was = before.next_if(|(was, _)| ***was == **name);
+            let resource = make(message, was.map(|(_, resource)| resource));
+            same &= was.is_some_and(|(_, was)| Arc::ptr_eq(was, &resource));
+            let name = was.map_or_else(|| Arc::from(name.as_str()), |(name, _)| Arc::clone(name));
+            (name, resource)
+        });
+        let set: Set = set.collect();
+        match previous {
+            Some(previous) if same => Arc::clone(previous),
+            _ => Arc::new(Self {
+                version: version_of(&set),
+                set,
+            }),
+        }
+    }
+}
+
+/// What there was, if it is the same.
+fn kept(resource: Resource, was: Option<&Arc<Resource>>) -> Arc<Resource> {
+    match was {
+        Some(was) if **was == resource => Arc::clone(was),
+        _ => Arc::new(resource),
+    }
+}
+
+/// Of an address, which is what it was as long as it is the same message.
+fn address(message: &Arc<workload::Address>, was: Option<&Arc<Resource>>) -> Arc<Resource> {
+    let same = |was: &&Arc<Resource>| {
+        let made_of = was.message.as_ref();
+        made_of.is_some_and(|it| Arc::ptr_eq(it, message) || it == message)
+    };
+    if let Some(was) = was.filter(same) {
+        return Arc::clone(was);
+    }
+    let new = Resource {
+        message: Some(Arc::clone(message)),
+        ..address_resource(message)
+    };
+    kept(new, was)
 }
 
 impl Snapshot {
@@ -292,11 +372,6 @@ impl Snapshot {
     }
 }
 
-fn each<'a, T>(messages: &'a BTreeMap<String, T>, resource: fn(&T) -> Resource) -> Resources<'a> {
-    let all = messages.iter();
-    Box::new(all.map(move |(name, message)| (name.as_str(), resource(message))))
-}
-
 fn address_resource(address: &workload::Address) -> Resource {
     let role = match &address.r#type {
         Some(workload::address::Type::Workload(workload)) => Role::Workload {
@@ -336,16 +411,8 @@ fn resource(bytes: Vec<u8>, role: Role) -> Resource {
         version: Version::of(&bytes),
         bytes,
         role,
+        message: None,
     }
-}
-
-fn shared<'a>(resources: impl Iterator<Item = (&'a str, Resource)>, previous: &Set) -> Set {
-    let keep = |(name, resource): (&str, Resource)| match previous.get_key_value(name) {
-        Some((name, held)) if **held == resource => (Arc::clone(name), Arc::clone(held)),
-        Some((name, _)) => (Arc::clone(name), Arc::new(resource)),
-        None => (Arc::from(name), Arc::new(resource)),
-    };
-    resources.map(keep).collect()
 }
 
 fn version_of(set: &Set) -> Version {

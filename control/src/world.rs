@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use mesh::local::Local;
@@ -23,7 +24,8 @@ pub const UNREADABLE: &str = "unreadable_";
 /// Namespace and name.
 pub type Key = (String, String);
 
-/// All objects, by name, or by namespace and name.
+/// All objects, by name, or by namespace and name. Those that there are most of are shared: by who shares them is known what
+/// has not changed.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[expect(
     missing_docs,
@@ -33,9 +35,9 @@ pub struct World {
     pub namespaces: BTreeMap<String, Namespace>,
     pub nodes: BTreeMap<String, Node>,
     pub service_accounts: BTreeMap<Key, ServiceAccount>,
-    pub services: BTreeMap<Key, Service>,
+    pub services: BTreeMap<Key, Arc<Service>>,
     pub endpoint_slices: BTreeMap<Key, EndpointSlice>,
-    pub pods: BTreeMap<Key, Pod>,
+    pub pods: BTreeMap<Key, Arc<Pod>>,
     pub mesh_configs: BTreeMap<Key, MeshConfig>,
     pub authorization_policies: BTreeMap<Key, AuthorizationPolicy>,
     pub peer_authentications: BTreeMap<Key, PeerAuthentication>,
@@ -245,9 +247,9 @@ impl World {
             Object::Namespace(object) => drop(self.namespaces.insert(key.1, object)),
             Object::Node(object) => drop(self.nodes.insert(key.1, object)),
             Object::ServiceAccount(object) => drop(self.service_accounts.insert(key, object)),
-            Object::Service(object) => drop(self.services.insert(key, object)),
+            Object::Service(object) => drop(self.services.insert(key, Arc::new(object))),
             Object::EndpointSlice(object) => drop(self.endpoint_slices.insert(key, object)),
-            Object::Pod(object) => drop(self.pods.insert(key, object)),
+            Object::Pod(object) => drop(self.pods.insert(key, Arc::new(object))),
             Object::ConfigMap(object) => drop(self.mesh_configs.insert(key, object)),
             Object::AuthorizationPolicy(object) => {
                 drop(self.authorization_policies.insert(key, object))
@@ -322,9 +324,9 @@ impl World {
             Kind::Namespace => found(&self.namespaces, &key.1, Object::Namespace),
             Kind::Node => found(&self.nodes, &key.1, Object::Node),
             Kind::ServiceAccount => found(&self.service_accounts, &key, Object::ServiceAccount),
-            Kind::Service => found(&self.services, &key, Object::Service),
+            Kind::Service => found(&self.services, &key, |it| Object::Service(own(it))),
             Kind::EndpointSlice => found(&self.endpoint_slices, &key, Object::EndpointSlice),
-            Kind::Pod => found(&self.pods, &key, Object::Pod),
+            Kind::Pod => found(&self.pods, &key, |it| Object::Pod(own(it))),
             Kind::ConfigMap => found(&self.mesh_configs, &key, Object::ConfigMap),
             Kind::AuthorizationPolicy => found(
                 &self.authorization_policies,
@@ -343,6 +345,10 @@ impl World {
             Kind::Unserved(_) => found(&self.unserved, reference, Object::Unserved),
         }
     }
+}
+
+fn own<T: Clone>(shared: Arc<T>) -> T {
+    Arc::unwrap_or_clone(shared)
 }
 
 fn found<K: Ord, T: Clone>(

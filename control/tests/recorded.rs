@@ -223,7 +223,7 @@ fn a_local_workload_file_holds_every_resource() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded");
     for (case, [input, _]) in cases(&here) {
         let compiled = compiled(&input);
-        let written = local::write(&compiled.addresses, &compiled.authorizations);
+        let written = local::write(&compiled.own_addresses(), &compiled.authorizations);
         let read =
             local::parse(&written).unwrap_or_else(|error| panic!("{case}: {error}\n{written}"));
         assert_eq!(read.authorizations, compiled.authorizations, "{case}");

@@ -107,7 +107,7 @@ fn capture(world: &mut World) {
             ended: pod.over,
         };
         if enrol::enrolled(Keys::Shared, namespace, facts) == enrol::Enrolment::In {
-            let annotations = &mut pod.meta.annotations;
+            let annotations = &mut Arc::make_mut(pod).meta.annotations;
             annotations.insert(REDIRECTION.to_owned(), "enabled".to_owned());
         }
     }

@@ -55,6 +55,10 @@ pub(super) fn compile(
         .filter_map(|service| {
             let key = (service.meta.namespace.clone(), service.meta.name.clone());
             let binding = bindings.binding(&key)?;
+            // Nobody comes to its ports for its sake, and nobody is kept from them.
+            if binding.told.is_empty() && binding.denied == Denied::Nobody {
+                return None;
+            }
             let everywhere = service.ports.is_empty() && binding.denied == Denied::Everybody;
             let found = Bound {
                 namespace: &service.meta.namespace,
@@ -69,8 +73,12 @@ pub(super) fn compile(
         authorizations,
         ..
     } = compiled;
+    let polices_gateways = attached.polices_gateways();
+    if by_service.is_empty() && !polices_gateways {
+        return;
+    }
     for address in addresses.values_mut() {
-        let Some(Type::Workload(workload)) = &mut address.r#type else {
+        let Some(Type::Workload(workload)) = &address.r#type else {
             continue;
         };
         let mut ports: BTreeMap<u32, Port> = BTreeMap::new();
@@ -88,7 +96,10 @@ pub(super) fn compile(
                 ports.entry(port).or_default().add(scope, found.binding);
             }
         }
-        let policed = closed::policed(scope, attached, workload);
+        let policed = match polices_gateways {
+            true => closed::policed(scope, attached, workload),
+            false => None,
+        };
         if let Some(gateway) = &policed {
             let own = gateway::identity(scope, gateway);
             let others = ports
@@ -101,9 +112,10 @@ pub(super) fn compile(
         let all = ports
             .iter()
             .filter_map(|(port, found)| found.policy(namespace, *port));
-        for policy in all.chain(rest) {
+        let policies: Vec<_> = all.chain(rest).collect();
+        super::name(address, &policies);
+        for policy in policies {
             let name = format!("{}/{}", policy.namespace, policy.name);
-            workload.authorization_policies.push(name.clone());
             authorizations.entry(name).or_insert(policy);
         }
     }

@@ -4,7 +4,7 @@
 //! order. What only a waypoint can judge makes an ALLOW rule match nothing and a DENY rule match more: either way fewer
 //! peers get in than were meant to, never more.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use proto::security::{
     Action as WireAction, Address, Authorization, Group, Match, Presence, Rules, Scope as Reach,
@@ -104,17 +104,27 @@ fn reach(scope: Scope<'_>, namespace: &str, selects: bool) -> Reach {
 /// The policies that are for some workloads only, and so are listed by those.
 pub(super) struct Selecting<'a> {
     root: &'a str,
-    by_namespace: BTreeMap<&'a str, Vec<(&'a Selector, String)>>,
+    by_namespace: BTreeMap<&'a str, Vec<Arc<Named>>>,
+}
+
+/// A policy that workloads list: whom it selects, and its name.
+#[derive(Debug, PartialEq)]
+pub(super) struct Named {
+    selector: Selector,
+    name: String,
 }
 
 impl<'a> Selecting<'a> {
     pub(super) fn new(scope: Scope<'a>) -> Self {
         let mut by_namespace: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        let mut add = |namespace: &'a str, selector, name: String| {
+        let mut add = |namespace: &'a str, selector: &Selector, name: &str| {
             by_namespace
                 .entry(namespace)
                 .or_default()
-                .push((selector, format!("{namespace}/{name}")));
+                .push(Arc::new(Named {
+                    selector: selector.clone(),
+                    name: format!("{namespace}/{name}"),
+                }));
         };
         for policy in scope
             .world
@@ -123,12 +133,12 @@ impl<'a> Selecting<'a> {
             .filter(|policy| is_sent(policy))
         {
             if let PolicyTarget::Workloads(selector) = &policy.target {
-                add(&policy.meta.namespace, selector, policy.meta.name.clone());
+                add(&policy.meta.namespace, selector, &policy.meta.name);
             }
         }
         for (reference, denial) in &scope.world.denials {
             if let Some(selector) = &denial.selector {
-                add(&reference.namespace, selector, denial_name(reference));
+                add(&reference.namespace, selector, &denial_name(reference));
             }
         }
         Self {
@@ -137,20 +147,23 @@ impl<'a> Selecting<'a> {
         }
     }
 
-    /// Names of those that select a workload: of its namespace and of the root namespace, sorted.
-    pub(super) fn names(&self, own: &str, labels: &Labels) -> Vec<String> {
+    /// Those that may select workloads of a namespace: its own, and those of the root namespace.
+    pub(super) fn of(&self, own: &str) -> Vec<Arc<Named>> {
         let namespaces = [Some(own), (own != self.root).then_some(self.root)];
         let policies = namespaces
             .into_iter()
             .flatten()
             .filter_map(|namespace| self.by_namespace.get(namespace));
-        let selecting = policies
-            .flatten()
-            .filter(|(selector, _)| selector.matches(labels));
-        let mut names: Vec<_> = selecting.map(|(_, name)| name.clone()).collect();
-        names.sort();
-        names
+        policies.flatten().cloned().collect()
     }
+}
+
+/// Names of those that select a workload, sorted.
+pub(super) fn names(policies: &[Arc<Named>], labels: &Labels) -> Vec<String> {
+    let selecting = policies.iter().filter(|it| it.selector.matches(labels));
+    let mut names: Vec<_> = selecting.map(|it| it.name.clone()).collect();
+    names.sort();
+    names
 }
 
 fn is_sent(policy: &AuthorizationPolicy) -> bool {

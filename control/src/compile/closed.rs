@@ -29,8 +29,11 @@ const NAMESPACE: &str = "refused_namespace_";
 pub(super) fn compile(scope: Scope<'_>, attached: &Attached, compiled: &mut Compiled) {
     let services = services(scope, attached);
     let namespaces = namespaces(scope);
+    if services.is_empty() && namespaces.is_empty() {
+        return;
+    }
     for address in compiled.addresses.values_mut() {
-        let Some(Type::Workload(workload)) = &mut address.r#type else {
+        let Some(Type::Workload(workload)) = &address.r#type else {
             continue;
         };
         let Some(origin) = workloads::origin(scope, workload) else {
@@ -49,10 +52,11 @@ pub(super) fn compile(scope: Scope<'_>, attached: &Attached, compiled: &mut Comp
             None => format!("{SERVICE}{name}"),
         });
         let namespace = namespaces.get(home.as_str());
-        for name in all.chain(namespace.map(|_| format!("{NAMESPACE}{home}"))) {
-            let denial = denial(home, name);
+        let all = all.chain(namespace.map(|_| format!("{NAMESPACE}{home}")));
+        let denials: Vec<_> = all.map(|name| denial(home, name)).collect();
+        super::name(address, &denials);
+        for denial in denials {
             let name = format!("{home}/{}", denial.name);
-            workload.authorization_policies.push(name.clone());
             compiled.authorizations.entry(name).or_insert(denial);
         }
     }

@@ -167,7 +167,7 @@ fn slices(scope: Scope<'_>) -> impl Iterator<Item = (&EndpointSlice, &Service)> 
         .filter_map(move |slice| {
             let service =
                 services.get(&(slice.meta.namespace.as_str(), slice.service.as_deref()?))?;
-            Some((slice, *service))
+            Some((slice, &***service))
         })
 }
 

@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::IpAddr,
+    sync::Arc,
 };
 
 use proto::workload::{self, NetworkAddress, service::Visibility};
@@ -35,7 +36,7 @@ pub(super) use self::{
 /// All hosts of all ServiceEntries that anybody sees.
 #[derive(Default)]
 pub(super) struct Entries<'a> {
-    services: BTreeMap<Key, Service>,
+    services: BTreeMap<Key, Arc<Service>>,
     entries: BTreeMap<Key, Entry<'a>>,
 }
 
@@ -88,7 +89,7 @@ impl<'a> Entries<'a> {
     pub(super) fn new(
         world: &'a World,
         settings: &Settings,
-        made: &BTreeMap<Key, Service>,
+        made: &BTreeMap<Key, Arc<Service>>,
     ) -> Self {
         let mut entries = Self::default();
         if world.service_entries.is_empty() && world.refused.is_empty() {
@@ -129,18 +130,20 @@ impl<'a> Entries<'a> {
                     addresses: blocks.copied().collect(),
                     lack,
                 };
-                entries.services.insert(key.clone(), entry.service());
+                entries
+                    .services
+                    .insert(key.clone(), Arc::new(entry.service()));
                 entries.entries.insert(key, entry);
             }
         }
         entries
     }
 
-    pub(super) fn services(&self) -> impl Iterator<Item = &Service> {
+    pub(super) fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.values()
     }
 
-    pub(super) fn service(&self, key: &Key) -> Option<&Service> {
+    pub(super) fn service(&self, key: &Key) -> Option<&Arc<Service>> {
         self.services.get(key)
     }
 
@@ -228,7 +231,7 @@ struct Names {
 }
 
 impl Names {
-    fn new(scope: Scope<'_>, made: &BTreeMap<Key, Service>) -> Self {
+    fn new(scope: Scope<'_>, made: &BTreeMap<Key, Arc<Service>>) -> Self {
         let mut names = Self {
             own: HashMap::new(),
             meant: BTreeSet::new(),
@@ -310,14 +313,14 @@ fn lack(entry: &ServiceEntry) -> Option<Lack> {
 }
 
 /// The addresses of Services, each with one that has it.
-fn service_addresses(world: &World) -> HashMap<IpAddr, &Service> {
+fn service_addresses(world: &World) -> HashMap<IpAddr, &Arc<Service>> {
     let services = world.services.values();
     let all = services.flat_map(|it| it.addresses.iter().map(move |address| (*address, it)));
     all.collect()
 }
 
 /// Who may write a ServiceEntry has no say over what the address of a Service is.
-fn is_of_service(addresses: &HashMap<IpAddr, &Service>, block: &Block) -> bool {
+fn is_of_service(addresses: &HashMap<IpAddr, &Arc<Service>>, block: &Block) -> bool {
     is_single(block) && addresses.contains_key(&block.address)
 }
 

@@ -1,6 +1,6 @@
 //! Gateways: which are waypoints of ours, whom they admit, where they are reached, and what is said of them.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use proto::workload::{
     GatewayAddress, NamespacedHostname, NetworkAddress, gateway_address::Destination,
@@ -87,6 +87,9 @@ pub(super) fn identity(scope: Scope<'_>, (namespace, name): &Key) -> String {
 /// The Gateways whose service account a pod that is not theirs runs as, each with the first such pod.
 pub(super) fn shared(world: &World) -> BTreeMap<Key, String> {
     let mut shared = BTreeMap::new();
+    if world.gateways.is_empty() {
+        return shared;
+    }
     for pod in world.pods.values().filter(|pod| !pod.over) {
         let key = (pod.meta.namespace.clone(), pod.service_account.clone());
         let own = pod.meta.labels.get(GATEWAY_NAME) == Some(&key.1);
@@ -107,9 +110,17 @@ pub(super) fn is_own(pod: &Pod, (namespace, name): &Key) -> bool {
 /// Whether a pod takes itself for one of a Gateway of ours by its label alone: it runs as somebody else than that Gateway's
 /// pods do, so it is no endpoint of the Gateway's Service.
 pub(super) fn is_impostor(scope: Scope<'_>, service: &Service, pod: &Pod) -> bool {
+    pod.service_account != service.meta.name && is_guarded(scope, service)
+}
+
+/// Whether a Service is that of a Gateway of ours, so that only pods which run as its waypoint are endpoints of it.
+pub(super) fn is_guarded(scope: Scope<'_>, service: &Service) -> bool {
+    if scope.world.gateways.is_empty() {
+        return false;
+    }
     let key = (service.meta.namespace.clone(), service.meta.name.clone());
     let is_ours = find(scope, &key).is_some_and(|found| serves(scope, &found.class));
-    is_ours && owns(scope, service) && pod.service_account != key.1
+    is_ours && owns(scope, service)
 }
 
 /// The pods that take themselves for those of a Gateway, and as whom they run.
@@ -148,7 +159,7 @@ fn selects_pods_of(service: &Service, gateway: &str) -> bool {
 }
 
 /// The Services that Gateways have to get, where we say what is deployed.
-pub(super) fn made(world: &World, settings: &super::Settings) -> BTreeMap<Key, Service> {
+pub(super) fn made(world: &World, settings: &super::Settings) -> BTreeMap<Key, Arc<Service>> {
     let derived = Derived::default();
     let scope = Scope {
         world,
@@ -160,7 +171,7 @@ pub(super) fn made(world: &World, settings: &super::Settings) -> BTreeMap<Key, S
     }
     let without = ours(scope).filter(|(key, _)| !world.services.contains_key(*key));
     without
-        .map(|(key, _)| (key.clone(), service(key)))
+        .map(|(key, _)| (key.clone(), Arc::new(service(key))))
         .collect()
 }
 

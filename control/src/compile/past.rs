@@ -151,7 +151,7 @@ impl<'a> Passing<'a> {
                 ));
             }
             let found = self.scope.service(service);
-            if found.is_some_and(binding::may_be_bypassed) {
+            if found.is_some_and(|it| binding::may_be_bypassed(it)) {
                 said.push(format!(
                     "{words} is annotated so that whoever goes straight to its pods does not meet it"
                 ));
@@ -205,7 +205,8 @@ impl<'a> Passing<'a> {
         let scope = self.scope;
         let services = scope.services().filter(|it| it.addresses.is_empty());
         let strangers = services.filter(move |it| !gateway::owns(scope, it));
-        strangers.filter(|it| self.is_open(&key(it)))
+        let open = strangers.filter(|it| self.is_open(&key(it)));
+        open.map(|it| &**it)
     }
 
     fn is_open(&self, service: &Key) -> bool {

@@ -3,7 +3,7 @@
 //! STRICT for a workload as a whole is one policy for all, [`STRICT`], which workloads refer to. Ports with a mode of
 //! their own need a policy made for the occasion. The older of two on one level decides; undated ones are the oldest.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use proto::security::{
     Action, Authorization, Group, Match, Presence, Rules, Scope as Reach, StringMatch,
@@ -62,7 +62,7 @@ pub(super) struct Modes<'a> {
     mesh: Mode,
     by_namespace: BTreeMap<&'a str, Mode>,
     /// Those for some workloads only, oldest first.
-    by_selector: BTreeMap<&'a str, Vec<&'a PeerAuthentication>>,
+    by_selector: BTreeMap<&'a str, Vec<Arc<PeerAuthentication>>>,
 }
 
 impl<'a> Modes<'a> {
@@ -89,7 +89,8 @@ impl<'a> Modes<'a> {
             {
                 by_namespace.entry(namespace).or_insert(policy.mode);
             } else if !scope.is_root(namespace) {
-                by_selector.entry(namespace).or_default().push(policy);
+                let own = by_selector.entry(namespace).or_default();
+                own.push(Arc::new(policy.clone()));
             }
         }
         let root = scope.settings.root_namespace.as_str();
@@ -111,27 +112,48 @@ impl<'a> Modes<'a> {
         }
     }
 
+    /// Those of one namespace.
+    pub(super) fn of(&self, namespace: &str) -> OfNamespace {
+        let own = self.by_selector.get(namespace).cloned();
+        OfNamespace {
+            strict: format!("{}/{STRICT}", self.root),
+            outer: self.is_strict(namespace),
+            by_selector: own.unwrap_or_default(),
+        }
+    }
+}
+
+/// Which modes are in force in one namespace.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct OfNamespace {
+    /// Name of the policy for workloads that are strict as a whole.
+    strict: String,
+    /// What is in force for whom no policy selects.
+    outer: bool,
+    /// Those for some workloads only, oldest first.
+    by_selector: Vec<Arc<PeerAuthentication>>,
+}
+
+impl OfNamespace {
     /// Name of the policy that a workload refers to, if any.
-    pub(super) fn names(&self, namespace: &str, labels: &Labels) -> Option<String> {
-        let outer = self.is_strict(namespace);
-        let selects = |policy: &&&PeerAuthentication| {
+    pub(super) fn name(&self, labels: &Labels) -> Option<String> {
+        let selects = |policy: &&Arc<PeerAuthentication>| {
             policy
                 .selector
                 .as_ref()
                 .is_some_and(|selector| selector.matches(labels))
         };
-        let own = self
-            .by_selector
-            .get(namespace)
-            .and_then(|policies| policies.iter().find(selects));
-        let strict = match own {
-            Some(policy) if refers(policy, outer) && !converted(policy, outer).is_empty() => {
-                return Some(format!("{namespace}/{CONVERTED}{}", policy.meta.name));
+        let strict = match self.by_selector.iter().find(selects) {
+            Some(policy)
+                if refers(policy, self.outer) && !converted(policy, self.outer).is_empty() =>
+            {
+                let meta = &policy.meta;
+                return Some(format!("{}/{CONVERTED}{}", meta.namespace, meta.name));
             }
-            Some(policy) => is_strict(policy, outer),
-            None => outer,
+            Some(policy) => is_strict(policy, self.outer),
+            None => self.outer,
         };
-        strict.then(|| format!("{}/{STRICT}", self.root))
+        strict.then(|| self.strict.clone())
     }
 }
 

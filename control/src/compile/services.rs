@@ -1,6 +1,9 @@
 //! Services.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use prost::Message as _;
 use proto::{
@@ -73,7 +76,7 @@ pub(super) fn trust(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Compil
         });
         let identities: Vec<_> = trusted.map(|key| gateway::identity(scope, key)).collect();
         let resource = compiled.addresses.get_mut(&name);
-        let resource = resource.and_then(|address| address.r#type.as_mut());
+        let resource = resource.and_then(|address| Arc::make_mut(address).r#type.as_mut());
         if let (Some(Type::Service(resource)), false) = (resource, identities.is_empty()) {
             let config = prost_types::Any {
                 type_url: proto::TRUST_TYPE.to_owned(),

@@ -1,4 +1,4 @@
-//! Pods; and what is said of workloads of any origin.
+//! What a workload is, of a pod or of any origin.
 
 use std::{
     borrow::Cow,
@@ -7,16 +7,16 @@ use std::{
 };
 
 use proto::workload::{
-    Locality, NetworkMode, Port, PortList, TunnelProtocol, Workload, WorkloadStatus, WorkloadType,
+    Locality, NetworkMode, Port, TunnelProtocol, Workload, WorkloadStatus, WorkloadType,
 };
 
-use super::{
-    Compiled, Scope, authorization::Selecting, endpoints::Listed, entry, gateway, octets,
-    peer::Modes, services::is_served,
-};
-use crate::manifest::{
-    Labels, Meta, Pod, Service, ServiceEntry, WorkloadEntry,
-    core::{ServicePort, Target},
+use super::{Scope, entry, gateway, octets};
+use crate::{
+    manifest::{
+        Labels, Meta, Node, Pod, Service, ServiceEntry, WorkloadEntry,
+        core::{ServicePort, Target},
+    },
+    world::PodReport,
 };
 
 const REDIRECTION: &str = "ambient.istio.io/redirection";
@@ -39,70 +39,14 @@ const REVISION: [&str; 3] = [
     "version",
 ];
 
-pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
-    let mut selecting: HashMap<&str, Vec<&Service>> = HashMap::new();
-    let served = scope.services().filter(|service| is_served(scope, service));
-    for service in served.filter(|service| !entry::is_lacking(scope, service)) {
-        // A service without a selector selects nothing, not everything.
-        if !service.selector.is_empty() {
-            selecting
-                .entry(&service.meta.namespace)
-                .or_default()
-                .push(service);
-        }
-    }
-    let listed = Listed::new(scope);
-    let entered = entry::Pods::new(scope);
-    let policies = Selecting::new(scope);
-    let modes = Modes::new(scope);
-    for pod in scope
-        .world
-        .pods
-        .values()
-        .filter(|pod| scope.sees(&pod.meta.namespace))
-    {
-        let facts = Facts::of(scope, pod);
-        if pod.over || facts.addresses.is_empty() {
-            continue;
-        }
-        let mut workload = resource(scope, pod, &facts);
-        let services = selecting
-            .get(pod.meta.namespace.as_str())
-            .into_iter()
-            .flatten();
-        let services = services.filter(|it| has_all(&pod.meta.labels, &it.selector));
-        for service in services.filter(|it| !gateway::is_impostor(scope, it, pod)) {
-            let key = scope.service_key(&service.meta.namespace, &service.meta.name);
-            workload.services.insert(
-                key,
-                PortList {
-                    ports: ports(service, pod),
-                },
-            );
-        }
-        for (key, ports) in listed.of(pod).chain(entered.of(pod)) {
-            workload.services.insert(
-                key.clone(),
-                PortList {
-                    ports: ports.clone(),
-                },
-            );
-        }
-        workload.authorization_policies = policies.names(&pod.meta.namespace, &pod.meta.labels);
-        workload
-            .authorization_policies
-            .extend(modes.names(&pod.meta.namespace, &pod.meta.labels));
-        compiled.addresses.extend([super::workload(workload)]);
-    }
-}
-
 /// The pods by the addresses that are theirs alone, whether they are in the mesh already or not.
 pub(super) fn by_address(scope: Scope<'_>) -> HashMap<IpAddr, &Pod> {
     let pods = scope.world.pods.values();
     let own = pods.filter(|pod| !pod.over && !pod.host_network && scope.sees(&pod.meta.namespace));
     own.flat_map(|pod| {
-        let addresses = Facts::of(scope, pod).addresses;
-        addresses.into_iter().map(move |address| (address, pod))
+        let key = (pod.meta.namespace.clone(), pod.meta.name.clone());
+        let addresses = Facts::of(scope, pod, scope.report(&key, pod)).addresses;
+        addresses.into_iter().map(move |address| (address, &**pod))
     })
     .collect()
 }
@@ -141,7 +85,7 @@ pub(super) fn origin<'a>(scope: Scope<'a>, workload: &Workload) -> Option<Origin
     let key = (workload.namespace.clone(), workload.name.clone());
     let kind = workload.uid.strip_prefix(&scope.settings.cluster_id)?;
     if kind.starts_with(POD) {
-        world.pods.get(&key).map(Origin::Pod)
+        world.pods.get(&key).map(|pod| Origin::Pod(pod))
     } else if kind.starts_with(entry::WORKLOAD) {
         world.workload_entries.get(&key).map(Origin::Entry)
     } else if kind.starts_with(entry::SERVICE) {
@@ -192,7 +136,8 @@ pub(super) fn has_ready(scope: Scope<'_>, service: &Service) -> bool {
     let selected = pods.filter(|pod| has_all(&pod.meta.labels, &service.selector));
     let mut own = selected.filter(|pod| !gateway::is_impostor(scope, service, pod));
     own.any(|pod| {
-        let facts = Facts::of(scope, pod);
+        let key = (pod.meta.namespace.clone(), pod.meta.name.clone());
+        let facts = Facts::of(scope, pod, scope.report(&key, pod));
         facts.ready && !pod.over && !pod.meta.deleting && !facts.addresses.is_empty()
     })
 }
@@ -204,46 +149,46 @@ pub(super) fn has_all(labels: &Labels, wanted: &Labels) -> bool {
 }
 
 /// What is so now, as the pod's node sees it, or as its manifest says where there are no node agents.
-struct Facts {
-    addresses: Vec<IpAddr>,
+pub(super) struct Facts {
+    pub(super) addresses: Vec<IpAddr>,
     ready: bool,
     captured: bool,
 }
 
 impl Facts {
-    fn of(scope: Scope<'_>, pod: &Pod) -> Self {
-        let told = Self {
+    /// `report` is that of [`Scope::report`].
+    pub(super) fn of(scope: Scope<'_>, pod: &Pod, report: Option<&PodReport>) -> Self {
+        let told = || Self {
             addresses: pod.addresses.clone(),
             ready: pod.ready,
             captured: is_redirected(&pod.meta),
         };
-        let Some(reports) = &scope.world.reports else {
-            return told;
-        };
-        let key = (pod.meta.namespace.clone(), pod.meta.name.clone());
-        match reports.get(&key).filter(|report| report.node == pod.node) {
-            Some(report) => {
-                let addresses = if report.addresses.is_empty() {
-                    told.addresses
-                } else {
-                    report.addresses.clone()
-                };
-                Self {
-                    addresses,
-                    ready: report.ready,
-                    captured: report.captured,
-                }
-            }
+        match report {
+            None if scope.world.reports.is_none() => told(),
             // Nobody has seen it captured, whatever is written of it.
             None => Self {
                 captured: false,
-                ..told
+                ..told()
+            },
+            Some(report) => Self {
+                addresses: match report.addresses.is_empty() {
+                    true => pod.addresses.clone(),
+                    false => report.addresses.clone(),
+                },
+                ready: report.ready,
+                captured: report.captured,
             },
         }
     }
 }
 
-fn resource(scope: Scope<'_>, pod: &Pod, facts: &Facts) -> Workload {
+/// A pod as a workload of no service and under no policy.
+pub(super) fn resource(
+    scope: Scope<'_>,
+    pod: &Pod,
+    facts: &Facts,
+    locality: Option<Locality>,
+) -> Workload {
     let Pod { meta, .. } = pod;
     let (tunnel, native) = tunnel(&meta.labels, facts.captured);
     let status = if facts.ready && !meta.deleting {
@@ -277,14 +222,15 @@ fn resource(scope: Scope<'_>, pod: &Pod, facts: &Facts) -> Workload {
         native_tunnel: native,
         status: status.into(),
         cluster_id: scope.settings.cluster_id.clone(),
-        locality: locality(scope, &pod.node),
+        locality,
         network_mode: network.into(),
         ..Workload::default()
     }
 }
 
-fn locality(scope: Scope<'_>, node: &str) -> Option<Locality> {
-    let labels = &scope.world.nodes.get(node)?.meta.labels;
+/// Where the pods of a node are, if it says so.
+pub(super) fn locality(node: &Node) -> Option<Locality> {
+    let labels = &node.meta.labels;
     let label = |key: &str| labels.get(key).cloned().unwrap_or_default();
     let locality = Locality {
         region: label(REGION),
@@ -327,7 +273,7 @@ fn without_schedule(job: &str) -> Option<&str> {
 }
 
 /// The service's ports as this pod serves them. A named port that the pod does not have is left out.
-fn ports(service: &Service, pod: &Pod) -> Vec<Port> {
+pub(super) fn ports(service: &Service, pod: &Pod) -> Vec<Port> {
     let resolve = |target: &Target| match target {
         Target::Number(number) => Some(*number),
         Target::Name(name) => pod

@@ -79,8 +79,9 @@ fn compiled(
     addresses: BTreeMap<String, Address>,
     authorizations: BTreeMap<String, security::Authorization>,
 ) -> Compiled {
+    let addresses = addresses.into_iter();
     Compiled {
-        addresses,
+        addresses: addresses.map(|(name, it)| (name, Arc::new(it))).collect(),
         authorizations,
         ..Compiled::default()
     }

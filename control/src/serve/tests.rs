@@ -90,9 +90,9 @@ impl Control {
                 };
                 (
                     (*name).to_owned(),
-                    Address {
+                    Arc::new(Address {
                         r#type: Some(Type::Service(service)),
-                    },
+                    }),
                 )
             })
             .collect();
@@ -550,7 +550,7 @@ async fn the_order_of_the_types_does_not_depend_on_which_is_asked_for_first() {
         ..Default::default()
     };
     let compiled = Compiled {
-        addresses: [("w".to_owned(), address)].into(),
+        addresses: [("w".to_owned(), Arc::new(address))].into(),
         authorizations: [("shop/p".to_owned(), policy)].into(),
         ..Compiled::default()
     };

@@ -300,12 +300,8 @@ impl Check {
                 format!("{all:#}\n")
             }
             Format::Local => {
-                let Compiled {
-                    addresses,
-                    authorizations,
-                    ..
-                } = &self.compiled;
-                local::write(addresses, authorizations)
+                let compiled = &self.compiled;
+                local::write(&compiled.own_addresses(), &compiled.authorizations)
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
+    sync::Arc,
 };
 
 use super::{Entry, all, service_addresses, visible, workloads};
@@ -57,7 +58,7 @@ pub(in crate::compile) fn tell(scope: Scope<'_>, bindings: &Bindings, compiled: 
 struct Telling<'a> {
     scope: Scope<'a>,
     bindings: &'a Bindings,
-    services: HashMap<IpAddr, &'a Service>,
+    services: HashMap<IpAddr, &'a Arc<Service>>,
     pods: workloads::ByAddress<'a>,
 }
 

@@ -20,6 +20,7 @@ use crate::{
         gateway::{self, Obstacle},
         octets,
         peer::Modes,
+        pods::Policies,
         services::is_served,
         workloads::{
             Memberships, WORKLOAD_NAME, by_address, canonical, has_all, is_redirected,
@@ -84,7 +85,7 @@ fn served<'a>(scope: Scope<'a>, entry: &ServiceEntry) -> Vec<&'a Service> {
         .hosts(namespace, name)
         .filter(|it| it.lack.is_none());
     hosts
-        .filter_map(|it: &Entry<'_>| entries.service(&it.key))
+        .filter_map(|it: &Entry<'_>| entries.service(&it.key).map(|it| &**it))
         .collect()
 }
 
@@ -97,7 +98,7 @@ fn selecting(scope: Scope<'_>) -> BTreeMap<&str, Vec<&Service>> {
         let all = selecting
             .entry(service.meta.namespace.as_str())
             .or_default();
-        all.push(service);
+        all.push(&**service);
     }
     selecting
 }
@@ -159,8 +160,7 @@ impl<'a> Making<'a> {
         let scope = self.scope;
         let (tunnel, native) = tunnel(labels, is_redirected(meta));
         let (canonical_name, canonical_revision) = canonical(labels, name);
-        let mut policies = self.policies.names(&meta.namespace, labels);
-        policies.extend(self.modes.names(&meta.namespace, labels));
+        let policies = Policies::of(&self.policies, &self.modes, &meta.namespace);
         let address = match endpoint.address {
             Address::Ip(address) => Some(octets(address)),
             _ => None,
@@ -179,7 +179,7 @@ impl<'a> Making<'a> {
             // What it is nobody says, and a pod is what most are.
             workload_type: WorkloadType::Pod.into(),
             workload_name: name.to_owned(),
-            authorization_policies: policies,
+            authorization_policies: policies.names(labels),
             cluster_id: scope.settings.cluster_id.clone(),
             locality: locality(endpoint),
             capacity: endpoint.weight,
@@ -282,8 +282,11 @@ impl Pods {
         &'b self,
         pod: &Pod,
     ) -> impl Iterator<Item = (&'b String, &'b Vec<Port>)> {
-        let key = (pod.meta.namespace.clone(), pod.meta.name.clone());
-        self.by_pod.get(&key).into_iter().flatten()
+        let own = (!self.by_pod.is_empty()).then(|| {
+            let key = (pod.meta.namespace.clone(), pod.meta.name.clone());
+            self.by_pod.get(&key)
+        });
+        own.flatten().into_iter().flatten()
     }
 }
 

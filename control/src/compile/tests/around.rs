@@ -515,7 +515,10 @@ fn a_member_of_a_foreign_service_is_neither_opened_nor_closed_by_it() {
         services: services.into(),
         ..Workload::default()
     };
-    world.stored.addresses.extend([workload(member)]);
+    let member = Address {
+        r#type: Some(Type::Workload(member)),
+    };
+    world.stored.addresses.insert("stored".to_owned(), member);
     let out = resources(&world);
     let stolen = &out["addresses"]["evil/steal.evil.svc.cluster.local"]["service"];
     assert_eq!(

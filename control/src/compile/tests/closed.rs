@@ -213,7 +213,7 @@ fn admits(compiled: &Compiled, account: &str, port: u16) -> bool {
     let mut store = mesh::store::Store::new("n1".into(), "root".into());
     for delta in [
         delta(proto::AUTHORIZATION_TYPE, &compiled.authorizations),
-        delta(proto::ADDRESS_TYPE, &compiled.addresses),
+        delta(proto::ADDRESS_TYPE, &compiled.own_addresses()),
     ] {
         assert_eq!(store.apply(&delta).0, []);
     }

@@ -123,7 +123,7 @@ fn sent(text: &str, address: &str) -> &'static str {
     let mut store = mesh::store::Store::new("n1".into(), "root".into());
     for delta in [
         delta(proto::AUTHORIZATION_TYPE, &compiled.authorizations),
-        delta(proto::ADDRESS_TYPE, &compiled.addresses),
+        delta(proto::ADDRESS_TYPE, &compiled.own_addresses()),
     ] {
         assert_eq!(store.apply(&delta).0, []);
     }
