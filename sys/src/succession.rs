@@ -4,15 +4,13 @@
 //! is in the middle of its handshake there, is reset when that one closes: nothing hands it on. So first the queue of the one
 //! that goes has to run dry, with its accepting going on: [`prefer_second`], a while, [`refuse_opening`], a moment, close.
 //!
-//! In the calling thread's network namespace nothing happens here; the sockets are where they were made.
-
-use std::{io, os::fd::AsFd};
+use std::{io, net::SocketAddr, os::fd::AsFd};
 
 use nix::{
     libc::{self, sock_filter, sock_fprog},
     sys::socket::{setsockopt, sockopt},
 };
-use socket2::{SockFilter, SockRef};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
 /// `ret K` of classic BPF.
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
@@ -24,6 +22,26 @@ const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
 const FLAGS: u32 = 13;
 const SYN: u32 = 0x02;
 const ACK: u32 = 0x10;
+
+/// Whether somebody listens on this port in the calling thread's network namespace who shares it with us, and reuses addresses.
+///
+/// # Errors
+/// If that cannot be told.
+pub fn is_shared(address: SocketAddr) -> io::Result<bool> {
+    let bind = |reuse_port| {
+        let domain = Domain::for_address(address);
+        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+        // So that only who listens is in the way, and no connection that once came in there.
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(reuse_port)?;
+        match socket.bind(&address.into()) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(false),
+            Err(error) => Err(error),
+        }
+    };
+    Ok(!bind(false)? && bind(true)?)
+}
 
 /// From now on the second of the listeners on this port gets all new connections, in the order in which they began to listen;
 /// where there is one alone, that one. Of any of them it is said for all, and it stays said when one closes.
@@ -68,7 +86,7 @@ pub fn refuse_opening(listener: &impl AsFd) -> io::Result<()> {
 mod tests {
     use std::{
         io::ErrorKind,
-        net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+        net::{Ipv4Addr, TcpListener, TcpStream},
     };
 
     use super::*;
@@ -78,6 +96,7 @@ mod tests {
 
     fn shared(address: SocketAddr) -> TcpListener {
         let options = Options {
+            reuse_address: true,
             reuse_port: true,
             ..Options::default()
         };
@@ -115,7 +134,7 @@ mod tests {
         refuse_opening(&first).unwrap();
         let clients: Vec<_> = (0..32)
             .map(|_| {
-                let client = socket2::Socket::from(stream(address, None, None).unwrap());
+                let client = Socket::from(stream(address, None, None).unwrap());
                 let begun = client.connect(&address.into()).unwrap_err();
                 assert_eq!(begun.raw_os_error(), Some(libc::EINPROGRESS));
                 client
@@ -131,6 +150,21 @@ mod tests {
         }
         let pending = second.set_nonblocking(true).and_then(|()| second.accept());
         assert_eq!(pending.unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_port_is_shared_while_one_listens_on_it_who_lets_others() {
+        let first = shared(ANY);
+        let address = first.local_addr().unwrap();
+        assert!(is_shared(address).unwrap());
+        let client = TcpStream::connect(address).unwrap();
+        first.set_nonblocking(false).unwrap();
+        let accepted = first.accept().unwrap();
+        drop(first);
+        assert!(!is_shared(address).unwrap(), "a connection is no listener");
+        drop((client, accepted));
+        let alone = TcpListener::bind(ANY).unwrap();
+        assert!(!is_shared(alone.local_addr().unwrap()).unwrap());
     }
 
     #[test]

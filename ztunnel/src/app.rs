@@ -4,7 +4,10 @@ use std::{
     fmt,
     future::Future,
     io,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -78,6 +81,7 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
         .unzip();
     let shared = Arc::new(Shared {
         loads: workers.iter().map(|_| AtomicUsize::new(0)).collect(),
+        ending: AtomicBool::new(false),
         certificates,
         telemetry: Telemetry(Arc::clone(&metrics.traffic)),
         workers,
@@ -94,21 +98,25 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
     let state = State::new(&shared);
     let (synced, discovery) = follow(&shared, &metrics, &state)?;
     let (seen, pods) = watch::channel(Seen::default());
-    tokio::task::spawn_local(Pods::new(Arc::clone(&shared), proxies, seen).run());
-    let inside = Inside {
+    tokio::task::spawn_local(Pods::new(Arc::clone(&shared), proxies, seen, synced.clone()).run());
+    let inside = Arc::new(Inside {
         shared: Arc::clone(&shared),
         metrics,
         state,
         pods,
         synced,
-    };
-    let pages = admin::serve(Arc::new(inside)).await;
+    });
+    let pages = admin::serve(&inside).await;
+    tokio::task::spawn_local(admin::tell(inside));
     pages.map_err(|error| Error::Io("admin, metrics or readiness address", error))?;
     tracing::info!(node = %shared.config.node, workers = shared.workers.len(), "started");
     shutdown.await;
-    tracing::info!(deadline = ?shared.config.drain, "ending: new connections are not taken any more");
+    tracing::info!(deadline = ?shared.config.drain, "ending: new connections are left to a successor");
+    shared.ending.store(true, Ordering::Relaxed);
+    let finished = drainer.drain(shared.config.drain).await;
+    // Rules that change meanwhile hold for what is still open.
     drop(discovery);
-    if !drainer.drain(shared.config.drain).await {
+    if !finished {
         tracing::warn!("connections were still open and are cut");
     }
     Ok(())

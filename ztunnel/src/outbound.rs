@@ -31,6 +31,8 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(15);
 /// Endpoints of a service that are tried for one flow.
 const TRIES: usize = 3;
+/// Tunnels that are tried for one flow to one endpoint: those that are open may be about to end.
+const TUNNELS: usize = 3;
 
 /// Carries one connection from a pod to wherever it was going.
 pub(crate) async fn run(worker: Rc<Worker>, pod: Rc<Pod>, app: TcpStream, from: SocketAddr) {
@@ -154,14 +156,21 @@ async fn tunnelled(
         let credential = Arc::clone(&credential);
         async move { dial(&worker, &pod, to, &expected, &credential).await }
     };
-    let (tunnel, place) = pod.pool.place(&key, dial).await?;
-    report.peer_is(tunnel.peer());
     let headers = headers_for(worker, pod, from, hop);
     let authority = hop.authority.to_string();
-    match tunnel
-        .connect(&authority, headers, Instant::now() + ANSWER)
-        .await
-    {
+    let deadline = Instant::now() + ANSWER;
+    let mut left = TUNNELS;
+    let (answered, place) = loop {
+        let (tunnel, place) = pod.pool.place(&key, dial).await?;
+        report.peer_is(tunnel.peer());
+        left -= 1;
+        match tunnel.connect(&authority, headers.clone(), deadline).await {
+            // Its peer ends, or it broke: nothing of the flow has gone anywhere, and another proxy may be there already.
+            Err(ConnectError::Tunnel(_)) if tunnel.is_closed() && left > 0 => {}
+            answered => break (answered, place),
+        }
+    };
+    match answered {
         Ok((stream, _)) => Ok(Opened::Tunnelled(stream, place)),
         Err(ConnectError::Status(status)) if hop.waypoint => Err(Refusal::RefusedByWaypoint {
             waypoint: hop.workload.uid.to_string(),

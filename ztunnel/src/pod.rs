@@ -62,6 +62,13 @@ impl Pod {
         tunnels.push(net::task::spawn(tunnel).abort_handle());
     }
 
+    /// Whether it has no open flow or tunnel, and nobody listens for new ones.
+    pub(crate) fn has_finished(&self) -> bool {
+        let over =
+            |tasks: &RefCell<Vec<AbortHandle>>| tasks.borrow().iter().all(AbortHandle::is_finished);
+        self.flows.len() == 0 && over(&self.listeners) && over(&self.tunnels)
+    }
+
     /// The pod is gone: everything of it ends.
     pub(crate) fn end(&self) {
         self.stop_listening();
@@ -74,7 +81,7 @@ impl Pod {
     }
 
     /// Takes no new connections.
-    pub(crate) fn stop_listening(&self) {
+    fn stop_listening(&self) {
         self.listeners
             .borrow_mut()
             .drain(..)

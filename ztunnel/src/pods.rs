@@ -3,12 +3,19 @@
 //! What a message changes is decided in [`roster`](crate::roster). A pod whose listeners cannot be opened is told to the
 //! agent with the reason and tried again; nothing that the agent sends ends this process.
 
-use std::{collections::HashMap, io, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use mesh::{admit, identity::Identity};
+use net::discovery;
 use prost::Message;
 use proto::workload::zds::{
-    Ack, Version, WorkloadRequest, WorkloadResponse, ZdsHello, workload_response,
+    Ack, Version, WorkloadRequest, WorkloadResponse, ZdsHello, workload_request::Payload,
+    workload_response,
 };
 use sys::{netns::Netns, seqpacket::Connection};
 use tokio::{io::unix::AsyncFd, sync::watch, time::Instant};
@@ -32,13 +39,15 @@ pub(crate) struct Pods {
     shared: Arc<Shared>,
     roster: Roster,
     served: HashMap<String, Arc<PodFacts>>,
-    /// Those whose start failed.
+    /// Those whose start failed, or has to wait.
     pending: HashMap<String, (Named, Netns)>,
     /// The home of the next pod.
     next_home: usize,
     proxies: net::metrics::Proxies,
     /// Uid and facts of all served pods, for the admin pages; with whether a snapshot is complete.
     seen: watch::Sender<Seen>,
+    /// Whether there is state to serve pods by.
+    synced: watch::Receiver<discovery::State>,
 }
 
 /// What others see of the pods.
@@ -55,6 +64,7 @@ impl Pods {
         shared: Arc<Shared>,
         proxies: net::metrics::Proxies,
         seen: watch::Sender<Seen>,
+        synced: watch::Receiver<discovery::State>,
     ) -> Self {
         Self {
             shared,
@@ -64,13 +74,14 @@ impl Pods {
             next_home: 0,
             proxies,
             seen,
+            synced,
         }
     }
 
     /// Follows the node agent until dropped.
     pub(crate) async fn run(mut self) {
         let mut told = false;
-        loop {
+        while !self.is_ending() {
             let followed = match Connection::connect(&self.shared.config.zds) {
                 Ok(agent) => self.follow(agent).await,
                 Err(error) => Err(error),
@@ -106,9 +117,17 @@ impl Pods {
         self.roster.connected();
         let mut buffer = vec![0; MAX_MESSAGE];
         let mut retry = Instant::now() + RETRY;
+        let mut state = self.synced.clone();
+        let mut waits = !state.borrow().synced;
         loop {
+            let synced = async { state.wait_for(|state| state.synced).await.is_ok() };
             let received = tokio::select! {
                 received = receive(&agent, &mut buffer) => received?,
+                true = synced, if waits => {
+                    waits = false;
+                    self.retry();
+                    continue;
+                }
                 () = tokio::time::sleep_until(retry) => {
                     self.retry();
                     retry = Instant::now() + RETRY;
@@ -147,6 +166,9 @@ impl Pods {
             .map(Netns::id)
             .transpose()
             .map_err(|e| e.to_string())?;
+        if self.is_ending() && matches!(request.payload, Some(Payload::Add(_))) {
+            return Err("this node proxy is ending".to_owned());
+        }
         let result = match (self.roster.on(request, id)?, netns) {
             (Action::Start(named), Some(netns)) => self.start(named, netns),
             (Action::Stop(uids), _) => {
@@ -162,6 +184,11 @@ impl Pods {
     fn start(&mut self, named: Named, netns: Netns) -> Result<(), String> {
         self.stop(&named.uid);
         let config = &self.shared.config;
+        // Connections that came to us now would wait for what the predecessor has.
+        if !self.synced.borrow().synced && socket::has_predecessor(&netns, config) {
+            self.pending.insert(named.uid.clone(), (named, netns));
+            return Ok(());
+        }
         let listeners = match socket::listen(&netns, config) {
             Ok(listeners) => listeners,
             Err(error) => {
@@ -233,6 +260,11 @@ impl Pods {
             }
         }
         self.publish();
+    }
+
+    /// Whoever is to end is followed by another one, which gets what comes.
+    fn is_ending(&self) -> bool {
+        self.shared.ending.load(Ordering::Relaxed)
     }
 
     fn publish(&self) {

@@ -56,6 +56,14 @@ pub(crate) fn listen(netns: &Netns, config: &Config) -> io::Result<Listeners> {
     })
 }
 
+/// Whether another proxy listens in the pod and shares its ports with us, as a predecessor does that is to be replaced.
+pub(crate) fn has_predecessor(netns: &Netns, config: &Config) -> bool {
+    let tunnel = SocketAddr::from(([0; 4], 15008));
+    let shared = || netns.within(|| sys::succession::is_shared(tunnel));
+    // Where that cannot be told, opening the listeners fails too, with a reason.
+    config.port_reuse && shared().unwrap_or(false)
+}
+
 fn unsupported() -> io::Error {
     io::Error::from(io::ErrorKind::AddrNotAvailable)
 }

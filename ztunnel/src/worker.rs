@@ -9,7 +9,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -20,7 +20,11 @@ use mesh::{
     refusal::Refusal,
     store::{Effect, Generation},
 };
-use net::{certificates::Certificates, drain::Drain, tls::Credential};
+use net::{
+    certificates::Certificates,
+    drain::{Drain, Phase},
+    tls::Credential,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, mpsc, oneshot},
@@ -47,6 +51,13 @@ const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::
 /// How often the bytes of open flows are counted.
 const TELL: Duration = Duration::from_secs(5);
 
+/// How long listeners go on accepting once the proxy is to end, while its successor gets what begins …
+const SUCCESSION: Duration = Duration::from_millis(500);
+/// … and then, when nothing can begin any more, for what is in the middle of its handshake.
+const LAST: Duration = Duration::from_millis(200);
+/// How often it is looked whether all has ended.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// What all workers share.
 pub(crate) struct Shared {
     pub(crate) config: Config,
@@ -54,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) telemetry: Telemetry,
     /// Open flows and tunnels of each worker.
     pub(crate) loads: Vec<AtomicUsize>,
+    /// The proxy is to end: it takes no more pods.
+    pub(crate) ending: AtomicBool,
     pub(crate) workers: Vec<mpsc::UnboundedSender<Command>>,
 }
 
@@ -134,6 +147,9 @@ impl Worker {
     async fn serve(self: Rc<Self>, mut inbox: mpsc::UnboundedReceiver<Command>) {
         let mut tell = tokio::time::interval(TELL);
         let mut drain = self.drain.clone();
+        let mut look = tokio::time::interval(LOOK);
+        // When the listeners have closed and nobody hands anything over any more.
+        let mut settled = None;
         loop {
             let command = tokio::select! {
                 command = inbox.recv() => command,
@@ -141,7 +157,16 @@ impl Worker {
                     self.pods.borrow().values().for_each(|pod| pod.flows.tell());
                     continue;
                 }
-                () = drain.begun() => return self.finish().await,
+                () = drain.begun(), if settled.is_none() => {
+                    settled = Some(Instant::now() + SUCCESSION + LAST);
+                    continue;
+                }
+                _ = look.tick(), if settled.is_some_and(|at| at <= Instant::now()) => {
+                    if self.has_finished() {
+                        return;
+                    }
+                    continue;
+                }
             };
             let Some(command) = command else { return };
             match command {
@@ -224,23 +249,27 @@ impl Worker {
         }
     }
 
-    /// Takes no new connections and waits until the open flows have ended.
-    async fn finish(&self) {
-        let pods: Vec<_> = self.pods.borrow().values().cloned().collect();
-        // The listeners go with their tasks; flows run in tasks of their own.
-        pods.iter().for_each(|pod| pod.stop_listening());
-        while pods.iter().any(|pod| pod.flows.len() > 0) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    /// Whether nothing is open that would be cut.
+    fn has_finished(&self) -> bool {
+        self.pods.borrow().values().all(|pod| pod.has_finished())
     }
 
     async fn accept(self: Rc<Self>, pod: Rc<Pod>, kind: Kind, listener: TcpListener) {
+        tokio::select! {
+            // First: what has come by the last moment is taken.
+            biased;
+            () = self.accept_all(&pod, kind, &listener) => {}
+            () = give_way(&listener, self.drain.clone()) => {}
+        }
+    }
+
+    async fn accept_all(self: &Rc<Self>, pod: &Rc<Pod>, kind: Kind, listener: &TcpListener) {
         let mut pause = ACCEPT_PAUSE.0;
         loop {
             match listener.accept().await {
                 Ok((stream, from)) => {
                     pause = ACCEPT_PAUSE.0;
-                    self.hand_over(&pod, kind, stream, from);
+                    self.hand_over(pod, kind, stream, from);
                 }
                 // Out of descriptors, for one: trying again at once would only burn the processor.
                 Err(error) => {
@@ -261,7 +290,9 @@ impl Worker {
             .map(|load| load.load(Ordering::Relaxed))
             .collect();
         let to = place(self.id, &loads);
-        if to == self.id {
+        // A worker that has nothing left to finish is gone.
+        let stays = self.drain.phase() != Phase::Running;
+        if stays || to == self.id {
             self.take(pod, kind, stream, from);
         } else if let Ok(stream) = stream.into_std() {
             let pod = Arc::clone(&pod.facts.uid);
@@ -365,4 +396,14 @@ impl Worker {
             .map(|(uid, pod)| (Arc::clone(uid), pod.flows.shown()))
             .collect()
     }
+}
+
+/// Until the proxy is to end, and nothing is left that only this listener could take.
+async fn give_way(listener: &TcpListener, mut drain: Drain) {
+    drain.begun().await;
+    // A kernel that cannot do this loses what comes at the last moment, as it would without a successor.
+    sys::succession::prefer_second(listener).ok();
+    tokio::time::sleep(SUCCESSION).await;
+    sys::succession::refuse_opening(listener).ok();
+    tokio::time::sleep(LAST).await;
 }

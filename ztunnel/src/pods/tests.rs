@@ -1,6 +1,10 @@
 //! The proxy's end of ZDS, against an agent in this process. Bytes are those of the protocol, written out.
 
-use std::{fs::File, os::fd::AsFd, sync::atomic::AtomicUsize};
+use std::{
+    fs::File,
+    os::fd::AsFd,
+    sync::atomic::{AtomicBool, AtomicUsize},
+};
 
 use net::{
     config::Environment,
@@ -39,10 +43,12 @@ impl Agent {
             certificates,
             telemetry: Telemetry(Arc::clone(&metrics.traffic)),
             loads: vec![AtomicUsize::new(0)],
+            ending: AtomicBool::new(false),
             workers: vec![worker],
         });
         let (seen, watching) = watch::channel(Seen::default());
-        let mut pods = Pods::new(shared, Proxies::default(), seen);
+        let (_, synced) = watch::channel(discovery::State::default());
+        let mut pods = Pods::new(shared, Proxies::default(), seen, synced);
         let proxy = tokio::spawn(async move { pods.follow(far).await });
         let agent = Self {
             socket: watched(near).unwrap(),
