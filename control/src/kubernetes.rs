@@ -2,8 +2,10 @@
 
 pub mod follow;
 pub mod leader;
+pub mod object;
 pub mod objects;
 pub mod phases;
+pub mod replicas;
 pub mod reviews;
 pub mod root;
 pub mod schema;

@@ -47,6 +47,54 @@ pub struct Reached {
     pub nodes: Vec<Option<u64>>,
     /// Each waypoint, by gateway.
     pub waypoints: BTreeMap<Key, Vec<Option<u64>>>,
+    /// Each control plane beside this one: what it tells of those who are connected to it; `None` if it tells nothing.
+    pub others: Vec<Option<Report>>,
+}
+
+/// What one control plane tells others of those who are connected to it. The numbers of its snapshots are its own; a step is
+/// known by what it leads to.
+///
+/// A service may come to the same step twice, and what is told of the first time may be taken for the second for as long as
+/// that is on its way: both times everybody is told the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Gateways whose waypoint has accepted something, of which nobody has recorded that.
+    pub ready: BTreeSet<Key>,
+    /// By service, the last step that all node proxies have accepted, if it was not long ago.
+    pub steps: BTreeMap<Key, Accepted>,
+}
+
+/// A step that all node proxies of a control plane have accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// What it leads to.
+    pub phase: Phase,
+    /// The Gateways of which a waypoint is connected that has not accepted it.
+    pub lacking: BTreeSet<Key>,
+}
+
+impl Report {
+    /// Steps that are told of at most, and Gateways: there is no room for more where control planes tell each other. What is not
+    /// told is waited for as if nobody told anything.
+    pub const MOST: usize = 512;
+
+    fn has(&self, service: &Key, phase: &Phase, who: Who<'_>) -> bool {
+        let step = self.steps.get(service).filter(|it| it.phase == *phase);
+        step.is_some_and(|step| match who {
+            Who::Nodes | Who::Requests => true,
+            Who::Waypoint(gateway) => !step.lacking.contains(gateway),
+        })
+    }
+}
+
+impl Reached {
+    /// Whether every other control plane tells that a step has come to everybody whom it concerns.
+    fn others_have(&self, service: &Key, phase: Option<&Phase>, who: Who<'_>) -> bool {
+        let has = |report: &Report| phase.is_some_and(|phase| report.has(service, phase, who));
+        self.others
+            .iter()
+            .all(|other| other.as_ref().is_some_and(has))
+    }
 }
 
 /// Who has to be done with a step.
@@ -83,6 +131,8 @@ pub fn next(recorded: &Waypoints, known: &Known<'_>) -> Waypoints {
         all.iter().any(Option::is_some).then(|| gateway.clone())
     };
     let became_ready = known.reached.waypoints.iter().filter_map(accepted);
+    let others = known.reached.others.iter().flatten();
+    let became_ready = became_ready.chain(others.flat_map(|it| it.ready.iter().cloned()));
     let ready: BTreeSet<Key> = recorded.ready.iter().cloned().chain(became_ready).collect();
     let ready: BTreeSet<Key> = ready.intersection(known.gateways).cloned().collect();
     let services = recorded.phases.keys().chain(known.wanted.keys());
@@ -253,8 +303,9 @@ pub struct Waits {
     quiet_until: Option<Instant>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Wait {
+    phase: Phase,
     until: Instant,
     /// The snapshot that has the step; `None` if it is not published yet.
     snapshot: Option<u64>,
@@ -263,8 +314,9 @@ struct Wait {
 }
 
 impl Wait {
-    const fn new(until: Instant) -> Self {
+    const fn new(phase: Phase, until: Instant) -> Self {
         Self {
+            phase,
             until,
             snapshot: None,
             accepted: None,
@@ -293,7 +345,7 @@ impl Waits {
             .retain(|service, _| after.phases.contains_key(service));
         for (service, phase) in &after.phases {
             if before.phases.get(service) != Some(phase) {
-                let wait = Wait::new(now + PATIENCE);
+                let wait = Wait::new(phase.clone(), now + PATIENCE);
                 self.begun.insert(service.clone(), wait);
             }
         }
@@ -309,9 +361,11 @@ impl Waits {
     /// Everybody has come this far. To be told at once: [`SETTLE`] is counted from here.
     pub fn reached(&mut self, reached: &Reached, now: Instant) {
         let is_quiet = self.is_quiet(now);
-        for wait in self.begun.values_mut() {
+        for (service, wait) in &mut self.begun {
+            let have = have(&reached.nodes, wait.snapshot)
+                && reached.others_have(service, Some(&wait.phase), Who::Nodes);
             // Who has come since, and has not accepted it, may have sent out requests by what it knew before.
-            wait.accepted = match !is_quiet && have(&reached.nodes, wait.snapshot) {
+            wait.accepted = match !is_quiet && have {
                 true => wait.accepted.or(Some(now)),
                 false => None,
             };
@@ -345,7 +399,42 @@ impl Waits {
                 .get(gateway)
                 .map_or(&[][..], Vec::as_slice),
         };
-        !self.is_quiet(known.now) && have(connected, wait.and_then(|wait| wait.snapshot))
+        let phase = wait.map(|wait| &wait.phase);
+        !self.is_quiet(known.now)
+            && have(connected, wait.and_then(|wait| wait.snapshot))
+            && known.reached.others_have(service, phase, who)
+    }
+
+    /// What others are to be told of those who are connected here: of steps that somebody may wait for still.
+    pub fn report(&self, recorded: &Waypoints, reached: &Reached, now: Instant) -> Report {
+        let accepted = |all: &[Option<u64>]| all.iter().any(Option::is_some);
+        let ready = reached.waypoints.iter();
+        let ready = ready.filter(|(key, all)| accepted(all) && !recorded.ready.contains(key));
+        // Others may have begun to wait a little later.
+        let under_way = self
+            .begun
+            .iter()
+            .filter(|(_, wait)| now < wait.until + PATIENCE);
+        let of_all = under_way
+            .filter(|(_, wait)| !self.is_quiet(now) && have(&reached.nodes, wait.snapshot))
+            // Nobody has what is not published, also if nobody is there.
+            .filter(|(_, wait)| wait.snapshot.is_some());
+        let steps = of_all.map(|(service, wait)| {
+            let waypoints = reached.waypoints.iter();
+            let lacking = waypoints.filter(|(_, all)| !have(all, wait.snapshot));
+            let step = Accepted {
+                phase: wait.phase.clone(),
+                lacking: lacking.map(|(gateway, _)| gateway.clone()).collect(),
+            };
+            (service.clone(), step)
+        });
+        Report {
+            ready: ready
+                .map(|(gateway, _)| gateway.clone())
+                .take(Report::MOST)
+                .collect(),
+            steps: steps.take(Report::MOST).collect(),
+        }
     }
 
     fn is_quiet(&self, now: Instant) -> bool {

@@ -5,7 +5,7 @@ use std::{
     io::Write as _,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -147,7 +147,7 @@ fn directory(config: &Config, from: &Path, tasks: &mut JoinSet<()>) -> Result<Ar
 async fn cluster(config: &Config, tasks: &mut JoinSet<()>) -> Result<Arc<Hub>, Error> {
     use crate::kubernetes::{
         follow::{self, Replica},
-        leader, phases,
+        leader, phases, replicas,
         reviews::Reviews,
         root, watch as watcher, write,
     };
@@ -164,6 +164,10 @@ async fn cluster(config: &Config, tasks: &mut JoinSet<()>) -> Result<Arc<Hub>, E
     let proxies = (names.root_namespace.clone(), config.ztunnel_account.clone());
     let callers = Callers::Reviews(Reviews::new(client.clone(), proxies));
     let hub = Arc::new(hub(config, authority, callers, Reports::unrecorded()));
+    // Whoever has no Lease is waited for by nobody: it has one before the first proxy comes, and before what that is told is read.
+    let tells = replicas::join(&client, names, &config.replica, &hub.streams, tasks)
+        .await
+        .map_err(|error| Error::Cluster(error.to_string()))?;
     let (sender, mut changes) = mpsc::channel(1024);
     let keys = mesh::keys::Keys::of(config.istio_names);
     let scope = watcher::Scope::new(&names.root_namespace, keys);
@@ -185,7 +189,7 @@ async fn cluster(config: &Config, tasks: &mut JoinSet<()>) -> Result<Arc<Hub>, E
         },
     };
     let recorded = phases::recorded(&objects);
-    let mut bindings = Bindings::in_objects(recorded, Instant::now());
+    let mut bindings = Bindings::in_objects(recorded, tells, Instant::now());
     follow::publish(&hub, &objects, &mut bindings, &replica, &statuses);
     let shared = Arc::clone(&hub);
     let followed = follow::follow(shared, objects, bindings, changes, replica, statuses);
@@ -202,7 +206,6 @@ fn hub(config: &Config, authority: Authority, callers: Callers, reports: Reports
         reports,
         mesh: watch::Sender::new(Arc::new(Mesh::default())),
         streams: Streams::default(),
-        others: AtomicUsize::new(0),
         metrics: Metrics::default(),
         closing: watch::Sender::new(false),
     }

@@ -3,15 +3,7 @@
 //! Here requests meet decisions made elsewhere ([`crate::publish`], [`crate::placements`], [`crate::ca`]); nothing is
 //! decided here. Every call needs a token, and who calls is the node or the waypoint of that token.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use tokio::{io::AsyncRead, io::AsyncWrite, sync::watch};
 use tokio_stream::Stream;
@@ -82,8 +74,6 @@ pub struct Hub {
     pub mesh: watch::Sender<Arc<Mesh>>,
     /// Who subscribes.
     pub streams: Streams,
-    /// Replicas beside this one: how far their subscribers have come nobody knows here.
-    pub others: AtomicUsize,
     /// Counts.
     pub metrics: Metrics,
     /// True once this process is to end.
@@ -121,10 +111,7 @@ impl fmt::Display for Caller {
 impl Hub {
     /// How far everybody has come, as far as it is known.
     pub fn reached(&self) -> Reached {
-        let mut reached = self.streams.reached();
-        let others = self.others.load(Ordering::Relaxed);
-        reached.nodes.extend((0..others).map(|_| None));
-        reached
+        self.streams.reached()
     }
 
     /// The tokens, if they are made here.

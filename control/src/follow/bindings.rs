@@ -9,6 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(feature = "kubernetes")]
+use tokio::sync::watch;
+
+#[cfg(feature = "kubernetes")]
+use crate::phase::Report;
 use crate::{
     compile::{Compiled, Wanted},
     phase::{self, Known, Reached, Waits},
@@ -48,6 +53,8 @@ enum Keeper {
     Objects {
         /// What is to be recorded.
         wanted: Waypoints,
+        /// What other replicas are told.
+        tells: watch::Sender<Report>,
     },
 }
 
@@ -77,11 +84,11 @@ impl Bindings {
         Ok(Self::of(Keeper::Disk(state), recorded, now))
     }
 
-    /// What objects say that is recorded.
+    /// What objects say that is recorded. How far those have come who are connected here goes to `tells`.
     #[cfg(feature = "kubernetes")]
-    pub fn in_objects(recorded: Waypoints, now: Instant) -> Self {
+    pub fn in_objects(recorded: Waypoints, tells: watch::Sender<Report>, now: Instant) -> Self {
         let wanted = recorded.clone();
-        Self::of(Keeper::Objects { wanted }, recorded, now)
+        Self::of(Keeper::Objects { wanted, tells }, recorded, now)
     }
 
     /// Takes in what objects say now.
@@ -97,7 +104,7 @@ impl Bindings {
     pub fn wanted(&self) -> &Waypoints {
         match &self.keeper {
             Keeper::Disk(_) => &self.recorded,
-            Keeper::Objects { wanted } => wanted,
+            Keeper::Objects { wanted, .. } => wanted,
         }
     }
 
@@ -126,7 +133,7 @@ impl Bindings {
         self.waits.reached(reached, now);
         let next = self.next(reached, now);
         #[cfg(feature = "kubernetes")]
-        if let Keeper::Objects { wanted } = &mut self.keeper {
+        if let Keeper::Objects { wanted, .. } = &mut self.keeper {
             *wanted = next;
             return false;
         }
@@ -170,7 +177,15 @@ impl Bindings {
         let decided = match &self.keeper {
             Keeper::Disk(_) => &self.recorded,
             #[cfg(feature = "kubernetes")]
-            Keeper::Objects { wanted } => wanted,
+            Keeper::Objects { wanted, tells } => {
+                let report = self.waits.report(&self.recorded, reached, now);
+                tells.send_if_modified(|told| {
+                    let changed = *told != report;
+                    *told = report;
+                    changed
+                });
+                wanted
+            }
         };
         self.retry.is_none_or(|retry| retry <= now) && self.next(reached, now) != *decided
     }

@@ -1,7 +1,7 @@
 //! From what a watch tells to what is published: takes in all changes that are there, compiles once, and publishes.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -66,20 +66,6 @@ impl Replica {
                 .insert(reference, Faulty { generation, faults });
         }
     }
-
-    /// How many others there are, by their pods. Nobody waits longer for what they have told than for a proxy that does not
-    /// answer ([`phase::PATIENCE`](crate::phase::PATIENCE)).
-    fn others(&self, objects: &Objects) -> usize {
-        let pods = objects.world().pods.values();
-        let others = pods.filter(|pod| {
-            let app = pod.meta.labels.get("app").map(String::as_str);
-            app == Some("ambit-control")
-                && pod.meta.namespace == self.settings.root_namespace
-                && pod.meta.name != self.name
-                && !pod.over
-        });
-        others.count()
-    }
 }
 
 /// Takes in changes until all objects of all kinds are known. What is compiled of less might open what a policy shuts.
@@ -115,7 +101,6 @@ pub fn publish(
 ) {
     let before = Arc::clone(&hub.mesh.borrow());
     let now = Instant::now();
-    hub.others.store(replica.others(objects), Ordering::Relaxed);
     let reached = hub.reached();
     bindings.observe(phases::recorded(objects), now);
     let compile = |waypoints: &_| {

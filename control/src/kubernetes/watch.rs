@@ -8,7 +8,7 @@ use std::{fmt, time::Duration};
 
 use kube::{
     Api, Client,
-    core::{ApiResource, DynamicObject, Status},
+    core::{ApiResource, Status},
     runtime::{
         WatchStreamExt,
         watcher::{self, Event, watcher},
@@ -20,6 +20,7 @@ use tokio::{sync::mpsc::Sender, task::JoinSet, time::sleep};
 use tokio_stream::StreamExt;
 
 use super::{
+    object::Object,
     objects::{Change, Stored},
     schema,
 };
@@ -52,7 +53,7 @@ impl Scope {
         client: &Client,
         kind: Kind,
         resource: &ApiResource,
-    ) -> (Api<DynamicObject>, watcher::Config) {
+    ) -> (Api<Object>, watcher::Config) {
         let config = watcher::Config::default();
         if kind == Kind::ConfigMap {
             let api = Api::namespaced_with(client.clone(), &self.root_namespace, resource);
@@ -134,7 +135,7 @@ async fn looked_up(
 
 /// Tells of the objects of a kind, until it is not served any more.
 async fn objects(
-    (api, config): (Api<DynamicObject>, watcher::Config),
+    (api, config): (Api<Object>, watcher::Config),
     kind: Kind,
     keys: Keys,
     resource: &ApiResource,
@@ -190,33 +191,36 @@ fn unwell(kind: Kind, error: &dyn fmt::Display) {
     tracing::warn!(kind = kind.as_str(), %error, "cannot be watched: what is known of it stays in force");
 }
 
-fn reference(kind: Kind, object: &DynamicObject) -> Option<ObjectRef> {
-    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
-    Some(ObjectRef::new(
-        kind,
-        namespace,
-        object.metadata.name.as_deref()?,
-    ))
+fn reference(kind: Kind, object: &Object) -> Option<ObjectRef> {
+    let (namespace, name) = object.name()?;
+    Some(ObjectRef::new(kind, namespace, name))
 }
 
-fn read(
-    kind: Kind,
-    keys: Keys,
-    resource: &ApiResource,
-    mut object: DynamicObject,
-) -> Option<Stored> {
-    let metadata = &mut object.metadata;
-    metadata.managed_fields = None;
-    for said in [&mut metadata.labels, &mut metadata.annotations] {
-        said.iter_mut().for_each(|map| keys.translate(map));
+fn read(kind: Kind, keys: Keys, resource: &ApiResource, object: Object) -> Option<Stored> {
+    let (mut tree, deep) = object.into_parts();
+    for said in ["labels", "annotations"] {
+        if let Some(Value::Object(map)) = tree.pointer_mut(&format!("/metadata/{said}")) {
+            translate(keys, map);
+        }
     }
-    let mut tree = serde_json::to_value(object).ok()?;
     if let Value::Object(fields) = &mut tree {
         // Items of a list do not say what they are.
         fields.insert("apiVersion".into(), resource.api_version.as_str().into());
         fields.insert("kind".into(), resource.kind.as_str().into());
     }
-    Stored::read(kind, &tree)
+    let stored = Stored::read(kind, &tree)?;
+    Some(match &deep {
+        Some(fault) => stored.refused_for(fault),
+        None => stored,
+    })
+}
+
+fn translate(keys: Keys, map: &mut serde_json::Map<String, Value>) {
+    let text = |value: Value| value.as_str().unwrap_or_default().to_owned();
+    let all = std::mem::take(map).into_iter();
+    let mut said = all.map(|(key, value)| (key, text(value))).collect();
+    keys.translate(&mut said);
+    map.extend(said.into_iter().map(|(key, value)| (key, value.into())));
 }
 
 /// Under which version a kind is served, if it is: the first that we know.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
-    core::{ApiResource, DynamicObject},
+    core::ApiResource,
 };
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -15,7 +15,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{objects::Objects, status};
+use super::{object::Object, objects::Objects, status};
 use crate::{manifest::ObjectRef, status::Status};
 
 /// Requests under way at once.
@@ -145,7 +145,7 @@ async fn one(client: Client, object: ObjectRef, write: Write) -> Option<(ObjectR
         kind: object.kind.as_str().to_owned(),
         plural: object.kind.plural(),
     };
-    let api: Api<DynamicObject> = match object.kind.namespaced() {
+    let api: Api<Object> = match object.kind.namespaced() {
         true => Api::namespaced_with(client, &object.namespace, &resource),
         false => Api::all_with(client, &resource),
     };

@@ -240,6 +240,9 @@ enum Event {
     NodeComes,
     NodeGoes,
     NodeAccepts(usize),
+    OtherComes,
+    OtherGoes,
+    OtherTells(usize, bool),
     WaypointComes(bool),
     WaypointGoes(bool),
     WaypointAccepts(bool),
@@ -294,6 +297,9 @@ impl Mesh {
                     *node = Some(self.number);
                 }
             }
+            Event::OtherComes => self.reached.others.push(None),
+            Event::OtherGoes => drop(self.reached.others.pop()),
+            Event::OtherTells(other, has) => self.other_tells(other, has),
             Event::WaypointComes(first) => self
                 .reached
                 .waypoints
@@ -332,12 +338,26 @@ impl Mesh {
         for fact in known {
             let (since, _) = self.since[&fact];
             // With nobody connected there is nothing to wait for.
-            let known = match self.reached.nodes.is_empty() {
+            let known = match self.is_alone() {
                 true => self.now - SETTLE,
                 false => self.now.min(since + PATIENCE),
             };
             self.known.entry(fact.clone()).or_insert(known);
             self.since.insert(fact, (self.now - 2 * PATIENCE, 0));
+        }
+    }
+
+    fn other_tells(&mut self, other: usize, has: bool) {
+        let step = self.at().filter(|_| has).map(|phase| Accepted {
+            phase,
+            lacking: BTreeSet::new(),
+        });
+        let others = self.reached.others.len();
+        if let Some(other) = self.reached.others.get_mut(other % others.max(1)) {
+            *other = Some(Report {
+                steps: step.map(|step| (k("s"), step)).into_iter().collect(),
+                ..Report::default()
+            });
         }
     }
 
@@ -385,7 +405,14 @@ impl Mesh {
         let in_time = since.is_some_and(|(since, _)| self.now >= *since + PATIENCE);
         let has =
             |reached: &Option<u64>| since.is_some_and(|(_, number)| *reached >= Some(*number));
-        in_time || self.now >= self.quiet_until && to.iter().all(has)
+        let others = self.reached.others.iter().flatten();
+        let mut others = others.filter_map(|it| it.steps.get(&k("s")));
+        let told = others.all(|step| facts(Some(&step.phase)).contains(fact));
+        in_time || self.now >= self.quiet_until && to.iter().all(has) && told
+    }
+
+    fn is_alone(&self) -> bool {
+        self.reached.nodes.is_empty() && self.reached.others.is_empty()
     }
 
     /// Whether also what nodes sent out before they knew this had its time to arrive.
@@ -399,7 +426,7 @@ impl Mesh {
 
     /// With nobody connected, steps are skipped.
     fn skips(&self) -> bool {
-        self.reached.nodes.is_empty() && self.now >= self.quiet_until
+        self.is_alone() && self.now >= self.quiet_until
     }
 
     fn check(&self, before: Option<&Phase>, after: Option<&Phase>) {
@@ -502,6 +529,9 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::NodeComes),
         1 => Just(Event::NodeGoes),
         6 => (0..3_usize).prop_map(Event::NodeAccepts),
+        1 => Just(Event::OtherComes),
+        1 => Just(Event::OtherGoes),
+        6 => (0..2_usize, any::<bool>()).prop_map(|(other, has)| Event::OtherTells(other, has)),
         1 => any::<bool>().prop_map(Event::WaypointComes),
         1 => any::<bool>().prop_map(Event::WaypointGoes),
         4 => any::<bool>().prop_map(Event::WaypointAccepts),
@@ -539,6 +569,103 @@ proptest! {
         prop_assert!(mesh.recorded.ready.is_subset(&mesh.gateways));
         prop_assert!(mesh.waits.deadline(mesh.now).is_none());
     }
+}
+
+#[test]
+fn a_step_waits_until_other_control_planes_tell_that_everybody_has_it() {
+    let mut mesh = Mesh::new();
+    let told = |phase: Option<Phase>, lacking: &[&str]| {
+        let step = phase.map(|phase| Accepted {
+            phase,
+            lacking: lacking.iter().map(|name| k(name)).collect(),
+        });
+        Some(Report {
+            ready: [k("a")].into(),
+            steps: step.map(|step| (k("s"), step)).into_iter().collect(),
+        })
+    };
+    mesh.happen(&Event::Want(Some((true, false, true))));
+    assert_eq!(mesh.at(), None);
+    // The waypoint is connected there alone.
+    mesh.reached.others = vec![None, told(None, &[])];
+    mesh.go_on();
+    assert_eq!(mesh.at(), phase("told a"));
+    mesh.reached.others = vec![told(phase("told a"), &[]), told(phase("told a"), &["a"])];
+    mesh.go_on();
+    assert_eq!(mesh.at(), phase("told a"), "a waypoint does not have it");
+    mesh.reached.others[1] = told(phase("published a"), &[]);
+    mesh.go_on();
+    assert_eq!(mesh.at(), phase("told a"), "that is of another time");
+    mesh.reached.others[1] = told(phase("told a"), &["b"]);
+    mesh.go_on();
+    assert_eq!(mesh.at(), phase("published a"));
+    mesh.reached.others = vec![told(phase("published a"), &[]), None];
+    mesh.happen(&Event::Passes(SETTLE));
+    assert_eq!(mesh.at(), phase("published a"));
+    mesh.reached.others[1] = told(phase("published a"), &[]);
+    mesh.go_on();
+    mesh.happen(&Event::Passes(SETTLE));
+    assert_eq!(mesh.at(), phase("enforced a"));
+}
+
+#[test]
+fn one_that_tells_nothing_is_waited_for_as_long_as_a_proxy_that_does_not_answer() {
+    let mut mesh = Mesh::new();
+    mesh.reached.others = vec![None];
+    mesh.happen(&Event::Want(Some((true, true, false))));
+    assert_eq!(mesh.at(), phase("told a"));
+    mesh.happen(&Event::Passes(PATIENCE - Duration::from_millis(1)));
+    assert_eq!(mesh.at(), phase("told a"));
+    mesh.happen(&Event::Passes(Duration::from_millis(1)));
+    assert_eq!(mesh.at(), phase("published a"));
+}
+
+#[test]
+fn others_are_told_of_a_step_once_all_nodes_here_have_accepted_it() {
+    let mut mesh = Mesh::new();
+    mesh.reached.nodes = vec![Some(1), Some(1)];
+    mesh.reached.waypoints = [(k("a"), vec![Some(1)]), (k("b"), vec![None])].into();
+    let report = |mesh: &Mesh| mesh.waits.report(&mesh.recorded, &mesh.reached, mesh.now);
+    assert_eq!(report(&mesh).ready, [k("a")].into());
+    mesh.happen(&Event::Want(Some((true, false, false))));
+    assert_eq!(mesh.at(), phase("told a"));
+    assert_eq!(report(&mesh), Report::default(), "readiness is recorded");
+    mesh.happen(&Event::NodeAccepts(0));
+    assert_eq!(report(&mesh), Report::default());
+    mesh.reached.others = vec![None];
+    mesh.happen(&Event::NodeAccepts(1));
+    let step = |lacking: &[&str]| Accepted {
+        phase: phase("told a").unwrap(),
+        lacking: lacking.iter().map(|name| k(name)).collect(),
+    };
+    assert_eq!(report(&mesh).steps[&k("s")], step(&["a", "b"]));
+    mesh.happen(&Event::WaypointAccepts(true));
+    assert_eq!(report(&mesh).steps[&k("s")], step(&["b"]));
+    mesh.happen(&Event::NodeComes);
+    assert_eq!(report(&mesh), Report::default());
+    mesh.happen(&Event::NodeGoes);
+    assert_eq!(report(&mesh).steps.len(), 1);
+    let later = mesh.now + 2 * PATIENCE;
+    let told = mesh.waits.report(&mesh.recorded, &mesh.reached, later);
+    assert_eq!(told, Report::default(), "nobody waits for it any more");
+}
+
+#[test]
+fn what_is_not_published_yet_is_told_to_nobody() {
+    let mut waits = Waits::default();
+    let now = Instant::now();
+    let recorded = Waypoints {
+        phases: [(k("s"), phase("told a").unwrap())].into(),
+        ..Waypoints::default()
+    };
+    waits.recorded(&Waypoints::default(), &recorded, now);
+    let report = |waits: &Waits| waits.report(&recorded, &Reached::default(), now);
+    assert_eq!(report(&waits), Report::default());
+    waits.published(3);
+    assert_eq!(report(&waits).steps.len(), 1);
+    let mut waits = Waits::restored(&recorded, now);
+    waits.published(3);
+    assert_eq!(report(&waits), Report::default(), "they may come back");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::watch;
 
 use crate::{
-    phase::Reached,
+    phase::{Reached, Report},
     publish::{Kind, Progress, Stream},
     subject::Subject,
 };
@@ -20,8 +20,21 @@ const PER_WAYPOINT: usize = 256;
 #[derive(Clone, Debug, Default)]
 pub struct Streams(Arc<watch::Sender<Subscribers>>);
 
-/// By number, the oldest first.
-pub type Subscribers = BTreeMap<u64, Subscriber>;
+/// Who is connected, here and elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subscribers {
+    /// By number, the oldest first.
+    own: BTreeMap<u64, Subscriber>,
+    /// What each other replica tells of those who are connected to it.
+    others: Vec<Option<Report>>,
+}
+
+impl Subscribers {
+    /// Those who are connected here, the oldest first.
+    pub fn list(&self) -> impl Iterator<Item = &Subscriber> {
+        self.own.values()
+    }
+}
 
 /// One connected subscriber.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,16 +65,17 @@ impl Streams {
         };
         let mut entered = None;
         self.0.send_if_modified(|all| {
-            let open = all.values().filter(|it| it.subject == *subject).count();
+            let own = &mut all.own;
+            let open = own.values().filter(|it| it.subject == *subject).count();
             if open < most {
-                let number = all.last_key_value().map_or(0, |(number, _)| number + 1);
+                let number = own.last_key_value().map_or(0, |(number, _)| number + 1);
                 let subscriber = Subscriber {
                     subject: subject.clone(),
                     id: String::new(),
                     progress: Vec::new(),
                     reached: None,
                 };
-                all.insert(number, subscriber);
+                own.insert(number, subscriber);
                 entered = Some(number);
             }
             entered.is_some()
@@ -74,7 +88,7 @@ impl Streams {
 
     /// All subscribers, the oldest first.
     pub fn list(&self) -> Vec<Subscriber> {
-        self.0.borrow().values().cloned().collect()
+        self.0.borrow().list().cloned().collect()
     }
 
     /// Tells of every change.
@@ -82,10 +96,23 @@ impl Streams {
         self.0.subscribe()
     }
 
-    /// How far those have come who are connected now.
+    /// Notes what other replicas tell of those who are connected to them.
+    pub fn hear(&self, others: Vec<Option<Report>>) {
+        self.0.send_if_modified(|all| {
+            let changed = all.others != others;
+            all.others = others;
+            changed
+        });
+    }
+
+    /// How far those have come who are connected now, as far as it is known.
     pub fn reached(&self) -> Reached {
-        let mut reached = Reached::default();
-        for subscriber in self.0.borrow().values() {
+        let all = self.0.borrow();
+        let mut reached = Reached {
+            others: all.others.clone(),
+            ..Reached::default()
+        };
+        for subscriber in all.own.values() {
             match &subscriber.subject {
                 Subject::Node(_) => reached.nodes.push(subscriber.reached),
                 Subject::Waypoint(gateway) => {
@@ -121,7 +148,7 @@ impl Entry {
 
     fn change(&self, change: impl FnOnce(&mut Subscriber)) {
         self.streams.0.send_if_modified(|all| {
-            let Some(subscriber) = all.get_mut(&self.number) else {
+            let Some(subscriber) = all.own.get_mut(&self.number) else {
                 return false;
             };
             let before = subscriber.clone();
@@ -134,7 +161,7 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.streams.0.send_modify(|all| {
-            all.remove(&self.number);
+            all.own.remove(&self.number);
         });
     }
 }

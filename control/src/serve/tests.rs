@@ -58,7 +58,6 @@ impl Control {
             reports: Reports::open(state).unwrap(),
             mesh: watch::Sender::new(Arc::new(Mesh::default())),
             streams: Streams::default(),
-            others: AtomicUsize::new(0),
             metrics: Metrics::default(),
             closing: watch::Sender::new(false),
         });

@@ -370,7 +370,6 @@ async fn what_subscribers_accept_is_followed() {
         reports: Reports::open(Arc::clone(&state)).unwrap(),
         mesh: tokio::sync::watch::Sender::default(),
         streams: Streams::default(),
-        others: std::sync::atomic::AtomicUsize::new(0),
         metrics: Metrics::default(),
         closing: tokio::sync::watch::Sender::new(false),
     });

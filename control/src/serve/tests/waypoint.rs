@@ -201,7 +201,7 @@ async fn how_far_a_waypoint_has_come_is_known_and_shown() {
             .await;
     }
     let number = control.hub.mesh.borrow().snapshot.number();
-    let has = |all: &streams::Subscribers| all.values().any(|it| it.reached == Some(number));
+    let has = |all: &streams::Subscribers| all.list().any(|it| it.reached == Some(number));
     timeout(PATIENCE, streams.wait_for(has))
         .await
         .unwrap()
