@@ -8,6 +8,7 @@ pub mod image;
 pub mod load;
 pub mod mesh;
 pub mod pod;
+pub mod process;
 pub mod program;
 pub mod shell;
 pub mod token;

@@ -19,6 +19,7 @@ pub struct Pod {
     name: String,
     node: Option<String>,
     account: Option<String>,
+    app: String,
     restart: &'static str,
     arguments: Vec<String>,
 }
@@ -44,6 +45,7 @@ impl Pod {
             name: name.to_owned(),
             node: None,
             account: None,
+            app: name.to_owned(),
             restart: "Always",
             arguments: arguments.iter().map(|&it| it.to_owned()).collect(),
         }
@@ -53,6 +55,13 @@ impl Pod {
     #[must_use]
     pub fn on(mut self, node: &str) -> Self {
         self.node = Some(node.to_owned());
+        self
+    }
+
+    /// Its label `app`, by which a Service finds it, instead of its name.
+    #[must_use]
+    pub fn part_of(mut self, app: &str) -> Self {
+        self.app = app.to_owned();
         self
     }
 
@@ -69,6 +78,7 @@ impl fmt::Display for Pod {
         let Self {
             namespace,
             name,
+            app,
             restart,
             arguments,
             ..
@@ -88,7 +98,7 @@ impl fmt::Display for Pod {
             "
 apiVersion: v1
 kind: Pod
-metadata: {{name: {name}, namespace: {namespace}, labels: {{app: {name}}}}}
+metadata: {{name: {name}, namespace: {namespace}, labels: {{app: {app}}}}}
 spec:{more}
   restartPolicy: {restart}
   terminationGracePeriodSeconds: 1
