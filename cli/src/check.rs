@@ -16,6 +16,7 @@ use rules::{Facts, Finding, Level};
 
 mod policies;
 mod rules;
+mod strict;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -84,6 +85,10 @@ fn gather(cluster: &Cluster, place: &Place, pre: bool) -> Result<Facts, Failure>
         facts.workloads = install::workloads(cluster, &place.namespace)?;
         facts.own_pods = list(&install::pods_path(&place.namespace))?;
         facts.pods = cluster.list("/api/v1/pods", status::kept)?;
+        let hooks = "validatingwebhookconfigurations";
+        facts.validating = list(&format!("/apis/admissionregistration.k8s.io/v1/{hooks}"))?;
+        facts.services = list("/api/v1/services")?;
+        facts.peer_authentications = list("/apis/security.istio.io/v1/peerauthentications")?;
         facts.network_policies = list("/apis/networking.k8s.io/v1/networkpolicies")?;
     }
     Ok(facts)

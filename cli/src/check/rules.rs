@@ -3,7 +3,7 @@
 use mesh::keys::Keys;
 use serde_json::Value;
 
-use super::policies;
+use super::{policies, strict};
 use crate::{
     install::{chart::oldest_kubernetes, kinds, names, rollout},
     status,
@@ -48,6 +48,10 @@ pub(super) struct Facts {
     /// All pods, as far as [`status::kept`] keeps them.
     pub(super) pods: Vec<Value>,
     pub(super) network_policies: Vec<Value>,
+    /// Validating webhooks.
+    pub(super) validating: Vec<Value>,
+    pub(super) services: Vec<Value>,
+    pub(super) peer_authentications: Vec<Value>,
 }
 
 impl Facts {
@@ -163,6 +167,14 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
         &facts.pods,
         &facts.network_policies,
     ));
+    found.extend(strict::refused(strict::Asked {
+        root: &facts.namespace,
+        mesh: &status::mesh(facts.mesh(), &facts.namespaces, &facts.pods, &[]),
+        policies: &facts.peer_authentications,
+        services: &facts.services,
+        mutating: &facts.webhooks,
+        validating: &facts.validating,
+    }));
     found
 }
 

@@ -83,6 +83,8 @@ pub(crate) fn oldest_kubernetes() -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/helm/ambit");
@@ -139,5 +141,42 @@ mod tests {
     #[test]
     fn the_chart_says_which_kubernetes_it_is_for() {
         assert!(oldest_kubernetes().is_some_and(|(major, minor)| major == 1 && minor >= 29));
+    }
+
+    /// The paths of all values, as far as a schema lists them.
+    fn paths(schema: &Value, path: &str, into: &mut Vec<String>) {
+        let fields = schema["properties"].as_object();
+        let is_listed = schema["additionalProperties"] == false;
+        match fields.filter(|_| is_listed) {
+            None => into.push(path.to_owned()),
+            Some(fields) => {
+                for (key, below) in fields {
+                    paths(below, &format!("{path}/{key}"), into);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_value_of_the_schema_has_a_default() {
+        let file = |wanted: &str| FILES.iter().find(|(name, _)| *name == wanted).unwrap().1;
+        let schema: Value = serde_json::from_str(file("values.schema.json")).unwrap();
+        let values: Value = serde_saphyr::from_str(file("values.yaml")).unwrap();
+        let mut all = Vec::new();
+        paths(&schema, "", &mut all);
+        assert!(all.len() > 20, "{all:?}");
+        for path in all {
+            // What is empty may have them all.
+            let free = [
+                "/global",
+                "/mesh/",
+                "/control/resources",
+                "/ztunnel/resources",
+                "/node/resources",
+            ];
+            if !free.iter().any(|it| path.starts_with(it)) {
+                assert!(values.pointer(&path).is_some(), "{path}");
+            }
+        }
     }
 }

@@ -56,6 +56,10 @@
         include_str!("../../../deploy/helm/ambit/templates/ztunnel.yaml"),
     ),
     (
+        "values.schema.json",
+        include_str!("../../../deploy/helm/ambit/values.schema.json"),
+    ),
+    (
         "values.yaml",
         include_str!("../../../deploy/helm/ambit/values.yaml"),
     ),

@@ -5,12 +5,16 @@
 use std::{
     env, fs,
     path::Path,
-    process,
+    process::{self, Command},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tests_kube::{Cluster, image, program::wait, shell::Shell};
+use tests_kube::{
+    Cluster, image, mesh,
+    program::{run, wait},
+    shell::Shell,
+};
 
 const DOCUMENT: &str = include_str!("../../../docs/install.md");
 const SOON: Duration = Duration::from_secs(60);
@@ -104,6 +108,37 @@ fn the_document_installs_in_at_most_five_commands() {
     let (title, install) = &sections[0];
     assert_eq!(*title, "Install");
     assert!(!install.is_empty() && install.len() <= 5, "{install:?}");
+}
+
+#[test]
+fn values_that_the_chart_does_not_have_are_refused_with_their_path() {
+    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/helm/ambit");
+    let render = |value: &str| {
+        let mut helm = Command::new(mesh::helm());
+        helm.args(["template", "ambit", chart, "--kube-version", "v1.30.0"]);
+        run(helm.args(["--set", value]), "")
+    };
+    if let Err(failed) = render("control.replicas=3") {
+        // Without helm nothing is installed.
+        assert!(failed.code.is_none() && !no_skip(), "{failed}");
+        println!("skipped: values of the chart: {failed}");
+        return;
+    }
+    for (value, path) in [
+        ("contorl.replicas=3", "'contorl'"),
+        ("control.replicas=0", "/control/replicas"),
+        ("control.resources.request.cpu=1", "/control/resources"),
+        ("mesh.trustDomian=x", "/mesh"),
+        ("compat.istioNames=maybe", "/compat/istioNames"),
+        ("node.cniConfDir=etc", "/node/cniConfDir"),
+    ] {
+        let refused = render(value).expect_err(value);
+        assert!(refused.said.contains(path), "{value}: {refused}");
+    }
+}
+
+fn no_skip() -> bool {
+    env::var_os("AMBIT_NO_SKIP").is_some_and(|value| value == "1")
 }
 
 #[test]
