@@ -146,7 +146,8 @@ fn directory(config: &Config, from: &Path, tasks: &mut JoinSet<()>) -> Result<Ar
 #[cfg(feature = "kubernetes")]
 async fn cluster(config: &Config, tasks: &mut JoinSet<()>) -> Result<Arc<Hub>, Error> {
     use crate::kubernetes::{
-        follow::{self, Replica},
+        events,
+        follow::{self, Replica, Told},
         leader, phases, replicas,
         reviews::Reviews,
         root, watch as watcher, write,
@@ -174,9 +175,11 @@ async fn cluster(config: &Config, tasks: &mut JoinSet<()>) -> Result<Arc<Hub>, E
     tasks.spawn(watcher::watch(client.clone(), scope, sender));
     tasks.spawn(root::tell(client.clone(), keys, roots));
     let (leads, is_leader) = watch::channel(false);
-    let (statuses, writes) = watch::channel(Arc::default());
-    tasks.spawn(write::run(client.clone(), is_leader, writes));
+    let told = Told::default();
+    let (writes, warnings) = (told.statuses.subscribe(), told.warnings.subscribe());
+    tasks.spawn(write::run(client.clone(), is_leader.clone(), writes));
     let (namespace, me) = (names.root_namespace.clone(), config.replica.clone());
+    tasks.spawn(events::run(client.clone(), me.clone(), is_leader, warnings));
     let running = hub.closing.subscribe();
     tasks.spawn(leader::compete(client, namespace, me, leads, running));
     let objects = follow::first(&mut changes).await;
@@ -190,9 +193,9 @@ async fn cluster(config: &Config, tasks: &mut JoinSet<()>) -> Result<Arc<Hub>, E
     };
     let recorded = phases::recorded(&objects);
     let mut bindings = Bindings::in_objects(recorded, tells, Instant::now());
-    follow::publish(&hub, &objects, &mut bindings, &replica, &statuses);
+    follow::publish(&hub, &objects, &mut bindings, &replica, &told);
     let shared = Arc::clone(&hub);
-    let followed = follow::follow(shared, objects, bindings, changes, replica, statuses);
+    let followed = follow::follow(shared, objects, bindings, changes, replica, told);
     tasks.spawn(followed);
     Ok(hub)
 }

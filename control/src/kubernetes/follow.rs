@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use super::{
+    events::{Warnings, warnings},
     objects::{Change, Objects},
     phases,
     write::{Writes, writes},
@@ -41,31 +42,62 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Takes a configuration of the mesh that does not fit this control plane for none: then no namespace is left out, and no
-    /// waypoint of another namespace is trusted.
-    fn check(&self, world: &mut World) {
+    /// What of the configuration of the mesh does not fit this control plane.
+    fn misfits(&self, world: &World) -> Option<Faulty> {
         let Settings {
             root_namespace,
             trust_domain,
             ..
         } = &self.settings;
         let key = (root_namespace.clone(), mesh::NAME.to_owned());
-        let Some(config) = world.mesh_configs.get(&key) else {
-            return;
-        };
+        let config = world.mesh_configs.get(&key)?;
         let faults = config.faults(root_namespace, trust_domain);
-        if !faults.is_empty() {
-            let generation = config.meta.generation;
-            let reference = ObjectRef::new(Kind::ConfigMap, root_namespace, mesh::NAME);
-            for fault in &faults {
-                tracing::error!(object = %reference, %fault, "the mesh is not configured by it");
-            }
-            world.remove(&reference);
-            world
-                .faults
-                .insert(reference, Faulty { generation, faults });
+        let generation = config.meta.generation;
+        (!faults.is_empty()).then_some(Faulty { generation, faults })
+    }
+
+    /// What configures the mesh.
+    fn config(&self) -> ObjectRef {
+        ObjectRef::new(Kind::ConfigMap, &self.settings.root_namespace, mesh::NAME)
+    }
+}
+
+/// What is told of objects beside what is published, and to whom.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// What is to be written into statuses.
+    pub statuses: watch::Sender<Arc<Writes>>,
+    /// What owners have to be warned of.
+    pub warnings: watch::Sender<Arc<Warnings>>,
+    /// What is wrong with the configuration of the mesh, as logged last.
+    config: watch::Sender<Option<Faulty>>,
+}
+
+impl Told {
+    /// Logs what is wrong with the configuration of the mesh, once for each change.
+    fn log(&self, replica: &Replica, faulty: Option<&Faulty>) {
+        let config = replica.config();
+        if !change(&self.config, faulty.cloned()) {
+            return;
+        }
+        for fault in faulty.iter().flat_map(|it| &it.faults) {
+            tracing::error!(object = %config, %fault, "the mesh is not configured by it");
+        }
+        if faulty.is_none() {
+            tracing::info!(object = %config, "nothing is wrong with it any more");
         }
     }
+}
+
+/// Tells of what is another than before. Whether it is.
+fn change<T: PartialEq>(sender: &watch::Sender<T>, value: T) -> bool {
+    sender.send_if_modified(|last| {
+        let changed = *last != value;
+        if changed {
+            *last = value;
+        }
+        changed
+    })
 }
 
 /// Takes in changes until all objects of all kinds are known. What is compiled of less might open what a policy shuts.
@@ -91,24 +123,38 @@ pub async fn first(changes: &mut Receiver<Change>) -> Objects {
     }
 }
 
-/// Publishes the state of the mesh, if it is another than before; and says what is to be written into statuses.
+/// Publishes the state of the mesh, if it is another than before; and says what objects are to be told.
+///
+/// A configuration of the mesh that does not fit this control plane is taken for none: then no namespace is left out, and no
+/// waypoint of another namespace is trusted.
 pub fn publish(
     hub: &Hub,
     objects: &Objects,
     bindings: &mut Bindings,
     replica: &Replica,
-    statuses: &watch::Sender<Arc<Writes>>,
+    told: &Told,
 ) {
     let before = Arc::clone(&hub.mesh.borrow());
     let now = Instant::now();
     let reached = hub.reached();
     bindings.observe(phases::recorded(objects), now);
+    let misfits = replica.misfits(objects.world());
+    let config = replica.config();
+    let unread = objects.world().faults.get(&config);
+    told.log(replica, misfits.as_ref().or(unread));
     let compile = |waypoints: &_| {
         let mut world = objects.world().clone();
-        replica.check(&mut world);
+        if let Some(faulty) = &misfits {
+            world.remove(&config);
+            world.faults.insert(config.clone(), faulty.clone());
+        }
         compiled_as_is(&mut world, waypoints, &replica.settings)
     };
     let (mut compiled, mut mesh) = assemble(compile, bindings, (&reached, now), &before.snapshot);
+    change(
+        &told.warnings,
+        Arc::new(warnings(objects, &compiled.statuses)),
+    );
     phases::add(
         bindings.wanted(),
         bindings.recorded(),
@@ -116,14 +162,9 @@ pub fn publish(
     );
     mesh.statuses = page(objects, &compiled);
     let wanted = writes(objects, &compiled.statuses, OffsetDateTime::now_utc());
-    statuses.send_if_modified(|last| {
-        let changed = **last != wanted;
-        if changed {
-            *last = Arc::new(wanted);
-        }
-        changed
-    });
-    let problems = objects.world().faults.len() + bindings.problems();
+    change(&told.statuses, Arc::new(wanted));
+    let faults = objects.world().faults.len() + usize::from(misfits.is_some());
+    let problems = faults + bindings.problems();
     hub.metrics
         .problems
         .set(i64::try_from(problems).unwrap_or(i64::MAX));
@@ -162,9 +203,9 @@ pub async fn follow(
     bindings: Bindings,
     mut changes: Receiver<Change>,
     replica: Replica,
-    statuses: watch::Sender<Arc<Writes>>,
+    told: Told,
 ) {
-    let statuses = Arc::new(statuses);
+    let told = Arc::new(told);
     let mut streams = hub.streams.watch();
     let replica = Arc::new(replica);
     let both = Arc::new(Mutex::new((objects, bindings)));
@@ -178,13 +219,13 @@ pub async fn follow(
             () = due(&hub, &both, &mut streams) => {}
         }
         let (hub, both, replica) = (Arc::clone(&hub), Arc::clone(&both), Arc::clone(&replica));
-        let statuses = Arc::clone(&statuses);
+        let told = Arc::clone(&told);
         let taken = std::mem::take(&mut batch);
         let done = tokio::task::spawn_blocking(move || {
             let mut both = both.lock().unwrap_or_else(PoisonError::into_inner);
             let (objects, bindings) = &mut *both;
             taken.into_iter().for_each(|change| objects.apply(change));
-            publish(&hub, objects, bindings, &replica, &statuses);
+            publish(&hub, objects, bindings, &replica, &told);
         });
         if let Err(error) = done.await {
             tracing::error!(%error, "the objects were not compiled: what was published stays in force");

@@ -36,13 +36,16 @@ pub struct Stored {
     written: Option<Written>,
 }
 
-/// What is in the status of an object, and which version of the object that is.
+/// What is in the status of an object whose owner may have to be told something, and which version of the object
+/// that is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Written {
     /// `apiVersion`.
     pub api_version: String,
     /// `metadata.resourceVersion`.
     pub version: String,
+    /// `metadata.uid`.
+    pub uid: String,
     /// `status`, or null.
     pub status: Value,
 }
@@ -67,9 +70,10 @@ impl Stored {
             manifest => Some(Self {
                 reference,
                 manifest,
-                written: status::is_written(kind).then(|| Written {
+                written: status::is_told(kind).then(|| Written {
                     api_version: text(tree, "apiVersion"),
                     version: text(metadata, "resourceVersion"),
+                    uid: text(metadata, "uid"),
                     status: tree.get("status").cloned().unwrap_or_default(),
                 }),
             }),

@@ -29,6 +29,11 @@ pub fn is_written(kind: Kind) -> bool {
     }
 }
 
+/// Whether the owners of such objects are told anything: in a status, or else by Events alone.
+pub fn is_told(kind: Kind) -> bool {
+    is_written(kind) || kind == Kind::ConfigMap
+}
+
 /// The status that an object is to have, if that is another than it has (`null` if it has none).
 pub fn changed(kind: Kind, has: &Value, wanted: &Status, now: OffsetDateTime) -> Option<Value> {
     let mut next = match has {

@@ -68,7 +68,10 @@ pub fn writes(
     statuses: &BTreeMap<ObjectRef, Status>,
     now: OffsetDateTime,
 ) -> Writes {
-    let all = statuses.iter().filter_map(|(reference, wanted)| {
+    let written = statuses
+        .iter()
+        .filter(|(it, _)| status::is_written(it.kind));
+    let all = written.filter_map(|(reference, wanted)| {
         let has = objects.written(reference)?;
         let status = status::changed(reference.kind, &has.status, wanted, now)?;
         let write = Write {
