@@ -46,6 +46,7 @@ mod arrivals;
 mod probed;
 mod tracked;
 
+pub use tracked::{Cut, Why};
 use tracked::{Found, Stage, Tracked, take_out};
 
 /// How often the rules of captured pods are looked at.
@@ -68,6 +69,10 @@ pub struct Agent {
     server: Server,
     reports: Sender<Reports>,
     verified: Option<Instant>,
+    /// How long connections may last that were open before their pod was captured.
+    longest: Option<Duration>,
+    /// What nobody has been told yet.
+    cuts: Vec<Cut>,
     /// Tells probes from everything else; or why this node cannot.
     #[cfg(feature = "kubernetes")]
     host: Result<Host, String>,
@@ -120,6 +125,8 @@ impl Agent {
             server,
             reports,
             verified: None,
+            longest: None,
+            cuts: Vec::new(),
             #[cfg(feature = "kubernetes")]
             host: Err("nobody has looked".to_owned()),
         }
@@ -303,6 +310,8 @@ impl Agent {
         let with_proxy = matches!(tracked.stage, Stage::Told | Stage::Captured);
         let stays = wanted.is_some_and(|pod| !pod.is_out() && pod.uid == tracked.pod.uid);
         if with_proxy && (!stays || found == Found::Another) {
+            let leaves = wanted.is_some_and(|pod| pod.uid == tracked.pod.uid);
+            self.cuts.extend(tracked.through(key).filter(|_| leaves));
             tracked.stage = Stage::Leaving;
             info!(namespace = key.0, pod = key.1, "leaves the mesh");
             let list = self.zds.remove(&tracked.pod.uid.clone(), now);
@@ -338,9 +347,22 @@ impl Agent {
                     None => tracked.stay(key, verify, &mut self.zds, now),
                     Some(_) => tracked.go_in(key, verify, &mut self.zds, now),
                 };
+                if verify || tracked.is_uncounted() {
+                    self.cuts.extend(tracked.watch_past(key, self.longest, now));
+                }
                 self.carry_out(list, now);
             }
         }
+    }
+
+    /// Connections that were open before their pod was captured may last so long, and no longer; `None` for ever.
+    pub fn limit(&mut self, longest: Option<Duration>) {
+        self.longest = longest;
+    }
+
+    /// What was cut since this was last asked.
+    pub fn cuts(&mut self) -> Vec<Cut> {
+        std::mem::take(&mut self.cuts)
     }
 
     fn carry_out(&mut self, list: Vec<Do<Arc<Netns>>>, now: Instant) {
@@ -444,7 +466,7 @@ impl Agent {
         if !self.complete {
             return;
         }
-        let reports: Vec<_> = self.pods.values().filter_map(Tracked::report).collect();
+        let reports: Vec<_> = self.pods.values().map(Tracked::report).collect();
         self.reports.send_if_modified(|last| {
             let changed = last.as_ref() != Some(&reports);
             if changed {

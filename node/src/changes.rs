@@ -19,6 +19,7 @@ mod cluster {
         agent::Source,
         cni::{self as plugin, serve::Desk},
         kubernetes::{
+            news::News,
             pods::{Ask, Change, Excluded, Pods},
             publish::{self, Published},
             watch as watcher,
@@ -41,6 +42,7 @@ mod cluster {
         /// The namespace of the mesh itself.
         pub(super) own: String,
         pub(super) host: watch::Sender<Option<Host>>,
+        pub(super) news: News,
     }
 
     /// Watches an API server, and writes on pods what is reported.
@@ -65,7 +67,9 @@ mod cluster {
             };
             tokio::spawn(plugin::run(places, config.ready, hosts, desk));
         }
-        let reporter = tokio::spawn(publish::run(client, config.keys(), receiver, reports));
+        let news = News::new(client.clone(), config.node.clone());
+        let keys = config.keys();
+        let reporter = tokio::spawn(publish::run(client, keys, receiver, reports, news.clone()));
         let own = config.own_namespace.clone();
         let excluded = config.excluded.iter().chain([&own]).cloned().collect();
         let excluded = Excluded(excluded);
@@ -74,11 +78,12 @@ mod cluster {
             published,
             asks,
             waiting: Vec::new(),
-            own,
+            own: own.clone(),
             host,
+            news,
         };
         Ok((
-            Source::Cluster(Pods::new(config.keys(), excluded)),
+            Source::Cluster(Pods::new(keys, excluded, &own)),
             super::Changes::Cluster(cluster),
             Some(reporter),
         ))
@@ -158,8 +163,11 @@ impl Changes {
 
     /// Tells those who wait what there is to tell by now.
     #[cfg(feature = "kubernetes")]
-    pub(crate) fn tell(&mut self, agent: &Agent) {
+    pub(crate) fn tell(&mut self, agent: &mut Agent) {
         let Self::Cluster(cluster) = self else { return };
+        for cut in agent.cuts() {
+            cluster.news.cut(&cut);
+        }
         let waiting = std::mem::take(&mut cluster.waiting);
         for ask in waiting {
             match agent.told(&ask) {

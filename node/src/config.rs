@@ -93,6 +93,16 @@ pub struct Config {
     )]
     pub uninstall: Option<Extent>,
 
+    /// Cut connections so many seconds after their pod was captured that were open before, and go past the proxy; 0 for
+    /// never. Where any policy is for the pod they are cut at once.
+    #[arg(
+        long,
+        env = "AMBIT_CUT_AFTER",
+        value_name = "SECONDS",
+        default_value_t = 0
+    )]
+    pub cut_after: u64,
+
     /// Unix socket that node proxies connect to.
     #[arg(
         long,

@@ -15,6 +15,7 @@ pub mod manifests;
 mod readiness;
 pub mod report;
 pub mod rules;
+pub mod survivors;
 pub mod watch;
 pub mod zds;
 
@@ -84,6 +85,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     #[cfg(feature = "kubernetes")]
     if config.kubernetes {
         agent.tell_probes();
+        agent.limit((config.cut_after > 0).then(|| Duration::from_secs(config.cut_after)));
     }
     let outcome = serve(&mut agent, &mut changes, shutdown).await;
     if config.remove_on_exit {

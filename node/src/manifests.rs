@@ -65,6 +65,8 @@ pub struct Pod {
     pub ready: bool,
     /// Where its node asks it how it is. From a directory of manifests: nowhere, as there is no kubelet.
     pub probed: Probed,
+    /// Something forbids it to speak in plain text. Not known from a directory of manifests.
+    pub is_judged: bool,
 }
 
 /// Where a pod's network namespace is.
@@ -374,6 +376,7 @@ impl Manifest {
                 .map(Place::File),
             ready: !self.ended && !self.unready,
             probed: Probed::new(),
+            is_judged: false,
         }
     }
 }

@@ -41,7 +41,20 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
 /// What there is to tell; none before the first look at the node's pods.
-pub type Reports = Option<Vec<PodReport>>;
+pub type Reports = Option<Vec<Report>>;
+
+/// What there is to tell of one pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// What the control plane is told.
+    pub pod: PodReport,
+    /// The control plane is told nothing: the agent has no eyes on the pod.
+    pub is_hidden: bool,
+    /// It is in the mesh, or may be.
+    pub is_in: bool,
+    /// Its connections that were open before it was captured, and still are.
+    pub past: usize,
+}
 
 /// Where to report, and how to prove who reports.
 #[derive(Clone, Debug)]
@@ -79,6 +92,8 @@ pub async fn run(target: Target, mut reports: watch::Receiver<Reports>) {
     }
     loop {
         let pods = reports.borrow_and_update().clone().unwrap_or_default();
+        let told = pods.into_iter().filter(|report| !report.is_hidden);
+        let pods = told.map(|report| report.pod).collect();
         let wait = match send(&target, &mut client, pods).await {
             Ok(()) => {
                 if std::mem::take(&mut failing) {

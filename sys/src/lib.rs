@@ -3,6 +3,7 @@
 //! The only crate with `unsafe`, so that it can be read as a whole. Everything here is synchronous and knows nothing of
 //! the mesh: callers decide, and make what they get asynchronous where they need it.
 
+pub mod diag;
 pub mod file;
 pub mod group;
 pub mod iptables;

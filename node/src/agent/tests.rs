@@ -141,8 +141,14 @@ impl Node {
         self.agent.on(event.unwrap(), Instant::now());
     }
 
+    fn reported(&self) -> Vec<PodReport> {
+        let reports = self.reports.borrow().clone().unwrap().into_iter();
+        let told = reports.filter(|report| !report.is_hidden);
+        told.map(|report| report.pod).collect()
+    }
+
     fn report(&self) -> PodReport {
-        let reports = self.reports.borrow().clone().unwrap();
+        let reports = self.reported();
         assert_eq!(reports.len(), 1);
         reports[0].clone()
     }
@@ -284,7 +290,7 @@ async fn a_pod_that_is_gone_is_let_go_and_forgotten() {
         capture::verify(&netns, &Probed::new()).unwrap(),
         State::Absent
     );
-    assert_eq!(*node.reports.borrow(), Some(vec![]));
+    assert_eq!(node.reported(), []);
 }
 
 #[tokio::test]
@@ -683,7 +689,7 @@ async fn a_pod_that_the_agent_cannot_see_and_need_not_capture_is_not_reported() 
         &POD.replace("spec: {", "spec: {hostNetwork: true, "),
     );
     node.agent.look(Instant::now());
-    assert_eq!(*node.reports.borrow(), Some(vec![]));
+    assert_eq!(node.reported(), []);
 }
 
 #[tokio::test]

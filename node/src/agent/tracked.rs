@@ -1,14 +1,21 @@
 //! One pod as the agent knows it: its namespace, its rules, and how far it has come.
 
-use std::{net::IpAddr, path::Path, sync::Arc, time::Instant};
+use std::{
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use proto::{node::PodReport, workload::zds::WorkloadInfo};
-use sys::{netns::Netns, route};
+use sys::{diag, netns::Netns, route};
 use tracing::warn;
 
 use crate::{
     capture::{self, State},
     manifests::{Key, Place, Pod},
+    report::Report,
+    survivors,
     zds::{Do, Zds},
 };
 
@@ -29,6 +36,34 @@ pub(super) struct Tracked {
     /// Why it is not captured, or what is wrong with its capture.
     pub(super) reason: String,
     addresses: Vec<IpAddr>,
+    /// Since when it is captured, as far as this run of the agent knows.
+    since: Option<Instant>,
+    /// Its connections that go past the proxy, which only become fewer; `None` before they were counted.
+    past: Option<usize>,
+}
+
+/// Connections that were cut, and of which pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The pod.
+    pub pod: Key,
+    /// Its uid.
+    pub uid: String,
+    /// How many.
+    pub connections: usize,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why connections were cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// They were open before the pod was captured, and a policy is for it.
+    Judged,
+    /// They were open before the pod was captured, longer than they may be.
+    Late,
+    /// They went through the proxy, and the pod has left the mesh.
+    Left,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +110,8 @@ impl Tracked {
             acknowledged: false,
             reason: String::new(),
             addresses: Vec::new(),
+            since: None,
+            past: None,
         }
     }
 
@@ -218,6 +255,10 @@ impl Tracked {
             Ok(()) => String::new(),
             Err(error) => error.to_string(),
         };
+        if changed {
+            // Meanwhile connections went past the proxy.
+            self.past = None;
+        }
         if !reason.is_empty() && self.reason != reason {
             let (namespace, pod) = (&key.0, &key.1);
             warn!(
@@ -256,12 +297,72 @@ impl Tracked {
         addresses.flat_map(|ip| self.pod.probed.iter().map(|port| (*ip, *port)))
     }
 
-    /// What the control plane is told; nothing of a pod that the agent has no eyes on.
-    pub(super) fn report(&self) -> Option<PodReport> {
-        let is_out = self.pod.is_out();
-        if self.stage != Stage::Leaving && is_out && self.pod.netns.is_none() {
+    /// It is captured, and nobody has looked yet at what was open before.
+    pub(super) fn is_uncounted(&self) -> bool {
+        self.stage == Stage::Captured && self.past.is_none()
+    }
+
+    /// Counts the connections that were open before the pod was captured, and cuts them if they may not be any longer. They
+    /// may be for so long, or as long as they last.
+    pub(super) fn watch_past(
+        &mut self,
+        key: &Key,
+        longest: Option<Duration>,
+        now: Instant,
+    ) -> Option<Cut> {
+        let netns = self.netns.as_ref()?;
+        if self.stage != Stage::Captured || !self.standing || self.past == Some(0) {
             return None;
         }
+        let since = *self.since.get_or_insert(now);
+        let why = if self.pod.is_judged {
+            Some(Why::Judged)
+        } else {
+            longest
+                .filter(|longest| now.duration_since(since) >= *longest)
+                .map(|_| Why::Late)
+        };
+        let sorted = netns.within(|| {
+            let all = diag::connections()?;
+            let past = survivors::sort(&all).past;
+            let cut = why.map(|_| past.iter().filter(|it| diag::cut(it).is_ok()).count());
+            Ok((past.len(), cut.unwrap_or(0)))
+        });
+        let (past, cut) = match sorted {
+            Ok(sorted) => sorted,
+            Err(error) => {
+                warn!(namespace = key.0, pod = key.1, %error, "cannot look at the pod's connections");
+                return None;
+            }
+        };
+        self.past = Some(past - cut);
+        let pod = key.clone();
+        let uid = self.pod.uid.clone();
+        let cut = |why| Cut {
+            pod,
+            uid,
+            connections: cut,
+            why,
+        };
+        why.map(cut).filter(|cut| cut.connections > 0)
+    }
+
+    /// The connections that the pod's leaving cuts.
+    pub(super) fn through(&self, key: &Key) -> Option<Cut> {
+        let netns = self.netns.as_ref()?;
+        let all = netns.within(diag::connections).ok()?;
+        let connections = survivors::sort(&all).through.len();
+        Some(Cut {
+            pod: key.clone(),
+            uid: self.pod.uid.clone(),
+            connections,
+            why: Why::Left,
+        })
+    }
+
+    /// What is told of the pod: to the control plane nothing, if the agent has no eyes on it.
+    pub(super) fn report(&self) -> Report {
+        let is_out = self.pod.is_out();
         // Also while its rules are damaged: peers that took it for an ordinary pod would send it plaintext, which nobody
         // judges then. While it leaves, its traffic goes through the proxy or nowhere.
         let captured = self.acknowledged && matches!(self.stage, Stage::Captured | Stage::Leaving);
@@ -271,7 +372,7 @@ impl Tracked {
         };
         // Nobody is to send plaintext to what may be in the mesh.
         let unclear = self.pod.enrolment.is_none() && !captured;
-        Some(PodReport {
+        let pod = PodReport {
             namespace: self.pod.namespace.clone(),
             name: self.pod.name.clone(),
             uid: self.pod.uid.clone(),
@@ -283,7 +384,13 @@ impl Tracked {
             } else {
                 self.reason.clone()
             },
-        })
+        };
+        Report {
+            pod,
+            is_hidden: self.stage != Stage::Leaving && is_out && self.pod.netns.is_none(),
+            is_in: !is_out,
+            past: self.past.filter(|_| captured).unwrap_or(0),
+        }
     }
 }
 

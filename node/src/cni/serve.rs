@@ -165,7 +165,7 @@ async fn decide(question: &Question, netns: &Arc<Netns>, desk: &Desk) -> Answer 
 fn reason(question: &Question, desk: &Desk) -> String {
     let unknown = "the API server has not told the agent what it is".to_owned();
     let reports = desk.reports.borrow();
-    let mut own = reports.iter().flatten();
+    let mut own = reports.iter().flatten().map(|report| &report.pod);
     let found = own.find(|report| {
         report.uid == question.pod.uid
             || (report.namespace == question.pod.namespace && report.name == question.pod.name)

@@ -14,7 +14,12 @@ use mesh::{
 use sys::netns::Netns;
 use tokio::sync::oneshot;
 
-use super::probes;
+use super::{
+    condition::{Condition, TYPE},
+    policies::{Kind, Policies, Policy},
+    probes,
+    publish::{Published, Says},
+};
 use crate::{
     manifests::{Key, Place, Pod},
     rules::Probed,
@@ -90,6 +95,10 @@ pub enum Change {
     PodGone(Key),
     /// These are all pods of this node.
     Pods(Vec<v1::Pod>),
+    /// A policy is there, is another than before, or is gone.
+    Policy(Kind, Key, Option<Policy>),
+    /// These are all policies of a kind.
+    Policies(Kind, BTreeMap<Key, Policy>),
 }
 
 /// A pod, as far as the agent acts on it.
@@ -103,6 +112,7 @@ struct Seen {
     ended: bool,
     ready: bool,
     probed: Probed,
+    condition: Option<Condition>,
 }
 
 /// Whether a pod is in the mesh.
@@ -128,14 +138,16 @@ pub struct Pods {
     excluded: Excluded,
     namespaces: Option<BTreeMap<String, Namespace>>,
     pods: Option<BTreeMap<Key, Seen>>,
+    policies: Policies,
     /// By uid. Kept as long as the pod is there.
     netns: BTreeMap<String, Arc<Netns>>,
 }
 
 impl Pods {
     /// Nothing is known yet.
-    pub fn new(keys: Keys, excluded: Excluded) -> Self {
+    pub fn new(keys: Keys, excluded: Excluded, root: &str) -> Self {
         Self {
+            policies: Policies::new(root),
             keys,
             excluded,
             namespaces: None,
@@ -169,6 +181,8 @@ impl Pods {
                     all.remove(&key);
                 }
             }
+            Change::Policy(kind, key, policy) => self.policies.put(kind, key, policy),
+            Change::Policies(kind, all) => self.policies.set(kind, all),
         }
         let pods = self.pods.iter().flat_map(BTreeMap::values);
         let uids: BTreeSet<&str> = pods.map(|pod| pod.uid.as_str()).collect();
@@ -268,11 +282,15 @@ impl Pods {
         Some(wanted.collect())
     }
 
-    /// What is written on the pods themselves: by uid, whether it says that the pod is captured.
-    pub fn published(&self) -> BTreeMap<Key, (String, bool)> {
+    /// What is written on the pods themselves.
+    pub fn published(&self) -> Published {
         let pods = self.pods.iter().flatten();
-        pods.map(|(key, pod)| (key.clone(), (pod.uid.clone(), pod.is_captured(self.keys))))
-            .collect()
+        let says = |pod: &Seen| Says {
+            uid: pod.uid.clone(),
+            captured: pod.is_captured(self.keys),
+            condition: pod.condition.clone(),
+        };
+        pods.map(|(key, pod)| (key.clone(), says(pod))).collect()
     }
 
     fn pod(&self, (namespace, name): &Key, seen: &Seen) -> Pod {
@@ -298,6 +316,7 @@ impl Pods {
             netns: self.netns.get(&seen.uid).cloned().map(Place::Held),
             ready: seen.ready,
             probed: seen.probed.clone(),
+            is_judged: self.policies.any_for(namespace, &seen.labels),
         }
     }
 }
@@ -323,6 +342,15 @@ impl Seen {
     }
 }
 
+fn condition(all: &[v1::PodCondition]) -> Option<Condition> {
+    let own = all.iter().find(|it| it.type_ == TYPE)?;
+    Some(Condition {
+        is_true: own.status == "True",
+        reason: own.reason.clone().unwrap_or_default(),
+        message: own.message.clone().unwrap_or_default(),
+    })
+}
+
 fn seen(pod: v1::Pod) -> Option<(Key, Seen)> {
     let spec = pod.spec.unwrap_or_default();
     let probed = probes::ports(&spec);
@@ -341,6 +369,7 @@ fn seen(pod: v1::Pod) -> Option<(Key, Seen)> {
             .iter()
             .any(|it| it.type_ == "Ready" && it.status == "True"),
         probed,
+        condition: condition(&conditions),
     };
     let key = (pod.metadata.namespace?, pod.metadata.name?);
     Some((key, seen))
@@ -369,7 +398,7 @@ mod tests {
 
     fn pods() -> Pods {
         let excluded = ["kube-system".to_owned()].into();
-        Pods::new(Keys::Shared, Excluded(excluded))
+        Pods::new(Keys::Shared, Excluded(excluded), "ambit-system")
     }
 
     fn label(value: &str) -> Labels {
@@ -455,7 +484,8 @@ mod tests {
         pods.apply(Change::Namespaces(BTreeMap::new()));
         assert!(!is_in(&pods, "shop", "a") && pods.lacks_any());
         let key = ("shop".to_owned(), "a".to_owned());
-        assert_eq!(pods.published()[&key], (UID.to_owned(), true));
+        let says = &pods.published()[&key];
+        assert!(says.uid == UID && says.captured && says.condition.is_none());
     }
 
     #[test]
@@ -518,7 +548,7 @@ mod tests {
 
     #[test]
     fn under_own_names_pods_that_another_mesh_has_captured_are_left_alone() {
-        let mut pods = Pods::new(Keys::Own, Excluded(BTreeSet::new()));
+        let mut pods = Pods::new(Keys::Own, Excluded(BTreeSet::new()), "ambit-system");
         let theirs = json!({"metadata": {"annotations": {Keys::Shared.redirection(): ENABLED}}});
         pods.apply(Change::Pods(vec![pod("a", &json!({})), pod("b", &theirs)]));
         let labelled = |key: &str| Namespace {
@@ -531,6 +561,6 @@ mod tests {
         let own = labelled(Keys::Own.dataplane_mode());
         pods.apply(Change::Namespace("shop".to_owned(), own));
         assert!(is_in(&pods, "shop", "a") && !is_in(&pods, "shop", "b"));
-        assert!(pods.published().values().all(|(_, captured)| !captured));
+        assert!(pods.published().values().all(|says| !says.captured));
     }
 }

@@ -1,51 +1,163 @@
-//! Writes on each pod whether it is captured: the annotation that makes peers reach it through tunnels.
+//! Writes on each pod whether it is captured: the annotation that makes peers reach it through tunnels, and the condition that
+//! says why, or why not.
 //!
-//! It is there only while it is true. What is on a pod already is not written again.
+//! The annotation is there only while it is true. What is on a pod already is not written again.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
-use k8s_openapi::api::core::v1;
+use k8s_openapi::{api::core::v1, jiff::Timestamp};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
 };
 use mesh::keys::Keys;
-use proto::node::PodReport;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{sync::watch, time::sleep};
 use tracing::{info, warn};
 
-use super::pods::ENABLED;
-use crate::{manifests::Key, report::Reports};
+use super::{
+    condition::{self, Condition, GRACE, TYPE},
+    news::{Item, News},
+    pods::ENABLED,
+};
+use crate::{
+    manifests::Key,
+    report::{Report, Reports},
+};
 
 /// Until what could not be written is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// On each pod of this node, by its uid, whether it says that it is captured.
-pub type Published = BTreeMap<Key, (String, bool)>;
+/// How often a condition is written again of which only the message is another.
+const MESSAGES: Duration = Duration::from_secs(10);
+
+/// On each pod of this node, what it says.
+pub type Published = BTreeMap<Key, Says>;
+
+/// What is written on a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Says {
+    /// Which one it is.
+    pub uid: String,
+    /// The annotation is there.
+    pub captured: bool,
+    /// The condition.
+    pub condition: Option<Condition>,
+}
 
 /// What is to be written on one pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
     pod: Key,
     uid: String,
-    captured: bool,
+    what: What,
+}
+
+/// A part of what is written on a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum What {
+    Annotation(bool),
+    Condition {
+        new: Option<Condition>,
+        /// It is true now and was not, or the other way round.
+        turned: bool,
+    },
+}
+
+/// When conditions that are to change were first seen to be wrong, and when each was written last.
+#[derive(Debug, Default)]
+pub struct Times(BTreeMap<Key, Time>);
+
+#[derive(Clone, Copy, Debug)]
+struct Time {
+    wrong: Option<Instant>,
+    written: Option<Instant>,
 }
 
 /// What is to be written on pods, where they say something else than is true. Of a pod without addresses the agent has not
-/// seen the network namespace yet: what is written there stays.
-pub fn writes(published: &Published, reports: &[PodReport]) -> Vec<Write> {
-    let wrong = reports.iter().filter_map(|report| {
-        let pod = (report.namespace.clone(), report.name.clone());
-        let (uid, says) = published.get(&pod)?;
-        let is_seen = report.uid == *uid && !report.addresses.is_empty();
-        (is_seen && report.captured != *says).then(|| Write {
-            pod,
-            uid: uid.clone(),
-            captured: report.captured,
-        })
-    });
-    wrong.collect()
+/// seen the network namespace yet: what is written there stays, but that it is not captured.
+pub fn writes(
+    published: &Published,
+    reports: &[Report],
+    times: &mut Times,
+    now: Instant,
+) -> Vec<Write> {
+    let key = |report: &Report| (report.pod.namespace.clone(), report.pod.name.clone());
+    let known: BTreeSet<Key> = reports.iter().map(key).collect();
+    times.0.retain(|key, _| known.contains(key));
+    let mut list = Vec::new();
+    for report in reports {
+        let pod = key(report);
+        let Some(says) = published
+            .get(&pod)
+            .filter(|says| says.uid == report.pod.uid)
+        else {
+            continue;
+        };
+        let is_seen = !report.is_hidden && !report.pod.addresses.is_empty();
+        let parts = [
+            (is_seen && report.pod.captured != says.captured)
+                .then_some(What::Annotation(report.pod.captured)),
+            condition(report, says, is_seen, times.of(&pod), now),
+        ];
+        list.extend(parts.into_iter().flatten().map(|what| Write {
+            pod: pod.clone(),
+            uid: says.uid.clone(),
+            what,
+        }));
+    }
+    list
+}
+
+impl Times {
+    fn of(&mut self, pod: &Key) -> &mut Time {
+        let none = Time {
+            wrong: None,
+            written: None,
+        };
+        self.0.entry(pod.clone()).or_insert(none)
+    }
+
+    /// Something is to be written, but not yet.
+    fn any_waits(&self) -> bool {
+        self.0.values().any(|time| time.wrong.is_some())
+    }
+}
+
+/// What is to be written of a condition now.
+fn condition(
+    report: &Report,
+    says: &Says,
+    is_seen: bool,
+    time: &mut Time,
+    now: Instant,
+) -> Option<What> {
+    let new = condition::of(report);
+    // While it leaves, peers still take it for captured.
+    let leaves = new.is_none() && report.pod.captured;
+    let hides = !is_seen && says.captured && new.is_some();
+    if new == says.condition || leaves || hides {
+        time.wrong = None;
+        return None;
+    }
+    let was = says.condition.as_ref().map(|it| it.is_true);
+    let turned = new.as_ref().map(|it| it.is_true) != was;
+    let is_on_its_way = new.as_ref().is_some_and(|it| !it.is_true);
+    let since = |then: Option<Instant>| then.map(|then| now.duration_since(then));
+    let wrong = now.duration_since(*time.wrong.get_or_insert(now));
+    let waits = (is_on_its_way && wrong < GRACE)
+        || (!turned && since(time.written).is_some_and(|since| since < MESSAGES));
+    if waits {
+        return None;
+    }
+    *time = Time {
+        wrong: None,
+        written: Some(now),
+    };
+    Some(What::Condition { new, turned })
 }
 
 /// Writes until the agent ends.
@@ -54,16 +166,21 @@ pub async fn run(
     keys: Keys,
     mut published: watch::Receiver<Published>,
     mut reports: watch::Receiver<Reports>,
+    news: News,
 ) {
+    let mut times = Times::default();
     loop {
         let list = match &*reports.borrow_and_update() {
             // Before the first look nobody knows what is true.
             None => Vec::new(),
-            Some(reports) => writes(&published.borrow_and_update(), reports),
+            Some(reports) => {
+                let now = Instant::now();
+                writes(&published.borrow_and_update(), reports, &mut times, now)
+            }
         };
-        let mut failed = false;
+        let mut failed = times.any_waits();
         for write in &list {
-            failed |= !carry_out(&client, keys, write).await;
+            failed |= !carry_out(&client, keys, write, &news).await;
         }
         tokio::select! {
             changed = reports.changed() => if changed.is_err() { return },
@@ -73,23 +190,36 @@ pub async fn run(
     }
 }
 
-async fn carry_out(client: &Client, keys: Keys, write: &Write) -> bool {
+async fn carry_out(client: &Client, keys: Keys, write: &Write, news: &News) -> bool {
     let (namespace, name) = &write.pod;
     let api: Api<v1::Pod> = Api::namespaced(client.clone(), namespace);
-    let value = write.captured.then_some(ENABLED);
+    let none = PatchParams::default();
     // The uid makes sure that it is still this pod: another one of its name refuses.
-    let patch = json!({"metadata": {"uid": write.uid, "annotations": {keys.redirection(): value}}});
-    let patched = api
-        .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
-        .await;
+    let patched = match &write.what {
+        What::Annotation(captured) => {
+            let value = captured.then_some(ENABLED);
+            let annotations = json!({keys.redirection(): value});
+            let patch = json!({"metadata": {"uid": write.uid, "annotations": annotations}});
+            api.patch(name, &none, &Patch::Merge(&patch)).await
+        }
+        What::Condition { new, turned } => {
+            let patch = status(&write.uid, new.as_ref(), *turned);
+            api.patch_status(name, &none, &Patch::Strategic(&patch))
+                .await
+        }
+    };
     match patched {
         Ok(_) => {
-            info!(
-                namespace,
-                pod = name,
-                captured = write.captured,
-                "published"
-            );
+            info!(namespace, pod = name, what = ?write.what, "published");
+            if let What::Condition { new: Some(new), .. } = &write.what
+                && !new.is_true
+            {
+                news.tell(
+                    &write.pod,
+                    &write.uid,
+                    Item::NotCaptured(new.message.clone()),
+                );
+            }
             true
         }
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 422) => {
@@ -103,56 +233,26 @@ async fn carry_out(client: &Client, keys: Keys, write: &Write) -> bool {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn report(name: &str, uid: &str, captured: bool) -> PodReport {
-        PodReport {
-            namespace: "shop".to_owned(),
-            name: name.to_owned(),
-            uid: uid.to_owned(),
-            captured,
-            addresses: vec![vec![10, 0, 0, 1]],
-            ..PodReport::default()
+/// The change of a pod's status: of its conditions, which are known by their types, this one.
+pub(super) fn status(uid: &str, new: Option<&Condition>, turned: bool) -> Value {
+    let condition = match new {
+        None => json!({"type": TYPE, "$patch": "delete"}),
+        Some(Condition {
+            is_true,
+            reason,
+            message,
+        }) => {
+            let status = if *is_true { "True" } else { "False" };
+            let mut condition =
+                json!({"type": TYPE, "status": status, "reason": reason, "message": message});
+            if turned {
+                condition["lastTransitionTime"] = json!(Timestamp::now());
+            }
+            condition
         }
-    }
-
-    fn published(name: &str, uid: &str, says: bool) -> Published {
-        let key = ("shop".to_owned(), name.to_owned());
-        [(key, (uid.to_owned(), says))].into()
-    }
-
-    fn write(captured: bool) -> Vec<Write> {
-        let pod = ("shop".to_owned(), "a".to_owned());
-        let uid = "1".to_owned();
-        vec![Write { pod, uid, captured }]
-    }
-
-    #[test]
-    fn what_is_true_and_not_yet_said_is_written_and_nothing_else() {
-        for (says, is) in [(false, true), (true, false)] {
-            let list = writes(&published("a", "1", says), &[report("a", "1", is)]);
-            assert_eq!(list, write(is), "says {says}, is {is}");
-        }
-        for both in [false, true] {
-            let list = writes(&published("a", "1", both), &[report("a", "1", both)]);
-            assert_eq!(list, [], "{both}");
-        }
-    }
-
-    #[test]
-    fn on_a_pod_that_the_agent_has_not_seen_stays_what_is_written() {
-        assert_eq!(writes(&published("a", "1", true), &[]), []);
-        let mut unseen = report("a", "1", false);
-        unseen.addresses.clear();
-        assert_eq!(writes(&published("a", "1", true), &[unseen]), []);
-    }
-
-    #[test]
-    fn an_earlier_pod_of_the_same_name_says_nothing_of_this_one() {
-        let reports = [report("a", "0", true)];
-        assert_eq!(writes(&published("a", "1", false), &reports), []);
-        assert_eq!(writes(&published("a", "1", true), &reports), []);
-    }
+    };
+    json!({"metadata": {"uid": uid}, "status": {"conditions": [condition]}})
 }
+
+#[cfg(test)]
+mod tests;

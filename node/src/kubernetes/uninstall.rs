@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
-use super::{host, netns};
+use super::{condition, host, netns, publish};
 use crate::{Config, Error, capture, cni, config::Extent};
 
 /// The agents' DaemonSet, and their container in it.
@@ -78,21 +78,41 @@ async fn unwrite(client: &Client, keys: Keys, node: &str) -> Result<(), String> 
     let api: Api<v1::Pod> = Api::all(client.clone());
     let own = ListParams::default().fields(&format!("spec.nodeName={node}"));
     let pods = api.list(&own).await.map_err(|error| error.to_string())?;
+    let says = |pod: &&v1::Pod| {
+        let status = pod.status.as_ref();
+        let mut conditions = status.iter().flat_map(|it| it.conditions.iter().flatten());
+        conditions.any(|it| it.type_ == condition::TYPE)
+    };
+    let none = PatchParams::default();
+    for pod in pods.items.iter().filter(says) {
+        let api = of_its_namespace(client, pod);
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let (name, patch) = (pod.name_any(), publish::status(uid, None, true));
+        let patch = Patch::Strategic(&patch);
+        gone_is_fine(&name, api.patch_status(&name, &none, &patch).await)?;
+    }
     let written = |pod: &&v1::Pod| keys.captured(pod.annotations());
     for pod in pods.items.iter().filter(written) {
-        let api: Api<v1::Pod> =
-            Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
-        let none = Option::<&str>::None;
-        let patch = json!({"metadata": {"uid": pod.metadata.uid, "annotations": {keys.redirection(): none}}});
+        let api = of_its_namespace(client, pod);
+        let annotations = json!({keys.redirection(): Option::<&str>::None});
+        let patch = json!({"metadata": {"uid": pod.metadata.uid, "annotations": annotations}});
         let (name, patch) = (pod.name_any(), Patch::Merge(&patch));
-        match api.patch(&name, &PatchParams::default(), &patch).await {
-            Ok(_) => {}
-            // It is gone, or another one.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 422) => {}
-            Err(error) => return Err(format!("pod {name}: {error}")),
-        }
+        gone_is_fine(&name, api.patch(&name, &none, &patch).await)?;
     }
     Ok(())
+}
+
+fn of_its_namespace(client: &Client, pod: &v1::Pod) -> Api<v1::Pod> {
+    Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default())
+}
+
+/// A pod that is gone, or another one by now, says nothing.
+fn gone_is_fine(name: &str, patched: kube::Result<v1::Pod>) -> Result<(), String> {
+    match patched {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 422) => Ok(()),
+        Err(error) => Err(format!("pod {name}: {error}")),
+    }
 }
 
 async fn everywhere(client: &Client, namespace: &str) -> Result<(), Error> {

@@ -138,6 +138,15 @@ fn answer(mut respond: h2::server::SendResponse<Bytes>, status: &'static str) {
     stream.send_trailers(trailers).unwrap();
 }
 
+fn report(captured: bool) -> Report {
+    Report {
+        pod: pod(captured),
+        is_hidden: false,
+        is_in: true,
+        past: 0,
+    }
+}
+
 fn pod(captured: bool) -> PodReport {
     PodReport {
         namespace: "shop".into(),
@@ -161,9 +170,9 @@ async fn nothing_is_told_before_the_first_look_and_then_every_change() {
     let mut control = Control::new("changes", &["0"]).await;
     let (sender, receiver) = watch::channel(None);
     let reporter = tokio::spawn(run(control.target(), receiver));
-    sender.send_replace(Some(vec![pod(false)]));
+    sender.send_replace(Some(vec![report(false)]));
     assert_eq!(control.call().await, told(vec![pod(false)]));
-    sender.send_replace(Some(vec![pod(true)]));
+    sender.send_replace(Some(vec![report(true)]));
     assert_eq!(control.call().await, told(vec![pod(true)]));
     sender.send_replace(Some(vec![]));
     assert_eq!(control.call().await, told(vec![]));
@@ -177,7 +186,7 @@ async fn nothing_is_told_before_the_first_look_and_then_every_change() {
 #[tokio::test]
 async fn a_refused_report_is_sent_again() {
     let mut control = Control::new("refused", &["16", "0"]).await;
-    let (_sender, receiver) = watch::channel(Some(vec![pod(true)]));
+    let (_sender, receiver) = watch::channel(Some(vec![report(true)]));
     let reporter = tokio::spawn(run(control.target(), receiver));
     assert_eq!(control.call().await, told(vec![pod(true)]));
     assert_eq!(control.call().await, told(vec![pod(true)]));

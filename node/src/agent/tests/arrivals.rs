@@ -33,6 +33,7 @@ fn node(test: &str) -> Node {
     let mut pods = Pods::new(
         mesh::keys::Keys::Shared,
         Excluded(["kube-system".to_owned()].into()),
+        "ambit-system",
     );
     let mode = ("istio.io/dataplane-mode".to_owned(), "ambient".to_owned());
     let shop = Namespace {

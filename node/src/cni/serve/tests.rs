@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, convert::Infallible};
 
+use crate::report::Report;
 use cni::talk::Pod;
 use kube::client::Body;
 use proto::node::PodReport;
@@ -44,10 +45,15 @@ fn question() -> Question {
 /// with a question.
 async fn told(script: &[Told], client: Client, host: Host) -> (Answer, usize) {
     let (asks, mut asked) = mpsc::channel::<Ask>(1);
-    let report = PodReport {
-        uid: UID.to_owned(),
-        reason: "the proxy sleeps".to_owned(),
-        ..PodReport::default()
+    let report = Report {
+        pod: PodReport {
+            uid: UID.to_owned(),
+            reason: "the proxy sleeps".to_owned(),
+            ..PodReport::default()
+        },
+        is_hidden: false,
+        is_in: true,
+        past: 0,
     };
     let (_reporter, reports) = watch::channel(Some(vec![report]));
     let (_host, hosts) = watch::channel(Some(host));
