@@ -5,7 +5,7 @@
 //! themselves: one Job gives their DaemonSet the flag `--uninstall`, and its rollout tells on which nodes it is done. A node
 //! on which the agent restarts meanwhile, or that comes later, does it too, and none installs anything anew.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, io, time::Duration};
 
 use k8s_openapi::api::{apps::v1::DaemonSet, core::v1};
 use kube::{
@@ -70,7 +70,13 @@ async fn node(client: &Client, config: &Config) -> Result<(), String> {
         let removed = capture::remove(&netns);
         removed.map_err(|error| format!("the pod of uid {uid}: {error}"))?;
     }
-    host::remove().map_err(|error| format!("the host's rules: {error}"))
+    host::remove().map_err(|error| format!("the host's rules: {error}"))?;
+    match std::fs::remove_file(&config.zds_socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(format!("{}: {error}", config.zds_socket.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Takes away what is written on this node's pods.

@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod image;
+pub mod left;
 pub mod load;
 pub mod mesh;
 pub mod pod;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use tests_kube::{
-    Cluster, image, mesh,
+    Cluster, image, left, mesh,
     program::{run, wait},
     shell::Shell,
 };
@@ -93,13 +93,41 @@ fn objects(cluster: &Cluster) -> Vec<String> {
     all
 }
 
-/// Objects that are there now and were not (`+`), or were and are not (`-`).
-fn changes(cluster: &Cluster, before: &[String]) -> Vec<String> {
-    let now = objects(cluster);
-    let more = now.iter().filter(|it| !before.contains(it));
-    let fewer = before.iter().filter(|it| !now.contains(it));
-    let more = more.map(|it| format!("+ {it}"));
-    more.chain(fewer.map(|it| format!("- {it}"))).collect()
+/// Objects that are not as before, and what is not so on nodes.
+struct Before {
+    objects: Vec<String>,
+    nodes: Vec<(&'static str, Vec<String>)>,
+}
+
+impl Before {
+    fn of(cluster: &Cluster, nodes: &[&'static str]) -> Self {
+        Self {
+            objects: objects(cluster),
+            nodes: nodes
+                .iter()
+                .map(|it| (*it, left::on(cluster, it)))
+                .collect(),
+        }
+    }
+
+    fn changes(&self, cluster: &Cluster) -> Vec<String> {
+        let nodes = self.nodes.iter().flat_map(|(node, before)| {
+            let changes = left::changes(before, &left::on(cluster, node));
+            changes.into_iter().map(move |it| format!("{node}: {it}"))
+        });
+        let mut all: Vec<_> = nodes.collect();
+        all.extend(left::changes(&self.objects, &objects(cluster)));
+        // On objects that stay, among them the nodes themselves.
+        let written = cluster.does(&["get", "nodes,namespaces,pods", "-A", "-o", "json"]);
+        let ours = |line: &&str| line.contains("ambit.dev/") || line.contains("ambient.istio.io/");
+        all.extend(
+            written
+                .lines()
+                .filter(ours)
+                .map(|it| format!("+ {}", it.trim())),
+        );
+        all
+    }
 }
 
 #[test]
@@ -108,6 +136,24 @@ fn the_document_installs_in_at_most_five_commands() {
     let (title, install) = &sections[0];
     assert_eq!(*title, "Install");
     assert!(!install.is_empty() && install.len() <= 5, "{install:?}");
+}
+
+#[test]
+fn the_first_screen_of_the_readme_shows_commands_of_the_document() {
+    let readme = include_str!("../../../README.md");
+    let screen = readme.split("\n## ").next().unwrap_or_default();
+    let blocks = |text: &'static str| -> Vec<&str> {
+        let blocks = text.split("```sh\n").skip(1);
+        blocks.filter_map(|it| it.split("```").next()).collect()
+    };
+    let (demo, cluster): (Vec<_>, Vec<_>) = blocks(screen)
+        .into_iter()
+        .partition(|it| it.contains("demo"));
+    assert_eq!(demo, ["cargo run --release -- demo\n"]);
+    assert!(cluster.len() > 1, "{cluster:?}");
+    for block in cluster {
+        assert!(blocks(DOCUMENT).contains(&block), "{block}");
+    }
 }
 
 #[test]
@@ -149,7 +195,7 @@ fn what_the_document_says_works_and_leaves_nothing() {
     };
     load(&cluster);
     let shell = Shell::of(&cluster, Path::new(env!("CARGO_BIN_EXE_ambit")));
-    let before = objects(&cluster);
+    let before = Before::of(&cluster, &["kn1", "kn2"]);
     for (title, commands) in sections(DOCUMENT) {
         println!("== {title}");
         for command in commands {
@@ -157,7 +203,7 @@ fn what_the_document_says_works_and_leaves_nothing() {
             holds_after(&shell, title, &command, &said);
         }
     }
-    assert_eq!(changes(&cluster, &before), [""; 0]);
+    assert_eq!(before.changes(&cluster), [""; 0]);
     let again = shell.does("ambit uninstall");
     assert!(again.contains("nothing is installed"), "{again}");
 }
@@ -191,6 +237,9 @@ fn holds_after(shell: &Shell<'_>, title: &str, command: &str, said: &str) {
         has("policy=\"shop/server\"");
     } else if command.contains("logs") {
         has("spiffe://cluster.local/ns/shop/sa/client");
+    } else if command == "ambit install" {
+        has("compat.istioNames=true");
+        has("kubectl label namespace default istio.io/dataplane-mode=ambient");
     } else if command == "ambit uninstall" {
         has("the namespace ambit-system");
     }
@@ -204,13 +253,14 @@ fn what_goes_wrong_is_said_with_what_to_do_and_users_objects_are_never_removed()
     };
     load(&cluster);
     let shell = Shell::of(&cluster, Path::new(env!("CARGO_BIN_EXE_ambit")));
-    let before = objects(&cluster);
+    let before = Before::of(&cluster, &["kn1"]);
 
     nothing_is_there(&shell);
-    assert_eq!(changes(&cluster, &before), [""; 0]);
+    an_older_definition_is_refused_until_it_is_updated(&cluster, &shell);
+    assert_eq!(before.changes(&cluster), [""; 0]);
     an_image_that_is_not_there_is_repaired(&shell);
-    users_objects_stay(&shell);
-    assert_eq!(changes(&cluster, &before), [""; 0]);
+    users_objects_stay(&cluster, &shell);
+    assert_eq!(before.changes(&cluster), [""; 0]);
     a_namespace_of_somebody_else_stays_as_it_was(&cluster, &shell);
 }
 
@@ -238,6 +288,64 @@ fn nothing_is_there(shell: &Shell<'_>) {
             .does("ambit uninstall")
             .contains("nothing is installed")
     );
+}
+
+/// What its API server would take away.
+const OLDER: &str = "
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: peerauthentications.security.istio.io}
+spec:
+  group: security.istio.io
+  scope: Namespaced
+  names: {kind: PeerAuthentication, plural: peerauthentications}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema:
+      openAPIV3Schema:
+        type: object
+        properties:
+          spec:
+            type: object
+            properties: {mtls: {type: object, properties: {mode: {type: string}}}}
+";
+
+fn an_older_definition_is_refused_until_it_is_updated(cluster: &Cluster, shell: &Shell<'_>) {
+    cluster.apply(OLDER);
+    // Another's, and not to be touched: it lacks nothing.
+    shell.does("ambit crds authorizationpolicies | kubectl apply -f -");
+    let theirs = "authorizationpolicies.security.istio.io";
+    shell.does(&format!(
+        "kubectl label crd {theirs} whose=theirs app.kubernetes.io/part-of-"
+    ));
+    let lacks = "peerauthentications.security.istio.io does not know spec.portLevelMtls";
+    let repair =
+        "ambit crds peerauthentications | kubectl apply --server-side --force-conflicts -f -";
+    for command in ["ambit install", "ambit check --pre"] {
+        let said = shell.fails(command, 1);
+        assert!(said.contains(lacks) && said.contains(repair), "{said}");
+    }
+    let none = shell.fails("kubectl get namespace ambit-system", 1);
+    assert!(none.contains("NotFound"), "nothing was begun: {none}");
+    shell.does(repair);
+    shell.does("ambit check --pre");
+    shell.does(&format!(
+        "ambit install --image {IMAGE} --set control.replicas=1"
+    ));
+    let labels = |name: &str| cluster.get(&["crd", name])["metadata"]["labels"].clone();
+    assert_eq!(labels(theirs)["whose"], "theirs");
+    assert!(labels(theirs)["app.kubernetes.io/part-of"].is_null());
+    // One that comes with an upgrade: helm alone leaves it out.
+    let late = "serviceentries.networking.istio.io";
+    shell.does(&format!("kubectl delete crd {late}"));
+    shell.does("ambit upgrade");
+    assert_eq!(labels(late)["app.kubernetes.io/part-of"], "ambit");
+    shell.does("ambit uninstall");
+    for stays in [theirs, late, "peerauthentications.security.istio.io"] {
+        shell.does(&format!("kubectl get crd {stays}"));
+    }
 }
 
 fn an_image_that_is_not_there_is_repaired(shell: &Shell<'_>) {
@@ -268,13 +376,44 @@ fn an_image_that_is_not_there_is_repaired(shell: &Shell<'_>) {
     );
 }
 
-fn users_objects_stay(shell: &Shell<'_>) {
+/// What is in the network namespaces of pods.
+fn pods(cluster: &Cluster) -> Vec<String> {
+    let mut lines = left::on(cluster, "kn1");
+    lines.retain(|line| line.starts_with("/run/netns/"));
+    lines
+}
+
+fn users_objects_stay(cluster: &Cluster, shell: &Shell<'_>) {
+    shell.does("kubectl create namespace stays");
+    shell.does(&format!(
+        "kubectl -n stays create deployment app --image={IMAGE} -- ambit echo"
+    ));
+    shell.does("kubectl -n stays rollout status deployment --timeout=60s");
+    let before = pods(cluster);
+    shell.does("kubectl label namespace stays istio.io/dataplane-mode=ambient");
+    wait("the pod to be captured", SOON, || {
+        let said = shell.says("ambit status -o json");
+        let said = said.map_err(|failed| failed.to_string())?;
+        said.contains("\"captured\": true")
+            .then_some(())
+            .ok_or(said)
+    });
+    let more = |line: &String| line.starts_with('+');
+    assert!(left::changes(&before, &pods(cluster)).iter().any(more));
     shell.does("kubectl -n ambit-system create configmap mine");
     let said = shell.does("ambit uninstall");
     assert!(
         said.contains("the namespace ambit-system stays, it has: ConfigMap/mine"),
         "{said}"
     );
+    let written = shell.does("kubectl -n stays get pods -o yaml");
+    assert!(
+        !written.contains("ambit.dev/") && !written.contains("ambient.istio.io/"),
+        "{written}"
+    );
+    let after = left::changes(&before, &pods(cluster));
+    assert!(!after.iter().any(more), "{after:?}");
+    shell.does("kubectl delete namespace stays");
     shell.does("kubectl -n ambit-system get configmap mine");
     shell.does("kubectl -n ambit-system delete configmap mine");
     let said = shell.does("ambit uninstall");
