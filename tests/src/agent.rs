@@ -58,7 +58,8 @@ impl Agent {
             .iter()
             .filter(|pod| pod.enrolled && pod.node == node)
         {
-            node::capture::install(world.netns(pod.name)).expect("rules");
+            node::capture::install(world.netns(pod.name), &node::rules::Probed::new())
+                .expect("rules");
             assert_eq!(self.add(world, pod), "", "{}", pod.name);
         }
         assert_eq!(self.say(&snapshot(), None), "");

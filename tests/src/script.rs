@@ -7,7 +7,7 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -288,7 +288,6 @@ fn hub(world: &World) -> Hub {
         trust_domain: "cluster.local".to_owned(),
         longest_life: Duration::from_hours(24),
         callers: Callers::Tokens(tokens),
-        others: AtomicUsize::new(0),
         reports: Reports::open(state).expect("a new directory"),
         mesh: watch::Sender::new(Arc::new(mesh)),
         streams: Streams::default(),

@@ -85,7 +85,7 @@ fn who_still_believes_in_the_old_pod_does_not_talk_to_the_new_one() {
     }
     let heir = Pod::new("heir", Node::Two, 10);
     world.add_pod(heir.clone());
-    node::capture::install(world.netns("heir")).unwrap();
+    node::capture::install(world.netns("heir"), &node::rules::Probed::new()).unwrap();
     // The new pod's own node knows it; web's node has not heard of it.
     let complaint = {
         let added = prost::Message::encode_to_vec(&heir.added());
