@@ -192,6 +192,8 @@ impl Source {
 
     fn tell_strange(&mut self) {
         let mut strange = source::check::empty(&self.loaded.empty);
+        strange.extend(source::check::kept(&self.loaded.kept));
+        strange.extend(source::check::foreign(&self.loaded.unused));
         strange.extend(source::check::strange(&self.loaded.world));
         for what in strange.iter().filter(|what| !self.strange.contains(what)) {
             tracing::warn!("{what}");

@@ -177,7 +177,7 @@ impl Kind {
         }
     }
 
-    fn api_version(self) -> String {
+    pub(crate) fn api_version(self) -> String {
         let (group, version) = (self.group(), self.versions()[0]);
         if group.is_empty() {
             version.to_owned()
@@ -187,11 +187,16 @@ impl Kind {
     }
 
     /// The policy that is meant, as far as a slip in its first two lines lets that be seen: one must not get lost by it.
-    /// What no kind of the group is called may be any.
+    /// Of the policies' own group what is called like no kind is one too.
     pub fn policy(version: &str, name: &str) -> Option<Self> {
         let version = version.to_ascii_lowercase();
-        let group = version.split_once('/').map_or("", |(group, _)| group);
-        let security = group == SECURITY || version == SECURITY;
+        let group = known::meant_group(&version);
+        let group = if version.contains('/') || group == SECURITY {
+            group
+        } else {
+            ""
+        };
+        let security = group == SECURITY;
         let close = security || group.is_empty() || group.ends_with(".istio.io");
         let mut policies = Self::all().filter(|kind| close && kind.is_policy());
         let named = policies.find(|kind| kind.is_called(name));
@@ -399,10 +404,9 @@ pub struct Vague {
 pub fn manifest(tree: &Value, path: &str) -> Manifest {
     let at = At::new(path, tree);
     let (Some(version), Some(kind)) = (at.peek("apiVersion"), at.peek("kind")) else {
-        let reason = "not a manifest: apiVersion and kind are missing".to_owned();
         return Manifest::Alien(Fault {
             field: path.to_owned(),
-            reason,
+            reason: alien(tree),
         });
     };
     let found = match meaning(version, kind) {
@@ -453,6 +457,46 @@ pub fn manifest(tree: &Value, path: &str) -> Manifest {
         }),
         false => Manifest::Refused(refused),
     }
+}
+
+/// What a manifest of a kind that is not used would be if it were of the group of that kind which is.
+pub fn alike(tree: &Value) -> Vec<ObjectRef> {
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+    let metadata = tree.get("metadata");
+    let name = text(metadata.and_then(|it| it.get("name")));
+    let (Some(kind), Some(name)) = (text(tree.get("kind")), name) else {
+        return Vec::new();
+    };
+    let namespace = text(metadata.and_then(|it| it.get("namespace")));
+    let namespace = namespace.unwrap_or_else(|| "default".to_owned());
+    let kinds = Kind::all().filter(|it| it.as_str() == kind);
+    let alike = kinds.map(|kind| match kind.namespaced() {
+        true => ObjectRef::new(kind, &namespace, &name),
+        false => ObjectRef::new(kind, "", &name),
+    });
+    alike.collect()
+}
+
+/// Why this is no manifest: which of the first two fields is not there, and what may be meant for it.
+fn alien(tree: &Value) -> String {
+    let missing = ["apiVersion", "kind"].into_iter();
+    let missing = missing.filter(|key| tree.get(key).is_none_or(|it| !it.is_string()));
+    let told = missing.map(|key| match tree.get(key) {
+        Some(Value::Null) => format!("{key} is empty"),
+        Some(other) => format!("{key} is {other}, which is no text"),
+        None => {
+            let fields = tree.as_object().into_iter().flatten();
+            let mut fields = fields.map(|(field, _)| field.as_str());
+            let near =
+                fields.find(|field| !::mesh::manifest::near(field, [key].into_iter()).is_empty());
+            match near {
+                Some(near) => format!("{key} is missing ({near:?} may be meant for it)"),
+                None => format!("{key} is missing"),
+            }
+        }
+    });
+    let told: Vec<_> = told.collect();
+    format!("not a manifest: {}", told.join(", "))
 }
 
 /// What is of no kind that there is. Only its metadata are told of: what else the likeliest kind has may be none of its.

@@ -40,6 +40,10 @@ pub struct Loaded {
     pub unused: BTreeSet<String>,
     /// Files without any document that held nothing before.
     pub empty: BTreeSet<PathBuf>,
+    /// What no document of these files has any more, and stays as long as something is wrong with them.
+    pub kept: BTreeMap<PathBuf, BTreeSet<ObjectRef>>,
+    /// Documents of which nobody can say which object they hold, with their files.
+    pub unknown: BTreeSet<(PathBuf, usize)>,
     /// Where each object, or denial, came from.
     origins: BTreeMap<ObjectRef, PathBuf>,
     /// What is defined more than once, and not alike.
@@ -210,6 +214,7 @@ pub fn load(files: &BTreeMap<PathBuf, String>, previous: Option<&Loaded>) -> Loa
         loaded: Loaded::default(),
         read: BTreeSet::new(),
         unclear: Vec::new(),
+        foreign: Vec::new(),
     };
     let (empty, full): (Vec<_>, Vec<_>) =
         files.iter().partition(|(_, text)| loading::is_empty(text));

@@ -84,13 +84,19 @@ pub const POD_SPEC: [&str; 5] = [
     "initContainers",
 ];
 
-/// The group of an `apiVersion`, of which the version may be missing.
+/// The group of an `apiVersion`, of which the version may be missing. What is written like a version is no group.
 pub fn group(version: &str) -> &str {
     match version.split_once('/') {
         Some((group, _)) => group,
-        None if version.contains('.') => version,
+        None if version.contains('.') && !is_version(version) => version,
         None => "",
     }
+}
+
+/// Whether this begins like a version, such as `v1beta1`, or `v1.0`, which is none.
+fn is_version(text: &str) -> bool {
+    let number = text.trim_start_matches(['v', 'V']);
+    number.starts_with(|c: char| c.is_ascii_digit())
 }
 
 /// Whether a group is, or may have been meant to be, one of the APIs that a mesh is described by.
@@ -181,5 +187,8 @@ mod tests {
         assert_eq!(group("v1"), "");
         assert_eq!(group("apps/v1"), "apps");
         assert_eq!(group("security.istio.io"), "security.istio.io");
+        for version in ["v1.0", "V1.", "1.0", "v2.beta"] {
+            assert_eq!(group(version), "", "{version}");
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! Which kinds there are, so that one that is misspelt is told from one that is not used here.
 //!
 //! Only for groups in which an object can be lost by a slip: those that Kubernetes itself has, whose names have no dot
-//! (custom ones have to have one), and those that are served from. Of other groups a kind is known to nobody.
+//! (custom ones have to have one), and those that are served from, or are written nearly so. Of the other groups of Kubernetes
+//! and Istio a kind is a slip if it is nearly one that is served; of all others nobody knows what kinds there are.
 
 use mesh::manifest::{self, group, is_built_in, is_family};
 
@@ -25,7 +26,7 @@ pub(super) struct Misspelt {
     pub(super) may_be: Vec<Kind>,
     /// Those of them that it counts as where there was none of them.
     pub(super) likely: Vec<Kind>,
-    /// The known kind that is written most alike.
+    /// The known kind that is written most alike, if one is.
     pub(super) nearest: Option<&'static str>,
 }
 
@@ -50,7 +51,7 @@ pub(super) fn meaning(version: &str, name: &str) -> Meaning {
     if let Some(kind) = Kind::find(group, name) {
         return Meaning::Is(kind);
     }
-    let group = manifest::group(&lower);
+    let group = meant_group(&lower);
     let others = OTHERS.iter().find(|(of, _)| *of == group);
     let is_other = others.is_some_and(|(_, kinds)| kinds.contains(&name));
     if is_other || is_built_in(group, name) {
@@ -67,6 +68,16 @@ pub(super) fn meaning(version: &str, name: &str) -> Meaning {
         true => Meaning::Misspelt(misspelt),
         false => Meaning::Other,
     }
+}
+
+/// The group of an `apiVersion` in lower case: one that is known, if a slip or two lead to it.
+pub(super) fn meant_group(version: &str) -> &str {
+    let group = group(version);
+    let known = OTHERS.iter().map(|(known, _)| *known);
+    manifest::near(group, known)
+        .first()
+        .copied()
+        .unwrap_or(group)
 }
 
 fn misspelt(group: &str, name: &str) -> Misspelt {
@@ -91,10 +102,7 @@ fn misspelt(group: &str, name: &str) -> Misspelt {
         }
         (None, _) => Vec::new(),
     };
-    let nearest = ours
-        .first()
-        .or_else(|| likely.first().filter(|_| likely.len() == 1));
-    let nearest = nearest.map(|kind| kind.as_str());
+    let nearest = ours.first().map(|kind| kind.as_str());
     Misspelt {
         nearest: nearest.or_else(|| near.first().copied()),
         may_be,
@@ -138,11 +146,6 @@ mod tests {
                 Kind::Unserved(UnservedKind::DestinationRule),
             ),
             (
-                "securityistio.io/v1",
-                "AuthorizationPolicy",
-                Kind::AuthorizationPolicy,
-            ),
-            (
                 "security.istio.io/v1",
                 "PeerAuthentification",
                 Kind::PeerAuthentication,
@@ -156,6 +159,28 @@ mod tests {
         ] {
             assert_eq!(likely(version, name), Some(vec![kind]), "{version} {name}");
         }
+    }
+
+    #[test]
+    fn a_group_with_a_slip_or_two_is_the_one_that_is_meant() {
+        for version in [
+            "securityistio.io/v1",
+            "security.isto.io/v1",
+            "security.istio.i/v1",
+            "security.istio.io./v1",
+            "security.istio.io /v1",
+            "Security.Istio.IO/v1",
+            "securiti.istio.oi/v1",
+        ] {
+            let meant = Meaning::Is(Kind::AuthorizationPolicy);
+            assert_eq!(meaning(version, "AuthorizationPolicy"), meant, "{version}");
+            let near = likely(version, "PeerAuthentification");
+            assert_eq!(near, Some(vec![Kind::PeerAuthentication]), "{version}");
+        }
+        let route = Meaning::Is(Kind::Route(crate::manifest::RouteKind::Http));
+        assert_eq!(meaning("gateway.networking.k8.io/v1", "HTTPRoute"), route);
+        let version = Meaning::Is(Kind::Namespace);
+        assert_eq!(meaning("v1.0", "Namespace"), version);
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub enum Refusal {
     Guard(ObjectRef),
     /// A file cannot be read at all: there may be policies in it.
     Unread(PathBuf),
+    /// Nobody can say what this document of a file holds: it may be a policy, or what one is for.
+    Unknown(PathBuf, usize),
     /// The source is one file, and something is wrong with it.
     File,
 }
@@ -101,6 +103,7 @@ pub(crate) fn refusal(loaded: &Loaded, alone: bool, settings: &Settings) -> Opti
         .or_else(|| twice(loaded, settings))
         .or_else(|| guard(&loaded.world))
         .or_else(|| unread(&loaded.problems))
+        .or_else(|| unknown(loaded))
         .or_else(|| (alone && !loaded.problems.is_empty()).then_some(Refusal::File))
 }
 
@@ -137,6 +140,11 @@ fn unread(problems: &[Problem]) -> Option<Refusal> {
         .iter()
         .filter(|it| it.document.is_none() && it.object.is_none());
     Some(Refusal::Unread(whole.next()?.file.clone()))
+}
+
+fn unknown(loaded: &Loaded) -> Option<Refusal> {
+    let (file, document) = loaded.unknown.first()?;
+    Some(Refusal::Unknown(file.clone(), *document))
 }
 
 /// What is attached to something and what that is, if the latter cannot be understood.
@@ -184,6 +192,30 @@ fn object(namespace: &str, target: &TargetRef) -> ObjectRef {
         TargetKind::ServiceEntry => (Kind::ServiceEntry, namespace),
     };
     ObjectRef::new(kind, namespace, &target.name)
+}
+
+/// What is worth knowing of objects that no document has any more and that stay nevertheless.
+pub fn kept(files: &BTreeMap<PathBuf, BTreeSet<ObjectRef>>) -> Vec<String> {
+    let told = files.iter().flat_map(|(file, kept)| {
+        kept.iter().map(|it| {
+            let file = file.display();
+            format!("{file}: {it} is not there any more; it stays as long as something is wrong with this file")
+        })
+    });
+    told.collect()
+}
+
+/// What is worth knowing of kinds that are not used: which of them are called like one that is.
+pub fn foreign(unused: &BTreeSet<String>) -> Vec<String> {
+    let alike = unused.iter().filter_map(|it| {
+        let (version, name) = it.rsplit_once('/')?;
+        let kind = Kind::all().find(|kind| kind.as_str() == name)?;
+        Some(format!(
+            "{name} of {version} is not used: that of {} is",
+            kind.api_version()
+        ))
+    });
+    alike.collect()
 }
 
 /// What is worth knowing of files that are empty and held nothing before.
@@ -333,6 +365,11 @@ impl fmt::Display for Refusal {
             Self::Unread(file) => write!(
                 f,
                 "a control plane does not start with this: {} cannot be read, and nobody knows what it holds",
+                file.display()
+            ),
+            Self::Unknown(file, document) => write!(
+                f,
+                "a control plane does not start with this: nobody can say what document {document} of {} holds",
                 file.display()
             ),
             Self::File => f.write_str(

@@ -15,6 +15,21 @@ pub(super) struct Guess {
     /// `default` if none is to be seen; empty for kinds without namespaces.
     pub(super) namespace: String,
     pub(super) name: Option<String>,
+    pub(super) told: Told,
+}
+
+/// What of a guess is to be seen, and not only likely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) kind: bool,
+    pub(super) namespace: bool,
+}
+
+impl Told {
+    pub(super) const ALL: Self = Self {
+        kind: true,
+        namespace: true,
+    };
 }
 
 /// Kinds that are told from any place in a text: nothing else names them.
@@ -109,24 +124,32 @@ fn is_of(line: &str, key: &str) -> bool {
 fn object(text: &str) -> Option<Guess> {
     let first = words(text, "kind").find(|word| !is_list(word));
     let called = first.unwrap_or_default();
-    let security = || words(text, "apiVersion").find_map(|group| Kind::policy(group, called));
-    let kind = TELLING
+    let mut groups = words(text, "apiVersion");
+    let told = TELLING
         .into_iter()
-        .find(|kind| words(text, "kind").any(|word| is_meant(*kind, word)))
+        .find(|kind| words(text, "kind").any(|word| is_meant(*kind, word)));
+    let kind = told
+        // What else has a kind is below a policy, if the policy's own is not to be seen.
+        .or_else(|| groups.find_map(|group| Kind::policy(group, called)))
         .or_else(|| {
             TARGETS
                 .into_iter()
                 .find(|kind| first.is_some_and(|word| is_meant(*kind, word)))
         })
-        .or_else(security)
         .or_else(|| guarded(text))?;
     let namespace = words(text, "namespace").find(is_label);
-    let namespace = namespace.filter(|_| kind.namespaced());
     let fallback = if kind.namespaced() { "default" } else { "" };
     Some(Guess {
         kind,
-        namespace: namespace.unwrap_or(fallback).to_owned(),
+        namespace: namespace
+            .filter(|_| kind.namespaced())
+            .unwrap_or(fallback)
+            .to_owned(),
         name: words(text, "name").next().map(str::to_owned),
+        told: Told {
+            kind: told.is_some() || !kind.is_policy(),
+            namespace: namespace.is_some() || !kind.namespaced(),
+        },
     })
 }
 
@@ -194,12 +217,23 @@ fn words<'a>(text: &'a str, key: &'a str) -> impl Iterator<Item = &'a str> {
 mod tests {
     use super::*;
 
-    fn guess(kind: Kind, namespace: &str, name: Option<&str>) -> Option<Guess> {
-        Some(Guess {
-            kind,
-            namespace: namespace.to_owned(),
-            name: name.map(str::to_owned),
-        })
+    /// Kind, namespace and name.
+    type Seen = (Kind, String, Option<String>);
+
+    fn guess(kind: Kind, namespace: &str, name: Option<&str>) -> Option<Seen> {
+        Some((kind, namespace.to_owned(), name.map(str::to_owned)))
+    }
+
+    fn seen(text: &str) -> Option<Seen> {
+        object(text).map(all)
+    }
+
+    fn several(text: &str) -> Vec<Seen> {
+        objects(text).into_iter().map(all).collect()
+    }
+
+    fn all(guess: Guess) -> Seen {
+        (guess.kind, guess.namespace, guess.name)
     }
 
     #[test]
@@ -207,23 +241,23 @@ mod tests {
         let block =
             "kind: AuthorizationPolicy\nmetadata:\n  name: p\n  namespace: shop\nspec:\n\t- [";
         assert_eq!(
-            object(block),
+            seen(block),
             guess(Kind::AuthorizationPolicy, "shop", Some("p"))
         );
         let flow = "{kind: PeerAuthentication, metadata: {name: 'x', namespace: \"bank\"}, spec: {";
         assert_eq!(
-            object(flow),
+            seen(flow),
             guess(Kind::PeerAuthentication, "bank", Some("x"))
         );
         let json =
             r#"{"kind": "AuthorizationPolicy", "metadata": {"name": "j", "namespace": "shop""#;
         assert_eq!(
-            object(json),
+            seen(json),
             guess(Kind::AuthorizationPolicy, "shop", Some("j"))
         );
         let tokens = "kind: RequestAuthentication\nmetadata: {name: t}\nspec: [";
         assert_eq!(
-            object(tokens),
+            seen(tokens),
             guess(
                 Kind::Unserved(UnservedKind::RequestAuthentication),
                 "default",
@@ -232,7 +266,7 @@ mod tests {
         );
         let bare = "kind: AuthorizationPolicy\n: :";
         assert_eq!(
-            object(bare),
+            seen(bare),
             guess(Kind::AuthorizationPolicy, "default", None)
         );
     }
@@ -243,7 +277,7 @@ mod tests {
             let text =
                 format!("apiVersion: security.istio.io/v1\n{kind}\nmetadata: {{name: p}}\n[");
             assert_eq!(
-                object(&text),
+                seen(&text),
                 guess(Kind::AuthorizationPolicy, "default", Some("p")),
                 "{text}"
             );
@@ -289,7 +323,7 @@ mod tests {
                 "bank",
             ),
         ] {
-            assert_eq!(object(text), guess(kind, namespace, Some("x")), "{text}");
+            assert_eq!(seen(text), guess(kind, namespace, Some("x")), "{text}");
         }
     }
 
@@ -304,7 +338,7 @@ mod tests {
                     "kind: {kind}\nmetadata: {{name: r, namespace: shop}}\nspec: {{parentRefs: [{{kind: Service}}], rules: [{{filters: [{{{filter}"
                 );
                 assert_eq!(
-                    object(&text),
+                    seen(&text),
                     guess(Kind::Route(route), "shop", Some("r")),
                     "{text}"
                 );
@@ -326,11 +360,11 @@ mod tests {
             "\"apiVersion\" : v1\n",
         ] {
             let text = [version, &policy("p"), version, &policy("q")].concat();
-            assert_eq!(objects(&text), [both("p"), both("q")], "{text}");
+            assert_eq!(several(&text), [both("p"), both("q")], "{text}");
         }
         let twice = format!("kind: AuthorizationPolicy\n{}spec: [\n", policy("p"));
-        assert_eq!(objects(&twice), [both("p")]);
-        assert_eq!(objects(""), []);
+        assert_eq!(several(&twice), [both("p")]);
+        assert_eq!(several(""), []);
     }
 
     #[test]
@@ -346,7 +380,32 @@ mod tests {
             "kind: Node\nspec: {[{type: ExtensionRef",
             "kind:",
         ] {
-            assert_eq!(object(text), None, "{text:?}");
+            assert_eq!(seen(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_policy_whose_own_kind_is_not_to_be_seen_is_none_of_what_it_is_for() {
+        for kind in [
+            "knd: AuthorizationPolicy\n",
+            "Kind: AuthorizationPolicy\n",
+            "",
+        ] {
+            let text = format!(
+                "apiVersion: security.istio.io/v1\n{kind}metadata: {{name: p, namespace: shop}}\nspec: {{targetRefs: [{{kind: Service, name: cart}}]}}"
+            );
+            let found = object(&text).unwrap();
+            assert!(!found.told.kind && found.told.namespace, "{text}");
+            assert_eq!(
+                all(found),
+                (
+                    Kind::AuthorizationPolicy,
+                    "shop".to_owned(),
+                    Some("p".to_owned())
+                )
+            );
+        }
+        let cut = object("kind: PeerAuthentication\nmetadata: {name: p").unwrap();
+        assert!(cut.told.kind && !cut.told.namespace);
     }
 }

@@ -1,13 +1,16 @@
 //! From the text of files to objects in force, one file after the other.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use mesh::local;
 use serde_json::Value;
 
 use super::{
     Loaded, Problem,
-    guess::{self, Guess},
+    guess::{self, Guess, Told},
     nameless::{Nameless, Torn, Unclear, unread},
 };
 use crate::{
@@ -26,6 +29,8 @@ pub(super) struct Loading<'a> {
     pub(super) read: BTreeSet<ObjectRef>,
     /// What has none, until all files are read.
     pub(super) unclear: Vec<Unclear>,
+    /// What is of a group that is not served, by file and document: what it would be in the group that is.
+    pub(super) foreign: Vec<(PathBuf, usize, ObjectRef)>,
 }
 
 impl Loading<'_> {
@@ -56,6 +61,7 @@ impl Loading<'_> {
                     unclear.kinds.extend(guess::kinds(document.text));
                     let nameless = self.broken(file, document, fault);
                     unclear.nameless.extend(nameless);
+                    self.unknown(file, document.number);
                 }
             }
         }
@@ -72,36 +78,57 @@ impl Loading<'_> {
         unclear: &mut Unclear,
     ) {
         let kind = tree.get("kind").and_then(Value::as_str);
-        if kind.is_some_and(guess::is_list) {
+        let nearly = |kind| tree.get("items").is_some() && manifest::near(kind).contains(&LIST);
+        if kind.is_some_and(|kind| guess::is_list(kind) || nearly(kind)) {
             let begin = if path.is_empty() { "" } else { "." };
             let field = format!("{path}{begin}items");
-            if let Some(items) = tree.get("items").and_then(Value::as_array) {
+            let items = tree.get("items").and_then(Value::as_array);
+            if let Some(items) = items.filter(|_| kind.is_some_and(guess::is_list)) {
                 for (i, item) in items.iter().enumerate() {
                     let path = format!("{field}[{i}]");
                     self.tree((file, document), (item, &path), unclear);
                 }
                 return;
             }
-            let reason = "expected a list".to_owned();
-            let nameless = self.broken(file, document, Fault { field, reason });
+            let fault = match items {
+                None => Fault {
+                    field,
+                    reason: "expected a list".to_owned(),
+                },
+                Some(_) => Fault {
+                    field: format!("{path}{begin}kind"),
+                    reason: format!("no such kind: the nearest is {LIST:?}"),
+                },
+            };
+            let nameless = self.broken(file, document, fault);
             unclear.nameless.extend(nameless);
+            self.unknown(file, document.number);
             return unclear.kinds.extend(Kind::all());
         }
         match manifest::manifest(tree, path) {
             Manifest::Object(object) => self.object(file, document.number, *object),
-            Manifest::Unused(kind) => drop(self.loaded.unused.insert(kind)),
+            Manifest::Unused(kind) => {
+                self.loaded.unused.insert(kind);
+                let alike = manifest::alike(tree).into_iter();
+                let alike = alike.map(|it| (file.to_owned(), document.number, it));
+                self.foreign.extend(alike);
+            }
             Manifest::Alien(fault) => {
                 let nameless = self.broken(file, document, fault);
                 unclear.nameless.extend(nameless);
-                unclear.kinds.extend(alien(tree));
+                let kinds = alien(tree);
+                if !kinds.is_empty() {
+                    self.unknown(file, document.number);
+                }
+                unclear.kinds.extend(kinds);
             }
             Manifest::Vague(vague) => self.vague((file, document.number), vague, unclear),
             Manifest::Refused(refused) => {
-                let kind = refused.kind;
-                if let Some(nameless) = self.refused(file, document.number, refused) {
-                    unclear.nameless.push(nameless);
-                    unclear.kinds.insert(kind);
+                if refused.name.is_none() {
+                    unclear.kinds.insert(refused.kind);
                 }
+                let nameless = self.refused(file, document.number, refused);
+                unclear.nameless.extend(nameless);
             }
         }
     }
@@ -220,12 +247,13 @@ impl Loading<'_> {
             let counts = kind.is_policy()
                 || guess::TARGETS.contains(&kind)
                 || read.as_ref().is_some_and(|it| is_wish(it) || guards(it));
-            let guess = counts.then_some(Guess {
+            let guess = Guess {
                 kind,
                 namespace,
                 name: None,
-            });
-            return Some(Nameless {
+                told: Told::ALL,
+            };
+            return counts.then_some(Nameless {
                 document,
                 guess,
                 denial,
@@ -257,6 +285,10 @@ impl Loading<'_> {
             self.stand_in(reference, denial, read, faulty);
         }
         None
+    }
+
+    fn unknown(&mut self, file: &Path, document: usize) {
+        self.loaded.unknown.insert((file.to_owned(), document));
     }
 
     fn broken(&mut self, file: &Path, document: &Document<'_>, fault: Fault) -> Vec<Nameless> {
@@ -306,6 +338,9 @@ impl Loading<'_> {
         });
     }
 }
+
+/// What holds other objects.
+const LIST: &str = "List";
 
 /// Adds what is not among them yet.
 fn add<T: PartialEq>(all: &mut Vec<T>, more: Vec<T>) {

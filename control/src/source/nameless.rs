@@ -1,7 +1,7 @@
 //! What of the files has no name, so that it may be anything that was there before and nobody has now.
 //!
-//! Only once all files are read it is known what is missing. What a file held stays as long as something in it has no name;
-//! so does what another file held, if it may have been moved into what cannot be read.
+//! Only once all files are read it is known what is missing. What a file held stays as long as anything is wrong with it: it
+//! may be what is wrong, or come after it. So does what another file held, if it may have been moved into what cannot be read.
 
 use std::{
     collections::BTreeSet,
@@ -45,8 +45,8 @@ pub(super) struct Torn {
 /// A document of which nobody can say which object it holds.
 pub(super) struct Nameless {
     pub(super) document: usize,
-    /// What it seems to be, if that must not get lost.
-    pub(super) guess: Option<Guess>,
+    /// What it seems to be.
+    pub(super) guess: Guess,
     pub(super) denial: Denial,
     pub(super) read: Option<Object>,
     pub(super) faulty: Faulty,
@@ -65,14 +65,8 @@ impl Unclear {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.vague.is_empty() && !self.may_be_any()
-    }
-
-    /// Whether something in it may be anything that the file held.
-    fn may_be_any(&self) -> bool {
-        let mut vague = self.vague.iter();
-        let unnamed = vague.any(|(_, vague)| vague.refused.name.is_none());
-        unnamed || !self.nameless.is_empty() || !self.torn.is_empty()
+        let nothing = self.nameless.is_empty() && self.torn.is_empty();
+        nothing && self.vague.is_empty() && self.kinds.is_empty()
     }
 }
 
@@ -80,19 +74,22 @@ impl Loading<'_> {
     /// To be done once all files are read, with those that are `empty`: only then is it known what is missing.
     pub(super) fn missing(&mut self, empty: &[&PathBuf]) {
         let all = mem::take(&mut self.unclear);
-        let keep = |it: &Unclear| match it.may_be_any() {
-            true => self.keep(&it.file),
-            false => Vec::new(),
-        };
-        let mut kept: Vec<_> = all.iter().map(keep).collect();
+        self.foreign();
+        let problems = self.loaded.problems.iter();
+        let faulty: BTreeSet<_> = problems.map(|it| it.file.clone()).collect();
+        for file in &faulty {
+            let mut kept = self.keep(file);
+            kept.retain(|it| self.previous.world.object(it).is_some());
+            self.loaded.kept.insert(file.clone(), kept);
+        }
         empty.iter().for_each(|file| self.empty(file));
         // Only what none of these held itself may have been moved.
-        for (unclear, kept) in all.iter().zip(&mut kept) {
-            kept.extend(self.moved(unclear));
-        }
+        let moved: Vec<_> = all.iter().map(|it| self.moved(it)).collect();
         let mut done = BTreeSet::new();
         let mut named = Vec::new();
-        for (unclear, kept) in all.into_iter().zip(kept) {
+        for (unclear, mut kept) in all.into_iter().zip(moved) {
+            let own = self.loaded.kept.get(&unclear.file);
+            kept.extend(own.into_iter().flatten().cloned());
             let Unclear {
                 file,
                 mut nameless,
@@ -113,7 +110,10 @@ impl Loading<'_> {
             }
             self.nameless(&file, nameless, &kept, &mut done);
         }
-        self.named(&named, done);
+        self.named(&named, &mut done);
+        for kept in self.loaded.kept.values_mut() {
+            kept.retain(|it| !done.contains(it));
+        }
     }
 
     /// A file without content is most likely one that somebody is about to fill: what it held stays. Who wants that gone
@@ -129,12 +129,12 @@ impl Loading<'_> {
     }
 
     /// What a nameless document held is among the objects of its file that are missing now: all of those stay. It denies
-    /// if it seems to be a policy and no policy of that kind was missing: a denial that stays is some other document's.
+    /// if it seems to be a policy and none that it may be was missing: a denial that stays is some other document's.
     fn nameless(
         &mut self,
         file: &Path,
         all: Vec<Nameless>,
-        kept: &[ObjectRef],
+        kept: &BTreeSet<ObjectRef>,
         done: &mut BTreeSet<ObjectRef>,
     ) {
         for Nameless {
@@ -145,14 +145,12 @@ impl Loading<'_> {
             faulty,
         } in all
         {
-            let Some(Guess {
+            let Guess {
                 kind,
                 namespace,
                 name,
-            }) = guess
-            else {
-                continue;
-            };
+                told,
+            } = guess;
             let named = name.map(|name| ObjectRef {
                 kind,
                 namespace: namespace.clone(),
@@ -161,12 +159,16 @@ impl Loading<'_> {
             // What has its name is another one.
             let named = named.filter(|reference| !self.read.contains(reference));
             done.extend(named.clone());
-            let stays = match &named {
-                Some(reference) => self.loaded.origins.contains_key(reference),
-                None => kept.iter().any(|reference| {
-                    reference.kind == kind && self.previous.world.object(reference).is_some()
-                }),
+            let may_be = |it: &&ObjectRef| {
+                let of_kind = it.kind == kind || !told.kind && it.kind.is_policy();
+                let here = !told.namespace || it.namespace == namespace;
+                of_kind && here && named.as_ref().is_none_or(|named| it.name == named.name)
             };
+            let mut missing = kept.iter().filter(may_be);
+            let stays = named
+                .as_ref()
+                .is_some_and(|it| self.loaded.origins.contains_key(it))
+                || missing.next().is_some();
             if !stays {
                 // It has to be called something; no object can be called what is made up here.
                 let reference = named.unwrap_or_else(|| ObjectRef {
@@ -184,8 +186,21 @@ impl Loading<'_> {
         }
     }
 
+    /// What is of a group that is not served, while an object of its name is missing that was in its file: the group is a slip.
+    fn foreign(&mut self) {
+        for (file, document, was) in mem::take(&mut self.foreign) {
+            let previous = self.previous;
+            let is_gone = previous.origins.get(&was) == Some(&file) && !self.read.contains(&was);
+            if is_gone && previous.world.object(&was).is_some() {
+                let field = "apiVersion".to_owned();
+                let reason = format!("not of {}, as it was", was.kind.api_version());
+                self.problem(&file, Some(document), Some(was), Fault { field, reason });
+            }
+        }
+    }
+
     /// Keeps what the file held before and is not there now.
-    fn keep(&mut self, file: &Path) -> Vec<ObjectRef> {
+    fn keep(&mut self, file: &Path) -> BTreeSet<ObjectRef> {
         let previous = self.previous;
         let all = previous.origins.iter();
         let own = all.filter(|(_, origin)| *origin == file);
@@ -205,7 +220,7 @@ impl Loading<'_> {
 
     /// Keeps the last good version of what other files held before and no file has now, if it may have been moved to where
     /// it cannot be read.
-    fn moved(&mut self, to: &Unclear) -> Vec<ObjectRef> {
+    fn moved(&mut self, to: &Unclear) -> BTreeSet<ObjectRef> {
         let previous = self.previous;
         let objects = previous.origins.keys();
         let objects = objects.filter(|it| to.kinds.contains(&it.kind));
@@ -280,22 +295,16 @@ impl Loading<'_> {
     }
 }
 
-/// What can be seen of a document that cannot be read: at least one, even if nothing tells what that is.
+/// What can be seen of a document that cannot be read, of what must not get lost.
 pub(super) fn unread(document: &Document<'_>, fault: &Fault) -> Vec<Nameless> {
-    let mut guesses: Vec<_> = guess::objects(document.text)
-        .into_iter()
-        .map(Some)
-        .collect();
-    if guesses.is_empty() {
-        guesses.push(None);
-    }
-    let all = guesses.into_iter();
-    all.map(|guess| guessed(document, guess, fault.clone()))
+    let guesses = guess::objects(document.text).into_iter();
+    guesses
+        .map(|guess| guessed(document, guess, fault.clone()))
         .collect()
 }
 
-fn guessed(document: &Document<'_>, guess: Option<Guess>, fault: Fault) -> Nameless {
-    let read = guess.as_ref().and_then(|guess| match guess.kind {
+fn guessed(document: &Document<'_>, guess: Guess, fault: Fault) -> Nameless {
+    let read = match guess.kind {
         Kind::Service => Some(Object::Service(Service::default())),
         Kind::ServiceEntry => Some(Object::ServiceEntry(ServiceEntry::unknown(Meta::default()))),
         Kind::Route(kind) => Some(Object::Route(Route {
@@ -313,7 +322,7 @@ fn guessed(document: &Document<'_>, guess: Option<Guess>, fault: Fault) -> Namel
             }))
         }
         _ => None,
-    });
+    };
     Nameless {
         document: document.number,
         guess,

@@ -12,6 +12,7 @@ use crate::{
 mod lost;
 mod misspelt;
 mod start;
+mod torn;
 
 fn files(texts: &[(&str, &str)]) -> BTreeMap<PathBuf, String> {
     texts

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    guess::{self, Guess},
+    guess::{self, Guess, Told},
     loading::Loading,
     nameless::{Nameless, Unclear},
 };
@@ -40,10 +40,10 @@ impl Loading<'_> {
 
     /// Lets those that have a name stand in for what they may be, unless this is among what stood in for something already
     /// (`done`).
-    pub(super) fn named(&mut self, named: &[(PathBuf, Vague)], mut done: BTreeSet<ObjectRef>) {
+    pub(super) fn named(&mut self, named: &[(PathBuf, Vague)], done: &mut BTreeSet<ObjectRef>) {
         for (file, vague) in named {
             for reference in self.likeliest(vague) {
-                self.count_as(file, vague, reference, &mut done);
+                self.count_as(file, vague, reference, done);
             }
         }
         // What stood in for something may be what none of these is: whatever they are it is theirs to say.
@@ -51,7 +51,7 @@ impl Loading<'_> {
         for (file, vague) in named {
             for reference in self.denied(vague) {
                 if !theirs.contains(&reference) {
-                    self.count_as(file, vague, reference, &mut done);
+                    self.count_as(file, vague, reference, done);
                 }
             }
         }
@@ -132,10 +132,14 @@ impl Loading<'_> {
                 kind,
                 namespace: home,
                 name: None,
+                told: Told {
+                    kind: true,
+                    namespace: !vague.anywhere,
+                },
             };
             Nameless {
                 document,
-                guess: Some(guess),
+                guess,
                 denial,
                 read,
                 faulty,
