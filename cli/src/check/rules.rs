@@ -18,6 +18,9 @@ const OLDEST_GATEWAY_API: (u32, u32) = (1, 1);
 /// The first kernel with translation of addresses in nftables' `inet` tables, which capture is made of.
 const OLDEST_KERNEL: (u32, u32) = (5, 2);
 
+/// The first kernel whose nftables can tell in which control group a socket was opened, which probes are told apart by.
+const OLDEST_FOR_PROBES: (u32, u32) = (5, 13);
+
 /// What was answered.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
@@ -227,13 +230,20 @@ fn kernels(facts: &Facts) -> Vec<Finding> {
     let linux = facts.nodes.iter().filter(|node| is_linux(node));
     let too_old = linux.filter_map(|node| {
         let kernel = node["status"]["nodeInfo"]["kernelVersion"].as_str()?;
-        (numbers(kernel)? < OLDEST_KERNEL).then(|| {
-            let what = format!(
-                "Linux {kernel} is older than {}.{}",
-                OLDEST_KERNEL.0, OLDEST_KERNEL.1
-            );
-            Finding::error("kernel", what, "upgrade the node's kernel").at(name(node))
-        })
+        let is = numbers(kernel)?;
+        let older =
+            |than: (u32, u32)| format!("Linux {kernel} is older than {}.{}", than.0, than.1);
+        let repair = "upgrade the node's kernel";
+        let found = if is < OLDEST_KERNEL {
+            Finding::error("kernel", older(OLDEST_KERNEL), repair)
+        } else if is < OLDEST_FOR_PROBES {
+            let what = older(OLDEST_FOR_PROBES);
+            let what = format!("{what}: probes of pods that refuse plain text fail there");
+            Finding::warning("kernel", what, repair)
+        } else {
+            return None;
+        };
+        Some(found.at(name(node)))
     });
     let mut found: Vec<_> = too_old.collect();
     if found.is_empty() {

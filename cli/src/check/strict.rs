@@ -28,7 +28,7 @@ pub(super) struct Asked<'a> {
 
 /// Whatever is refused there.
 pub(super) fn refused(asked: Asked<'_>) -> Vec<Finding> {
-    let mut found = Vec::new();
+    let mut ways = Vec::new();
     let kinds = [
         ("MutatingWebhookConfiguration", asked.mutating),
         ("ValidatingWebhookConfiguration", asked.validating),
@@ -36,70 +36,69 @@ pub(super) fn refused(asked: Asked<'_>) -> Vec<Finding> {
     for (kind, all) in kinds {
         for configuration in all {
             let webhooks = configuration["webhooks"].as_array().into_iter().flatten();
-            for webhook in webhooks {
-                found.extend(webhook_refused(asked, kind, name(configuration), webhook));
-            }
+            let place = format!("{kind} {}", name(configuration));
+            ways.extend(webhooks.filter_map(|it| of_webhook(asked, &place, it)));
         }
     }
     for service in asked.services {
         let kind = service["spec"]["type"].as_str().unwrap_or_default();
-        if !["NodePort", "LoadBalancer"].contains(&kind) {
-            continue;
-        }
-        let ports = service["spec"]["ports"].as_array().into_iter().flatten();
-        for port in ports {
-            let Some(into) = Into::of(asked, service, port) else {
-                continue;
-            };
-            let place = format!("Service {}/{}", namespace(service), name(service));
-            let what = format!(
-                "a {kind}, whose clients have no identity, leads to {}",
-                into.what()
-            );
-            let repair = into.repair(service);
-            found.push(Finding::warning("strict", what, repair).at(place));
+        if ["NodePort", "LoadBalancer"].contains(&kind) {
+            let ports = service["spec"]["ports"].as_array().into_iter().flatten();
+            ways.extend(ports.filter_map(|port| of_service(asked, service, port)));
         }
     }
-    if found.is_empty() {
+    if ways.is_empty() {
         let what = "nothing from outside leads to pods that take only mutual TLS";
-        found.push(Finding::ok("strict", what));
+        return vec![Finding::ok("strict", what)];
     }
-    found
+    ways.iter().map(|way| way.finding(&ways)).collect()
 }
 
-fn webhook_refused(
-    asked: Asked<'_>,
-    kind: &str,
-    configuration: &str,
-    webhook: &Value,
-) -> Option<Finding> {
+/// A way from outside to pods that take only mutual TLS.
+#[derive(Clone, Debug)]
+struct Way<'a> {
+    /// Whoever comes by it.
+    who: String,
+    place: String,
+    /// It is a fault, and not only maybe one.
+    fault: bool,
+    service: &'a Value,
+    pods: usize,
+    /// The pods' own; `None` if it is known by name.
+    port: Option<u64>,
+    /// The policy that decides for the pods, if it is for some of the namespace only.
+    policy: Option<&'a str>,
+}
+
+fn of_webhook<'a>(asked: Asked<'a>, place: &str, webhook: &Value) -> Option<Way<'a>> {
     let to = &webhook["clientConfig"]["service"];
     let number = to["port"].as_u64().unwrap_or(443);
     let is_it =
         |it: &&Value| it["metadata"]["name"] == to["name"] && namespace(it) == to["namespace"];
     let service = asked.services.iter().find(is_it)?;
     let mut ports = service["spec"]["ports"].as_array()?.iter();
-    let port = ports.find(|it| it["port"] == number)?;
-    let into = Into::of(asked, service, port)?;
-    let what = format!(
-        "the API server, which has no identity, calls {} of {}",
-        webhook["name"].as_str().unwrap_or_default(),
-        into.what()
-    );
-    let repair = into.repair(service);
-    Some(Finding::error("strict", what, repair).at(format!("{kind} {configuration}")))
+    let way = Way::of(asked, service, ports.find(|it| it["port"] == number)?)?;
+    let called = webhook["name"].as_str().unwrap_or_default();
+    Some(Way {
+        who: format!("the API server, which has no identity, calls {called} of"),
+        place: place.to_owned(),
+        fault: true,
+        ..way
+    })
 }
 
-/// Pods behind a port of a service that take only mutual TLS there.
-#[derive(Clone, Debug)]
-struct Into {
-    pods: usize,
-    /// The pods' own; `None` if it is known by name.
-    port: Option<u64>,
+fn of_service<'a>(asked: Asked<'a>, service: &'a Value, port: &Value) -> Option<Way<'a>> {
+    let way = Way::of(asked, service, port)?;
+    let kind = service["spec"]["type"].as_str().unwrap_or_default();
+    Some(Way {
+        who: format!("a {kind}, whose clients have no identity, leads to"),
+        place: format!("Service {}/{}", namespace(service), name(service)),
+        ..way
+    })
 }
 
-impl Into {
-    fn of(asked: Asked<'_>, service: &Value, port: &Value) -> Option<Self> {
+impl<'a> Way<'a> {
+    fn of(asked: Asked<'a>, service: &'a Value, port: &Value) -> Option<Self> {
         let selector = &service["spec"]["selector"];
         if selector.as_object().is_none_or(serde_json::Map::is_empty) {
             return None;
@@ -111,65 +110,107 @@ impl Into {
             target
         };
         let port = port.as_u64();
-        let namespace = namespace(service);
-        let members = asked.mesh.iter().find(|it| it.name == namespace)?;
+        let of = namespace(service);
+        let members = asked.mesh.iter().find(|it| it.name == of)?;
         let is_refused = |pod: &&Pod| {
-            pod.is_in()
-                && has(&pod.labels, selector)
-                && is_strict(asked, namespace, &pod.labels, port)
+            pod.is_in() && has(&pod.labels, selector) && is_strict(asked, of, &pod.labels, port)
         };
-        let pods = members.pods.iter().filter(is_refused).count();
-        (pods > 0).then_some(Self { pods, port })
+        let mut refused = members.pods.iter().filter(is_refused);
+        let first = refused.next()?;
+        Some(Self {
+            who: String::new(),
+            place: String::new(),
+            fault: false,
+            service,
+            pods: 1 + refused.count(),
+            port,
+            policy: narrow(asked, of, &first.labels).map(name),
+        })
     }
 
-    fn what(&self) -> String {
-        let pods = self.pods;
-        match self.port {
-            Some(port) => format!("port {port} of {pods} pods that take only mutual TLS (STRICT)"),
-            None => format!("{pods} pods that take only mutual TLS (STRICT)"),
-        }
+    fn finding(&self, all: &[Self]) -> Finding {
+        let port = self.port.map(|port| format!("port {port} of "));
+        let what = format!(
+            "{} {}{} pods that take only mutual TLS (STRICT)",
+            self.who,
+            port.unwrap_or_default(),
+            self.pods
+        );
+        let found = if self.fault {
+            Finding::error
+        } else {
+            Finding::warning
+        };
+        found("strict", what, self.repair(all)).at(self.place.as_str())
     }
 
-    /// Plain text to that port of those pods alone.
-    fn repair(&self, service: &Value) -> String {
+    /// Plain text to those ports of those pods alone. One policy decides for a pod, so all ways to the same pods get the same.
+    fn repair(&self, all: &[Self]) -> String {
         let permissive = json!({"mode": "PERMISSIVE"});
-        let selector = json!({"matchLabels": service["spec"]["selector"]});
-        let spec = match self.port {
-            Some(port) => {
-                json!({"selector": selector, "portLevelMtls": {port.to_string(): permissive}})
-            }
-            None => json!({"selector": selector, "mtls": permissive}),
-        };
-        let policy = json!({
-            "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
-            "metadata": {"name": format!("{}-from-outside", name(service)), "namespace": namespace(service)},
-            "spec": spec,
+        let (of, selector) = (namespace(self.service), &self.service["spec"]["selector"]);
+        let same = all.iter().filter(|it| {
+            namespace(it.service) == of
+                && it.service["spec"]["selector"] == *selector
+                && it.policy == self.policy
         });
+        let ports: Option<BTreeMap<_, _>> = same
+            .map(|it| Some((it.port?.to_string(), permissive.clone())))
+            .collect();
+        let open = match ports {
+            Some(ports) => json!({"portLevelMtls": ports}),
+            None => json!({"mtls": permissive}),
+        };
+        if let Some(policy) = self.policy {
+            let patch = json!({"spec": open});
+            return format!(
+                "kubectl -n {of} patch peerauthentication {policy} --type=merge -p '{patch}'"
+            );
+        }
+        let mut policy = json!({
+            "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
+            "metadata": {"name": format!("{}-from-outside", name(self.service)), "namespace": of},
+            "spec": open,
+        });
+        policy["spec"]["selector"] = json!({"matchLabels": selector});
         format!("echo '{policy}' | kubectl apply -f -")
     }
 }
 
-/// Whether a pod takes only mutual TLS on a port: the oldest policy for it decides, then that of its namespace, then that of
-/// the mesh.
-fn is_strict(asked: Asked<'_>, of: &str, labels: &Labels, port: Option<u64>) -> bool {
-    let selector = |it: &Value| it["spec"]["selector"]["matchLabels"].clone();
-    let is_wide = |it: &Value| {
-        selector(it)
-            .as_object()
-            .is_none_or(serde_json::Map::is_empty)
-    };
+/// Policies, the oldest first.
+fn oldest(asked: Asked<'_>) -> Vec<&Value> {
     let mut all: Vec<_> = asked.policies.iter().collect();
     all.sort_by_key(|it| {
         let created = it["metadata"]["creationTimestamp"].as_str();
         (created.unwrap_or_default().to_owned(), name(it).to_owned())
     });
-    let wide = |namespace_of: &str| {
-        let mut own = all.iter().filter(|it| namespace(it) == namespace_of);
-        own.find(|it| is_wide(it)).copied()
+    all
+}
+
+fn selector(policy: &Value) -> &Value {
+    &policy["spec"]["selector"]["matchLabels"]
+}
+
+fn is_wide(policy: &Value) -> bool {
+    let labels = selector(policy).as_object();
+    labels.is_none_or(serde_json::Map::is_empty)
+}
+
+/// The policy for a pod that is not for all of its namespace.
+fn narrow<'a>(asked: Asked<'a>, of: &str, labels: &Labels) -> Option<&'a Value> {
+    let is_it = |it: &&Value| {
+        namespace(it) == of && of != asked.root && !is_wide(it) && has(labels, selector(it))
     };
-    let narrow = all.iter().find(|it| {
-        namespace(it) == of && of != asked.root && !is_wide(it) && has(labels, &selector(it))
-    });
+    oldest(asked).into_iter().find(is_it)
+}
+
+/// Whether a pod takes only mutual TLS on a port: the oldest policy for it decides, then that of its namespace, then that of
+/// the mesh.
+fn is_strict(asked: Asked<'_>, of: &str, labels: &Labels, port: Option<u64>) -> bool {
+    let wide = |namespace_of: &str| {
+        let mut all = oldest(asked).into_iter();
+        all.find(|it| namespace(it) == namespace_of && is_wide(it))
+    };
+    let narrow = narrow(asked, of, labels);
     let mode = |it: &Value, pointer: &str| {
         let mode = it.pointer(pointer).and_then(Value::as_str);
         mode.filter(|mode| *mode != "UNSET").map(str::to_owned)
@@ -179,7 +220,7 @@ fn is_strict(asked: Asked<'_>, of: &str, labels: &Labels, port: Option<u64>) -> 
         .and_then(|(it, port)| mode(it, &format!("/spec/portLevelMtls/{port}/mode")));
     let whole = |it: Option<&Value>| it.and_then(|it| mode(it, "/spec/mtls/mode"));
     let decided = by_port
-        .or_else(|| whole(narrow.copied()))
+        .or_else(|| whole(narrow))
         .or_else(|| whole(wide(of)))
         .or_else(|| whole(wide(asked.root)));
     decided.as_deref() == Some("STRICT")
@@ -278,14 +319,26 @@ mod tests {
     }
 
     #[test]
-    fn the_repair_lets_plain_text_to_that_port_of_those_pods_alone() {
+    fn the_repair_lets_plain_text_to_those_ports_of_those_pods_alone() {
         let all = [policy("shop", &json!({"mtls": {"mode": "STRICT"}}))];
-        let (_, repair) = level(&all, &service("NodePort", "web"), false);
+        let mut two = service("NodePort", "web");
+        let ports = two["spec"]["ports"].as_array_mut().unwrap();
+        ports.push(json!({"port": 80}));
+        let (_, repair) = level(&all, &two, false);
         let text = repair.strip_prefix("echo '").unwrap();
         let text = text.strip_suffix("' | kubectl apply -f -").unwrap();
         let mut policies = all.to_vec();
         policies.push(serde_json::from_str(text).unwrap());
-        let (found, _) = level(&policies, &service("NodePort", "web"), false);
+        let (found, _) = level(&policies, &two, false);
         assert_eq!(found, Level::Ok, "{repair}");
+        let other = json!({"port": 81});
+        let ports = two["spec"]["ports"].as_array_mut().unwrap();
+        ports.push(other);
+        let (found, repair) = level(&policies, &two, false);
+        assert_eq!(found, Level::Warning);
+        assert_eq!(
+            repair,
+            r#"kubectl -n shop patch peerauthentication web-from-outside --type=merge -p '{"spec":{"portLevelMtls":{"81":{"mode":"PERMISSIVE"}}}}'"#
+        );
     }
 }

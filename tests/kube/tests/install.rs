@@ -239,6 +239,18 @@ fn holds_after(shell: &Shell<'_>, title: &str, command: &str, said: &str) {
         has("spiffe://cluster.local/ns/shop/sa/client");
     } else if command == "ambit install" {
         has("compat.istioNames=true");
+        let classes = "kubectl -n ambit-system get pods -o jsonpath='{range .items[*]}{.metadata.labels.app}={.spec.priorityClassName} {end}'";
+        let classes = shell.does(classes);
+        for class in classes.split_whitespace() {
+            let wanted = ["control=system-cluster-critical", "=system-node-critical"];
+            assert!(wanted.iter().any(|it| class.ends_with(it)), "{classes}");
+        }
+        let labels =
+            shell.does("kubectl get namespace ambit-system -o jsonpath={.metadata.labels}");
+        assert!(
+            labels.contains("\"pod-security.kubernetes.io/enforce\":\"privileged\""),
+            "{labels}"
+        );
         has("kubectl label namespace default istio.io/dataplane-mode=ambient");
     } else if command == "ambit uninstall" {
         has("the namespace ambit-system");
@@ -337,6 +349,7 @@ fn an_older_definition_is_refused_until_it_is_updated(cluster: &Cluster, shell: 
     let labels = |name: &str| cluster.get(&["crd", name])["metadata"]["labels"].clone();
     assert_eq!(labels(theirs)["whose"], "theirs");
     assert!(labels(theirs)["app.kubernetes.io/part-of"].is_null());
+    what_can_be_told_to_be_wrong_is_refused(cluster);
     // One that comes with an upgrade: helm alone leaves it out.
     let late = "serviceentries.networking.istio.io";
     shell.does(&format!("kubectl delete crd {late}"));
@@ -346,6 +359,66 @@ fn an_older_definition_is_refused_until_it_is_updated(cluster: &Cluster, shell: 
     for stays in [theirs, late, "peerauthentications.security.istio.io"] {
         shell.does(&format!("kubectl get crd {stays}"));
     }
+}
+
+fn what_can_be_told_to_be_wrong_is_refused(cluster: &Cluster) {
+    let object = |kind: &str, spec: &str| {
+        format!(
+            "{{apiVersion: networking.istio.io/v1, kind: {kind}, metadata: {{name: x}}, spec: {spec}}}"
+        )
+    };
+    for (kind, spec, field) in [
+        ("ServiceEntry", "{hosts: []}", "spec.hosts"),
+        ("ServiceEntry", "{hosts: ['a b']}", "spec.hosts[0]"),
+        (
+            "ServiceEntry",
+            "{hosts: [a.b], resolution: SOMEHOW}",
+            "spec.resolution",
+        ),
+        (
+            "ServiceEntry",
+            "{hosts: [a.b], ports: [{name: x, number: 0}]}",
+            "spec.ports[0].number",
+        ),
+        (
+            "ServiceEntry",
+            "{hosts: [a.b], endpoints: [{address: 10.0.0.1}]}",
+            "resolution",
+        ),
+        (
+            "ServiceEntry",
+            "{hosts: [a.b], resolution: STATIC, endpoints: [{weight: 1}]}",
+            "unless there is a network",
+        ),
+        ("WorkloadEntry", "{weight: 1}", "unless there is a network"),
+        (
+            "WorkloadEntry",
+            "{address: 10.0.0.1, serviceAccount: a/b}",
+            "spec.serviceAccount",
+        ),
+        (
+            "WorkloadEntry",
+            "{address: 'unix:///x', ports: {a: 1}}",
+            "a socket has no ports",
+        ),
+    ] {
+        let refused = cluster.kubectl_with(
+            &["apply", "--dry-run=server", "-f", "-"],
+            &object(kind, spec),
+        );
+        let refused = refused.expect_err(spec);
+        assert!(refused.said.contains(field), "{refused}");
+    }
+    cluster.apply(&object(
+        "ServiceEntry",
+        "{hosts: ['*.a.b'], addresses: [10.1.0.0/16], ports: [{name: x, number: 80, protocol: HTTP}], resolution: STATIC, \
+         endpoints: [{address: '10.0.0.1', ports: {x: 8080}, labels: {a: b}, locality: r/z}], location: MESH_EXTERNAL}",
+    ));
+    cluster.apply(&object(
+        "WorkloadEntry",
+        "{address: '2001:db8::1', serviceAccount: a.b, weight: 3}",
+    ));
+    cluster.does(&["delete", "serviceentry,workloadentry", "x"]);
 }
 
 fn an_image_that_is_not_there_is_repaired(shell: &Shell<'_>) {
@@ -376,6 +449,42 @@ fn an_image_that_is_not_there_is_repaired(shell: &Shell<'_>) {
     );
 }
 
+fn what_leads_from_outside_to_strict_pods_is_found(shell: &Shell<'_>) {
+    shell.does(
+        "echo '{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: default, namespace: stays}, spec: {mtls: {mode: STRICT}}}' | kubectl apply -f -",
+    );
+    let service = "kubectl -n stays create service";
+    shell.does(&format!("{service} clusterip hook --tcp=443:8443"));
+    shell.does(&format!("{service} nodeport app --tcp=80:8080"));
+    shell.does(
+        "kubectl -n stays patch service hook -p '{\"spec\":{\"selector\":{\"app\":\"app\"}}}'",
+    );
+    // It is called for nothing.
+    shell.does(
+        "echo '{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingWebhookConfiguration, metadata: {name: hook}, webhooks: [{name: a.b.c, admissionReviewVersions: [v1], sideEffects: None, clientConfig: {service: {namespace: stays, name: hook}}}]}' | kubectl apply -f -",
+    );
+    let said = shell.fails("ambit check", 1);
+    for word in [
+        "strict: the API server, which has no identity, calls a.b.c of port 8443 of 1 pods",
+        "(ValidatingWebhookConfiguration hook)",
+        "strict: a NodePort, whose clients have no identity, leads to port 8080 of 1 pods",
+    ] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    let mut repairs = said
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("→ echo"));
+    // One for both: of two policies for a pod the older one decides.
+    shell.does(&format!("echo{}", repairs.next().unwrap_or_default()));
+    let said = shell.does("ambit check");
+    assert!(
+        said.contains("nothing from outside leads to pods"),
+        "{said}"
+    );
+    shell.does("kubectl -n stays delete peerauthentication --all");
+    shell.does("kubectl delete validatingwebhookconfiguration hook");
+}
+
 /// What is in the network namespaces of pods.
 fn pods(cluster: &Cluster) -> Vec<String> {
     let mut lines = left::on(cluster, "kn1");
@@ -398,6 +507,7 @@ fn users_objects_stay(cluster: &Cluster, shell: &Shell<'_>) {
             .then_some(())
             .ok_or(said)
     });
+    what_leads_from_outside_to_strict_pods_is_found(shell);
     let more = |line: &String| line.starts_with('+');
     assert!(left::changes(&before, &pods(cluster)).iter().any(more));
     shell.does("kubectl -n ambit-system create configmap mine");

@@ -127,6 +127,12 @@ fn a_cluster_that_lacks_something_is_told_so_with_the_repair() {
             "kernel",
         ),
         (
+            |it| it.nodes[0]["status"]["nodeInfo"]["kernelVersion"] = "5.10.0-30-amd64".into(),
+            "kernel warning",
+            "n1",
+            "kernel",
+        ),
+        (
             |it| it.cilium = Some(json!({"data": {"bpf-lb-sock-hostns-only": "true"}})),
             "cni warning",
             "ConfigMap kube-system/cilium-config",
