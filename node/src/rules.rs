@@ -8,6 +8,8 @@
 //! [`CONNECTION_MARK`], replies get that mark again, and marked packets are routed by a table where every address is local.
 //! Of two connections with the same addresses, the client's own and the proxy's, the ports may be the same too: the
 //! proxy's is tracked in a zone apart.
+//!
+//! Only openings of connections are redirected: those that are open when a pod is captured go on as they were.
 
 use std::{
     collections::BTreeSet,
@@ -54,6 +56,8 @@ const RAW: i32 = -300;
 const MANGLE: i32 = -150;
 /// Where address translation of destinations stands.
 const NAT: i32 = -100;
+/// After all of that.
+const FILTER: i32 = 0;
 
 /// TCP ports of a pod that the node asks how the pod is.
 pub type Probed = BTreeSet<u16>;
@@ -102,6 +106,13 @@ pub fn table(v6: bool, probed: &Probed) -> Table {
                 arriving(v6, probed),
             ),
             chain("nat-output", Kind::Nat, Hook::Output, NAT, leaving(v6)),
+            chain(
+                "filter-input",
+                Kind::Filter,
+                Hook::Input,
+                FILTER,
+                opened(v6, probed),
+            ),
         ],
     }
 }
@@ -253,22 +264,7 @@ fn restore_mark() -> Rule {
 fn arriving(v6: bool, probed: &Probed) -> Vec<Rule> {
     let mut rules = Vec::new();
     for family in families(v6) {
-        let probe = Match::Source {
-            ip: family.probe,
-            prefix: whole(family.probe),
-            is: true,
-        };
-        rules.extend(probed.iter().map(|port| Rule {
-            when: vec![
-                probe.clone(),
-                Match::Tcp,
-                Match::Port {
-                    port: *port,
-                    is: true,
-                },
-            ],
-            then: Action::Accept,
-        }));
+        rules.extend(probes(&family, probed));
         let other = Match::Port {
             port: TUNNEL,
             is: false,
@@ -276,6 +272,7 @@ fn arriving(v6: bool, probed: &Probed) -> Vec<Rule> {
         let when = vec![
             family.not_loopback,
             Match::Tcp,
+            Match::Opening,
             other,
             mark(PACKET_MARK, false),
         ];
@@ -284,6 +281,52 @@ fn arriving(v6: bool, probed: &Probed) -> Vec<Rule> {
             then: Action::Redirect(INBOUND_PLAINTEXT),
         });
     }
+    rules
+}
+
+/// What the node sends to ask how the pod is.
+fn probes(family: &Family, probed: &Probed) -> Vec<Rule> {
+    let probe = Match::Source {
+        ip: family.probe,
+        prefix: whole(family.probe),
+        is: true,
+    };
+    let rules = probed.iter().map(|port| Rule {
+        when: vec![
+            probe.clone(),
+            Match::Tcp,
+            Match::Port {
+                port: *port,
+                is: true,
+            },
+        ],
+        then: Action::Accept,
+    });
+    rules.collect()
+}
+
+/// Connections that are opened to this pod, where they end: what redirection has missed, as where the kernel took a stray packet
+/// for the first one of the connection, reaches nobody.
+fn opened(v6: bool, probed: &Probed) -> Vec<Rule> {
+    let mut rules: Vec<_> = families(v6)
+        .flat_map(|family| probes(&family, probed))
+        .collect();
+    let not_to = |port| Match::Port { port, is: false };
+    let arrives = Match::In {
+        name: "lo".into(),
+        is: false,
+    };
+    rules.push(Rule {
+        when: vec![
+            Match::Tcp,
+            Match::Opening,
+            arrives,
+            not_to(INBOUND_PLAINTEXT),
+            not_to(TUNNEL),
+            mark(PACKET_MARK, false),
+        ],
+        then: Action::Drop,
+    });
     rules
 }
 
@@ -318,7 +361,12 @@ fn leaving(v6: bool) -> Vec<Rule> {
             when: itself,
             then: Action::Accept,
         });
-        let when = vec![Match::Tcp, family.not_loopback, mark(PACKET_MARK, false)];
+        let when = vec![
+            Match::Tcp,
+            Match::Opening,
+            family.not_loopback,
+            mark(PACKET_MARK, false),
+        ];
         rules.push(Rule {
             when,
             then: Action::Redirect(OUTBOUND),

@@ -165,6 +165,8 @@ pub enum Match {
         /// This one or any other.
         is: bool,
     },
+    /// The packet asks for a new TCP connection: SYN without ACK.
+    Opening,
     /// Whoever opened the socket that the packet is of was then in this control group of version 2, or below it. Never
     /// holds for a packet of no socket of this host. Works on arrival, delivery and output only.
     Group(Group),

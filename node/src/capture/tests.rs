@@ -289,3 +289,60 @@ fn the_proxy_reaches_the_world_and_speaks_to_the_app_as_the_client() {
         echo(&mut client, &mut server);
     }
 }
+
+#[test]
+fn connections_that_are_open_go_on() {
+    if !privileged("connections_that_are_open_go_on") {
+        return;
+    }
+    let lab = lab();
+    let (app, outside) = (
+        listen(&lab.pod, "[::]:8080", false),
+        listen(&lab.world, "[::]:80", false),
+    );
+    let mut open = Vec::new();
+    for at in [0, 1] {
+        let client = connect(&lab.world, SocketAddr::new(POD[at].parse().unwrap(), 8080));
+        open.push((client, app.accept().unwrap().0));
+        let client = connect(&lab.pod, SocketAddr::new(WORLD[at].parse().unwrap(), 80));
+        open.push((client, outside.accept().unwrap().0));
+    }
+    let mut all_echo = || {
+        for (client, server) in &mut open {
+            echo(client, server);
+            echo(server, client);
+        }
+    };
+    install(&lab.pod, &Probed::new()).unwrap();
+    all_echo();
+    remove(&lab.pod).unwrap();
+    all_echo();
+}
+
+#[test]
+fn an_opening_that_is_not_redirected_ends_nowhere() {
+    if !privileged("an_opening_that_is_not_redirected_ends_nowhere") {
+        return;
+    }
+    let lab = lab();
+    let app = listen(&lab.pod, "[::]:8080", false);
+    let passes = |without: &[&str]| {
+        let mut table = rules::table(true, &Probed::new());
+        table
+            .chains
+            .retain(|chain| !without.contains(&chain.name.as_str()));
+        lab.pod.within(|| nft::replace(&table)).unwrap();
+        let passes = |ip: &str| {
+            let to = SocketAddr::new(ip.parse().unwrap(), 8080);
+            let connect = || TcpStream::connect_timeout(&to, std::time::Duration::from_millis(300));
+            lab.world.within(connect).map(|_| app.accept()).is_ok()
+        };
+        POD.map(passes)
+    };
+    assert_eq!(passes(&["nat-prerouting"]), [false; 2]);
+    assert_eq!(
+        passes(&["nat-prerouting", "filter-input"]),
+        [true; 2],
+        "so it was that chain"
+    );
+}

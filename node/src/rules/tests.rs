@@ -7,6 +7,8 @@ use sys::nft::Base;
 #[derive(Clone)]
 struct Packet {
     tcp: bool,
+    /// It asks for a connection.
+    opening: bool,
     mark: u32,
     connection_mark: u32,
     into: &'static str,
@@ -20,6 +22,7 @@ fn packet(from: &str, to: &str, port: u16) -> Packet {
     let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
     Packet {
         tcp: true,
+        opening: true,
         mark: 0,
         connection_mark: 0,
         into: "eth0",
@@ -38,6 +41,7 @@ fn inside(address: IpAddr, ip: IpAddr, prefix: u8, is: bool) -> bool {
 fn holds(condition: &Match, packet: &Packet) -> bool {
     match condition {
         Match::Tcp => packet.tcp,
+        Match::Opening => packet.opening,
         Match::Mark { mark, mask, is } => (packet.mark & mask == *mark) == *is,
         Match::ConnectionMark { mark, mask, is } => (packet.connection_mark & mask == *mark) == *is,
         Match::In { name, is } => (packet.into == name) == *is,
@@ -99,6 +103,46 @@ fn what_arrives_is_taken_save_tunnels_probes_and_the_proxys_own() {
             run("nat-prerouting", true, &packet),
             expected,
             "{from} to {to}:{port} marked {mark:#x}"
+        );
+    }
+}
+
+#[test]
+fn connections_that_are_open_are_left_alone() {
+    for chain in ["nat-prerouting", "nat-output", "filter-input"] {
+        let packet = Packet {
+            opening: false,
+            ..packet("10.0.0.1", "10.0.0.2", 8080)
+        };
+        assert_eq!(run(chain, true, &packet), None, "{chain}");
+    }
+}
+
+#[test]
+fn what_is_opened_past_the_proxy_is_dropped() {
+    let probe6 = PROBE6.to_string();
+    let gone = Some(Action::Drop);
+    for (from, to, port, mark, into, expected) in [
+        ("10.0.0.1", "10.0.0.2", 8080, 0, "eth0", gone),
+        ("10.0.0.1", "10.0.0.2", 15001, 0, "eth0", gone),
+        ("10.0.0.1", "10.0.0.2", 15006, 0, "eth0", None),
+        ("10.0.0.1", "10.0.0.2", 15008, 0, "eth0", None),
+        ("10.0.0.1", "10.0.0.2", 8080, 0x539, "eth0", None),
+        ("10.0.0.2", "10.0.0.2", 8080, 0, "lo", None),
+        ("169.254.7.127", "10.0.0.2", 8080, 0, "eth0", LEFT_ALONE),
+        ("169.254.7.127", "10.0.0.2", 8081, 0, "eth0", gone),
+        ("fd00::1", "fd00::2", 8080, 0, "eth0", gone),
+        (&probe6, "fd00::2", 8080, 0, "eth0", LEFT_ALONE),
+    ] {
+        let packet = Packet {
+            mark,
+            into,
+            ..packet(from, to, port)
+        };
+        let found = run("filter-input", true, &packet);
+        assert_eq!(
+            found, expected,
+            "{from} to {to}:{port} by {into} marked {mark:#x}"
         );
     }
 }

@@ -28,6 +28,9 @@ const TRANSPORT: u32 = 2;
 const SOCKET_GROUP: u32 = 3;
 const SOURCE: u32 = 0;
 const DROP: u32 = 0;
+/// Flags of TCP (RFC 9293 §3.1).
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 const ACCEPT: u32 = 1;
 const EQUAL: u32 = 0;
 const UNEQUAL: u32 = 1;
@@ -204,6 +207,20 @@ fn compile_match(condition: &Match, family: Family, list: &mut Vec<Expression>) 
         Match::Destination { ip, prefix, is } => {
             list.extend(of_family(*ip, family));
             compile_ip(*ip, *prefix, *is, if ip.is_ipv4() { 16 } else { 24 }, list)
+        }
+        Match::Opening => {
+            list.push(Expression::Payload {
+                base: TRANSPORT,
+                offset: 13,
+                length: 1,
+                register: ONE,
+            });
+            list.push(Expression::Mask {
+                register: ONE,
+                mask: vec![SYN | ACK],
+                flip: vec![0],
+            });
+            list.push(compare(vec![SYN], true));
         }
         Match::Group(Group { level, id }) => {
             list.push(Expression::SocketGroup {

@@ -35,6 +35,7 @@ fn conditions(is: bool) -> Vec<Match> {
         destination(four, 0),
         destination(six, 64),
         Match::Port { port: 15008, is },
+        Match::Opening,
     ]
 }
 
