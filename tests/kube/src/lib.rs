@@ -3,7 +3,9 @@
 //! Everything is done by the tools that users have, `kubectl` and `helm`. What a test makes is gone when its cluster is
 //! dropped.
 
+pub mod api;
 pub mod cluster;
+pub mod gateway;
 pub mod image;
 pub mod left;
 pub mod load;
@@ -12,6 +14,7 @@ pub mod pod;
 pub mod process;
 pub mod program;
 pub mod shell;
+pub mod subscriber;
 pub mod token;
 
 pub use cluster::Cluster;

@@ -140,37 +140,6 @@ fn shop() -> String {
     .concat()
 }
 
-/// As much of the Gateway API as a waypoint needs.
-fn gateway_api() -> String {
-    let crd = |kind: &str, plural: &str, scope: &str| {
-        let singular = kind.to_ascii_lowercase();
-        format!(
-            "
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata:
-  name: {plural}.gateway.networking.k8s.io
-  annotations: {{api-approved.kubernetes.io: 'unapproved, for a test'}}
-spec:
-  group: gateway.networking.k8s.io
-  scope: {scope}
-  names: {{kind: {kind}, plural: {plural}, singular: {singular}, listKind: {kind}List}}
-  versions:
-    - name: v1
-      served: true
-      storage: true
-      subresources: {{status: {{}}}}
-      schema: {{openAPIV3Schema: {{type: object, x-kubernetes-preserve-unknown-fields: true}}}}
----"
-        )
-    };
-    [
-        crd("Gateway", "gateways", "Namespaced"),
-        crd("GatewayClass", "gatewayclasses", "Cluster"),
-    ]
-    .concat()
-}
-
 const WAYPOINT: &str = "
 apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass
@@ -196,7 +165,7 @@ fn everybody_is_told_what_its_token_is_good_for_and_nothing_else() {
     };
     load(&cluster, Path::new(env!("CARGO_BIN_EXE_ambit")));
     install(&cluster, &["control.replicas=1"]);
-    cluster.apply(&gateway_api());
+    cluster.apply(&gateway::api());
     cluster.does(&["create", "namespace", "shop"]);
     cluster.apply(&shop());
     pod::ready(&cluster, "shop");
