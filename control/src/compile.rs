@@ -139,6 +139,7 @@ pub fn compile(world: &World, settings: &Settings) -> Compiled {
 #[derive(Debug, Default)]
 pub struct Compiler {
     settings: Settings,
+    services: services::Made,
     pods: pods::Made,
 }
 
@@ -169,7 +170,7 @@ fn compile_after(last: &mut Compiler, world: &World, settings: &Settings) -> Com
     authorization::compile(scope, &bindings, &mut compiled);
     policy::statuses(scope, &mut compiled);
     peer::compile(scope, &mut compiled);
-    services::compile(scope, &bindings, &mut compiled);
+    services::compile(scope, &bindings, &mut last.services, &mut compiled);
     pods::compile(scope, &mut last.pods, &mut compiled);
     endpoints::compile(scope, &mut compiled);
     entry::compile(scope, &mut compiled);

@@ -18,13 +18,13 @@ use proto::workload::address::Type;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::{
-    compile::{Compiled, Settings, compile},
+    compile::{Compiled, Compiler, Settings},
     manifest::ObjectRef,
     phase::Reached,
-    placements::Placements,
+    placements::{Placements, default_account},
     publish::Snapshot,
     reports::{self, ByNode},
-    serve::{Hub, Mesh, streams::Subscribers},
+    serve::{Hub, Mesh, statuses::Statuses, streams::Subscribers},
     source::{
         self, Loaded, Problem,
         check::Refusal,
@@ -243,7 +243,8 @@ impl Source {
     ) -> Mesh {
         let compile = |waypoints: &Waypoints| self.compiled(reports, waypoints);
         let (compiled, mut mesh) = assemble(compile, bindings, reached, previous);
-        mesh.statuses = self.statuses(&compiled, unwell(reports, &mesh.placements));
+        let page = self.statuses(&compiled, unwell(reports, &mesh.placements));
+        mesh.statuses = Statuses::Page(page);
         mesh
     }
 }
@@ -251,7 +252,7 @@ impl Source {
 /// The state of the mesh, without its statuses, and what it was compiled to. What `bindings` recorded meanwhile is kept when
 /// this returns.
 pub(crate) fn assemble(
-    compile: impl Fn(&Waypoints) -> (Compiled, Placements),
+    mut compile: impl FnMut(&Waypoints) -> (Compiled, Placements),
     bindings: &mut Bindings,
     (reached, now): (&Reached, Instant),
     previous: &Snapshot,
@@ -266,7 +267,7 @@ pub(crate) fn assemble(
         snapshot: Arc::new(snapshot),
         placements,
         bindings: bindings.recorded().phases.clone(),
-        statuses: String::new(),
+        statuses: Statuses::default(),
     };
     (compiled, mesh)
 }
@@ -279,21 +280,31 @@ fn compiled(
     waypoints: &Waypoints,
     settings: &Settings,
 ) -> (Compiled, Placements) {
-    world.reports = Some(reported(reports, &placements(world)));
-    compiled_as_is(world, waypoints, settings)
+    let placements = placements(world, &Placements::default());
+    world.reports = Some(reported(reports, &placements));
+    compiled_after(&mut Last::default(), world, waypoints, settings)
 }
 
-/// As [`compiled`], where the manifests themselves say what is true of pods.
-pub(crate) fn compiled_as_is(
+/// What a world became, of which the next one takes what is the same.
+#[derive(Debug, Default)]
+pub struct Last {
+    compiler: Compiler,
+    placements: Placements,
+}
+
+/// As [`compiled`], of one world after another, and where the manifests themselves say what is true of pods.
+pub(crate) fn compiled_after(
+    last: &mut Last,
     world: &mut world::World,
     waypoints: &Waypoints,
     settings: &Settings,
 ) -> (Compiled, Placements) {
-    let mut placements = placements(world);
+    let mut placements = placements(world, &last.placements);
+    last.placements = placements.clone();
     world.waypoints = Some(waypoints.clone());
-    let mut compiled = compile(world, settings);
+    let mut compiled = last.compiler.compile(world, settings);
     missing::hold(world, settings, &mut compiled);
-    place_stored(&compiled, &mut placements);
+    place_stored(world, &compiled, &mut placements);
     (compiled, placements)
 }
 
@@ -322,19 +333,14 @@ fn denies_the_mesh<'a>(loaded: &'a Loaded, root_namespace: &str) -> Option<&'a O
         .map(|(policy, _)| policy)
 }
 
-fn placements(world: &world::World) -> Placements {
-    let mut placements = Placements::default();
-    for ((namespace, name), pod) in &world.pods {
-        if !pod.over {
-            placements.add(&pod.node, namespace, name, account(&pod.service_account));
-        }
-    }
-    placements
+fn placements(world: &world::World, previous: &Placements) -> Placements {
+    Placements::of(world.pods.iter().map(|(key, pod)| (key, &**pod)), previous)
 }
 
 /// Workloads that were stored ready-made have no pod of their own here.
-fn place_stored(compiled: &Compiled, placements: &mut Placements) {
-    for address in compiled.addresses.values() {
+fn place_stored(world: &world::World, compiled: &Compiled, placements: &mut Placements) {
+    let stored = world.stored.addresses.keys();
+    for address in stored.filter_map(|name| compiled.addresses.get(name)) {
         if let Some(Type::Workload(workload)) = &address.r#type
             && placements
                 .node_of(&workload.namespace, &workload.name)
@@ -344,14 +350,10 @@ fn place_stored(compiled: &Compiled, placements: &mut Placements) {
                 &workload.node,
                 &workload.namespace,
                 &workload.name,
-                account(&workload.service_account),
+                default_account(&workload.service_account),
             );
         }
     }
-}
-
-fn account(name: &str) -> &str {
-    if name.is_empty() { "default" } else { name }
 }
 
 /// What the nodes say of the pods that run on them.
@@ -395,7 +397,7 @@ pub fn publish(hub: &Hub, state: &StateDir, source: &Source, bindings: &mut Bind
         .problems
         .set(i64::try_from(problems).unwrap_or(i64::MAX));
     if mesh.statuses != before.statuses
-        && let Err(error) = state.write(STATUSES, mesh.statuses.as_bytes(), PUBLIC)
+        && let Err(error) = state.write(STATUSES, mesh.statuses.page().as_bytes(), PUBLIC)
     {
         tracing::error!(%error, "the statuses are not written");
     }

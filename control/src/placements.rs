@@ -3,24 +3,34 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
+    fmt, iter,
+    sync::Arc,
 };
 
 use mesh::identity::Identity;
 
-use crate::world::Key;
+use crate::{manifest::Pod, world::Key};
 
 /// Pods that have not ended, each on one node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Placements {
-    pods: BTreeMap<(String, String), Place>,
-    accounts: BTreeSet<(String, String, String)>,
+    /// By namespace. One in which nothing has changed is shared with the placements before.
+    homes: BTreeMap<String, Arc<Home>>,
+}
+
+/// The pods of one namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Home {
+    pods: BTreeMap<String, Place>,
+    /// Node and service account.
+    accounts: BTreeSet<(String, String)>,
 }
 
 /// Where one pod runs, and as whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
     node: String,
+    account: String,
 }
 
 /// Why a node may not have an identity.
@@ -58,35 +68,48 @@ pub fn own_identity(
 }
 
 impl Placements {
+    /// Those of pods in the order of their names, without those that have ended.
+    pub fn of<'a>(pods: impl Iterator<Item = (&'a Key, &'a Pod)>, previous: &Self) -> Self {
+        let mut homes = BTreeMap::new();
+        let mut pods = pods
+            .filter(|(_, pod)| !pod.over && !pod.node.is_empty())
+            .peekable();
+        while let Some(&((namespace, _), _)) = pods.peek() {
+            let own = iter::from_fn(|| pods.next_if(|((home, _), _)| home == namespace));
+            let own: Vec<_> = own.map(|((_, name), pod)| (name, pod)).collect();
+            let before = previous.homes.get(namespace);
+            let home = match before.filter(|home| home.is_of(&own)) {
+                Some(home) => Arc::clone(home),
+                None => {
+                    let mut home = Home::default();
+                    own.iter()
+                        .for_each(|(name, pod)| home.add(name, &pod.node, account(pod)));
+                    Arc::new(home)
+                }
+            };
+            homes.insert(namespace.clone(), home);
+        }
+        Self { homes }
+    }
+
     /// Takes in a pod that has not ended.
     pub fn add(&mut self, node: &str, namespace: &str, pod: &str, service_account: &str) {
         if !node.is_empty() {
-            self.pods.insert(
-                (namespace.to_owned(), pod.to_owned()),
-                Place {
-                    node: node.to_owned(),
-                },
-            );
-            self.accounts.insert((
-                node.to_owned(),
-                namespace.to_owned(),
-                service_account.to_owned(),
-            ));
+            let home = self.homes.entry(namespace.to_owned()).or_default();
+            Arc::make_mut(home).add(pod, node, service_account);
         }
     }
 
     /// The node that a pod runs on.
     pub fn node_of(&self, namespace: &str, pod: &str) -> Option<&str> {
-        let key = (namespace.to_owned(), pod.to_owned());
-        self.pods.get(&key).map(|place| place.node.as_str())
+        let place = self.homes.get(namespace)?.pods.get(pod);
+        place.map(|place| place.node.as_str())
     }
 
     /// All nodes that pods run on.
     pub fn nodes(&self) -> BTreeSet<&str> {
-        self.pods
-            .values()
-            .map(|place| place.node.as_str())
-            .collect()
+        let places = self.homes.values().flat_map(|home| home.pods.values());
+        places.map(|place| place.node.as_str()).collect()
     }
 
     /// The identity that `node` asks for, if it may have it: one of our trust domain that a pod on that node runs as.
@@ -105,17 +128,52 @@ impl Placements {
                 identity.trust_domain.to_string(),
             ));
         }
-        let account = (
-            node.to_owned(),
-            identity.namespace.to_string(),
-            identity.service_account.to_string(),
-        );
-        if self.accounts.contains(&account) {
+        let account = (node.to_owned(), identity.service_account.to_string());
+        let home = self.homes.get(identity.namespace.as_str());
+        if home.is_some_and(|home| home.accounts.contains(&account)) {
             Ok(identity)
         } else {
             Err(NotAllowed::NotOnThisNode)
         }
     }
+}
+
+impl PartialEq for Placements {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |(one, other): (&Arc<Home>, &Arc<Home>)| Arc::ptr_eq(one, other) || one == other;
+        self.homes.keys().eq(other.homes.keys())
+            && self.homes.values().zip(other.homes.values()).all(same)
+    }
+}
+
+impl Eq for Placements {}
+
+impl Home {
+    fn add(&mut self, pod: &str, node: &str, account: &str) {
+        let place = Place {
+            node: node.to_owned(),
+            account: account.to_owned(),
+        };
+        self.pods.insert(pod.to_owned(), place);
+        let account = (node.to_owned(), account.to_owned());
+        self.accounts.insert(account);
+    }
+
+    fn is_of(&self, pods: &[(&String, &Pod)]) -> bool {
+        let same = |(known, (name, pod)): ((&String, &Place), &(&String, &Pod))| {
+            known.0 == *name && known.1.node == pod.node && known.1.account == account(pod)
+        };
+        self.pods.len() == pods.len() && self.pods.iter().zip(pods).all(same)
+    }
+}
+
+fn account(pod: &Pod) -> &str {
+    default_account(&pod.service_account)
+}
+
+/// The service account that is meant by none.
+pub(crate) fn default_account(name: &str) -> &str {
+    if name.is_empty() { "default" } else { name }
 }
 
 impl fmt::Display for NotAllowed {

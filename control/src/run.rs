@@ -145,6 +145,7 @@ fn directory(config: &Config, from: &Path, tasks: &mut JoinSet<()>) -> Result<Ar
 /// What the objects of a cluster say, published, and followed from now on.
 #[cfg(feature = "kubernetes")]
 async fn cluster(config: &Config, tasks: &mut JoinSet<()>) -> Result<Arc<Hub>, Error> {
+    use crate::follow::Last;
     use crate::kubernetes::{
         events,
         follow::{self, Replica, Told},
@@ -193,7 +194,8 @@ async fn cluster(config: &Config, tasks: &mut JoinSet<()>) -> Result<Arc<Hub>, E
     };
     let recorded = phases::recorded(&objects);
     let mut bindings = Bindings::in_objects(recorded, tells, Instant::now());
-    follow::publish(&hub, &objects, &mut bindings, &replica, &told);
+    let mut objects = (objects, Last::default());
+    follow::publish(&hub, &mut objects, &mut bindings, &replica, &told);
     let shared = Arc::clone(&hub);
     let followed = follow::follow(shared, objects, bindings, changes, replica, told);
     tasks.spawn(followed);

@@ -17,7 +17,7 @@ use crate::{
     reports::Reports,
     serve::{
         certificates::Certificates, discovery::Discovery, metrics::Metrics, nodes::Nodes,
-        streams::Streams,
+        statuses::Statuses, streams::Streams,
     },
     stubs::{
         certificate::istio_certificate_service_server::IstioCertificateServiceServer,
@@ -35,6 +35,7 @@ mod certificates;
 mod discovery;
 pub mod metrics;
 mod nodes;
+pub mod statuses;
 pub mod streams;
 #[cfg(test)]
 mod tests;
@@ -53,8 +54,8 @@ pub struct Mesh {
     pub placements: Placements,
     /// How far the bindings of services to waypoints have come.
     pub bindings: BTreeMap<Key, Phase>,
-    /// The status of every object, and the problems of the source, as JSON.
-    pub statuses: String,
+    /// The status of every object, and the problems of the source.
+    pub statuses: Statuses,
 }
 
 /// What the services share.

@@ -114,9 +114,16 @@ impl Bindings {
         self.by_service.get(service)
     }
 
+    /// Those that waypoints are involved in, by service.
+    pub(super) fn involving(&self) -> impl Iterator<Item = (&Key, &Binding)> {
+        let all = self.by_service.iter();
+        all.filter(|(_, binding)| !binding.involved.is_empty())
+    }
+
     /// What the services say of their bindings, and what those are to become.
     pub(super) fn tell(&self, scope: Scope<'_>, compiled: &mut Compiled) {
-        for (key, binding) in &self.by_service {
+        let telling = |it: &Binding| it.wanted.is_some() || it.closed || it.condition.is_some();
+        for (key, binding) in self.by_service.iter().filter(|(_, it)| telling(it)) {
             // All hosts of a ServiceEntry go the same way.
             let whole = host::widened(key);
             if let Some(wanted) = &binding.wanted {
@@ -351,6 +358,9 @@ fn may_be_named(scope: Scope<'_>, namespace: &str) -> bool {
 
 fn phase<'a>(asked: Asked<'a>) -> Option<&'a Phase> {
     let phases = &asked.scope.world.waypoints.as_ref()?.phases;
+    if phases.is_empty() {
+        return None;
+    }
     phases.get(&host::widened(asked.key))
 }
 

@@ -151,6 +151,10 @@ fn may_be_behind(scope: Scope<'_>, attached: &Attached, service: &ObjectRef) -> 
 
 /// Namespaces of pods that are closed as a whole.
 fn namespaces(scope: Scope<'_>) -> BTreeSet<&str> {
+    let mut faults = scope.world.faults.keys();
+    if !faults.any(|it| it.kind == Kind::Namespace) {
+        return BTreeSet::new();
+    }
     let homes = scope.world.pods.keys().map(|(home, _)| home.as_str());
     let homes: BTreeSet<_> = homes.collect();
     let closed = |home: &&str| is_closed(scope, &ObjectRef::new(Kind::Namespace, "", home));

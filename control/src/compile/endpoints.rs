@@ -5,6 +5,7 @@
 //! workload of its own, of which nothing is known but that.
 
 use std::{
+    cell::LazyCell,
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
@@ -23,7 +24,7 @@ use crate::{
 };
 
 pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
-    let pods = workloads::by_address(scope);
+    let pods = LazyCell::new(|| workloads::by_address(scope));
     for (slice, service) in slices(scope) {
         let key = scope.service_key(&service.meta.namespace, &service.meta.name);
         let ports = ports(slice, service);
@@ -50,7 +51,7 @@ pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
 /// Says of services which of their endpoints are none, because they belong to another namespace.
 pub(super) fn statuses(scope: Scope<'_>, compiled: &mut Compiled) {
     let mut foreign: BTreeMap<Key, BTreeSet<String>> = BTreeMap::new();
-    let by_address = workloads::by_address(scope);
+    let by_address = LazyCell::new(|| workloads::by_address(scope));
     for (slice, service) in slices(scope) {
         let pods = slice.endpoints.iter().filter_map(|endpoint| {
             let named = endpoint.pod.as_ref();
@@ -87,7 +88,7 @@ pub(super) struct Listed<'a> {
 
 impl<'a> Listed<'a> {
     pub(super) fn new(scope: Scope<'a>) -> Self {
-        let known = workloads::by_address(scope);
+        let known = LazyCell::new(|| workloads::by_address(scope));
         let mut by_pod: HashMap<_, Memberships> = HashMap::new();
         for (slice, service) in slices(scope) {
             let key = scope.service_key(&service.meta.namespace, &service.meta.name);
@@ -132,12 +133,15 @@ impl<'a> Listed<'a> {
         &'b self,
         pod: &'b Pod,
     ) -> impl Iterator<Item = (&'b String, &'b Vec<Port>)> {
-        let key = (
-            pod.meta.namespace.as_str(),
-            pod.meta.name.as_str(),
-            pod.meta.uid.as_str(),
-        );
-        self.by_pod.get(&key).into_iter().flatten()
+        let own = (!self.by_pod.is_empty()).then(|| {
+            let key = (
+                pod.meta.namespace.as_str(),
+                pod.meta.name.as_str(),
+                pod.meta.uid.as_str(),
+            );
+            self.by_pod.get(&key)
+        });
+        own.flatten().into_iter().flatten()
     }
 }
 

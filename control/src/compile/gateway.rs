@@ -149,8 +149,10 @@ pub(super) fn owns(scope: Scope<'_>, service: &Service) -> bool {
     if managed.is_some_and(|by| MANAGERS.contains(&by.as_str())) {
         return service.selector.contains_key(GATEWAY_NAME);
     }
-    let key = (meta.namespace.clone(), meta.name.clone());
-    scope.world.gateways.contains_key(&key) && selects_pods_of(service, &meta.name)
+    selects_pods_of(service, &meta.name) && {
+        let key = (meta.namespace.clone(), meta.name.clone());
+        scope.world.gateways.contains_key(&key)
+    }
 }
 
 fn selects_pods_of(service: &Service, gateway: &str) -> bool {

@@ -3,7 +3,10 @@
 //! Nothing is decided here. Pods are reached past a policy through another service that leads to the same port of them,
 //! because all waypoints of a port are let in there; or because they are outside the mesh, and nobody stands before them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use mesh::{enrol, keys::Keys};
 use proto::workload::{TunnelProtocol, Workload, address::Type};
@@ -77,33 +80,47 @@ pub(super) fn tell(
 struct Passing<'a> {
     scope: Scope<'a>,
     bindings: &'a Bindings,
-    services: BTreeMap<String, Key>,
-    workloads: BTreeMap<&'a str, Vec<&'a Workload>>,
+    compiled: &'a Compiled,
+    services: OnceCell<BTreeMap<String, Key>>,
+    workloads: OnceCell<BTreeMap<&'a str, Vec<&'a Workload>>>,
 }
 
 impl<'a> Passing<'a> {
     fn new(scope: Scope<'a>, bindings: &'a Bindings, compiled: &'a Compiled) -> Self {
-        let services = scope.services().map(|service| {
-            let key = key(service);
-            (scope.service_key(&key.0, &key.1), key)
-        });
-        let mut workloads: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for address in compiled.addresses.values() {
-            if let Some(Type::Workload(workload)) = &address.r#type {
-                for service in workload.services.keys() {
-                    workloads
-                        .entry(service.as_str())
-                        .or_default()
-                        .push(workload);
-                }
-            }
-        }
         Self {
             scope,
             bindings,
-            services: services.collect(),
-            workloads,
+            compiled,
+            services: OnceCell::new(),
+            workloads: OnceCell::new(),
         }
+    }
+
+    /// By the names of their resources.
+    fn services(&self) -> &BTreeMap<String, Key> {
+        self.services.get_or_init(|| {
+            let services = self.scope.services().map(|service| {
+                let key = key(service);
+                (self.scope.service_key(&key.0, &key.1), key)
+            });
+            services.collect()
+        })
+    }
+
+    /// By service.
+    fn workloads(&self) -> &BTreeMap<&'a str, Vec<&'a Workload>> {
+        self.workloads.get_or_init(|| {
+            let mut workloads: BTreeMap<_, Vec<_>> = BTreeMap::new();
+            for address in self.compiled.addresses.values() {
+                if let Some(Type::Workload(workload)) = &address.r#type {
+                    for service in workload.services.keys() {
+                        let all = workloads.entry(service.as_str()).or_default();
+                        all.push(workload);
+                    }
+                }
+            }
+            workloads
+        })
     }
 
     /// What gets past a policy, in words.
@@ -124,7 +141,7 @@ impl<'a> Passing<'a> {
         }
         for service in covered.iter().filter(|service| self.is_open(service)) {
             let own = self.scope.service_key(&service.0, &service.1);
-            let pods = self.workloads.get(own.as_str());
+            let pods = self.workloads().get(own.as_str());
             let pods: Vec<_> = pods.into_iter().flatten().copied().collect();
             let others = pods.iter().flat_map(|pod| self.siblings(pod, &own));
             let others: BTreeSet<_> = others.filter(|it| !covered.contains(*it)).collect();
@@ -173,7 +190,7 @@ impl<'a> Passing<'a> {
             let key = (namespace.clone(), target.name.clone());
             match target.kind {
                 TargetKind::Service => {
-                    let all = self.services.values();
+                    let all = self.services().values();
                     services.extend(all.filter(|it| **it == key));
                 }
                 TargetKind::Gateway => drop(gateways.insert(key)),
@@ -185,7 +202,7 @@ impl<'a> Passing<'a> {
                 }
                 TargetKind::ServiceEntry => {
                     let entry = host::all(namespace, &target.name);
-                    let all = self.services.values();
+                    let all = self.services().values();
                     services.extend(all.filter(|it| host::widened(it) == entry && **it != entry));
                 }
                 TargetKind::GatewayClass => {}
@@ -227,7 +244,7 @@ impl<'a> Passing<'a> {
             .keys()
             .filter(move |other| *other != own && !targets(other).is_disjoint(&wanted));
         others.filter_map(|other| {
-            let key = self.services.get(other)?;
+            let key = self.services().get(other)?;
             let binding = self.bindings.binding(key)?;
             // The waypoints of others are not let in for its sake.
             (key.0 == pod.namespace && !binding.told.is_empty()).then_some(key)

@@ -136,6 +136,9 @@ impl Attached {
 
     /// Those that name a service, or the ServiceEntry whose host it is.
     pub(super) fn of_service(&self, service: &Key) -> &[Rc<Policy>] {
+        if self.services.is_empty() {
+            return &[];
+        }
         let named = host::widened(service);
         self.services.get(&named).map_or(&[], Vec::as_slice)
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     sync::Arc,
 };
 
@@ -9,7 +10,7 @@ use prost::Message as _;
 use proto::{
     waypoint::Trust,
     workload::{
-        Extension, IpFamilies, LoadBalancing, NetworkAddress, Port, Service,
+        Address, Extension, IpFamilies, LoadBalancing, NetworkAddress, Port, Service,
         address::Type,
         load_balancing::{HealthPolicy, Mode, Scope as Reach},
     },
@@ -18,27 +19,58 @@ use proto::{
 use super::{
     Compiled, Scope,
     binding::{Binding, Bindings, Published},
-    gateway, octets,
+    gateway, is_same, octets,
     protocol::app_protocol,
 };
 use crate::{
-    manifest::{self, Labels, core::Target},
+    manifest::{self, Labels, Meta, core::Target},
     world::Key,
 };
 
 const DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
 const INGRESS: &str = "istio.io/ingress-use-waypoint";
 
-pub(super) fn compile(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Compiled) {
+/// Adds all services. Those that are no more than themselves, and the same as in `last`, are taken from there.
+pub(super) fn compile(
+    scope: Scope<'_>,
+    bindings: &Bindings,
+    last: &mut Made,
+    compiled: &mut Compiled,
+) {
+    let mut before = mem::take(&mut last.0).into_iter().peekable();
     let served = scope.services().filter(|service| is_served(scope, service));
     for service in served {
-        let key = (service.meta.namespace.clone(), service.meta.name.clone());
-        let mut resource = resource(scope, service);
+        let Meta {
+            namespace, name, ..
+        } = &service.meta;
+        let key = (namespace.clone(), name.clone());
         let entry = scope.entry(&key);
+        let binding = bindings.binding(&key);
+        if entry.is_none() && binding.is_none_or(|it| it.published.is_none()) {
+            let near = inherited(scope, namespace).cloned();
+            let is_before = |it: &OfService| {
+                let meta = &it.service.meta;
+                (&meta.namespace, &meta.name) < (namespace, name)
+            };
+            while before.next_if(is_before).is_some() {}
+            let was = before.next_if(|it| is_same(&it.service, service) && it.inherited == near);
+            let made = match was {
+                Some(was) => was.made,
+                None => super::service(resource(scope, service)),
+            };
+            compiled.addresses.extend([made.clone()]);
+            last.0.push(OfService {
+                service: Arc::clone(service),
+                inherited: near,
+                made,
+            });
+            continue;
+        }
+        let mut resource = resource(scope, service);
         if let Some(entry) = entry {
             entry.describe(&mut resource);
         }
-        if let Some(binding) = bindings.binding(&key) {
+        if let Some(binding) = binding {
             bind(scope, service, binding, &mut resource);
         }
         // What is not served is there to be refused, or not at all.
@@ -49,27 +81,45 @@ pub(super) fn compile(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Comp
     }
 }
 
+/// What was made of services last, in their order.
+#[derive(Debug, Default)]
+pub(super) struct Made(Vec<OfService>);
+
+/// A service that is neither of a ServiceEntry nor behind a waypoint, and what was made of it.
+#[derive(Debug)]
+struct OfService {
+    service: Arc<manifest::Service>,
+    /// What its namespace says of where its traffic stays.
+    inherited: Option<String>,
+    made: (String, Arc<Address>),
+}
+
 /// Says of each service which waypoints are trusted to have judged requests for it. All workloads have to be known already:
 /// a service says it of each of its endpoints, so it holds for all of them or is not said.
 pub(super) fn trust(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Compiled) {
     let mut homes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let involving = bindings.involving();
+    let involving: Vec<_> = involving
+        .map(|((namespace, name), binding)| {
+            let name = scope.service_key(namespace, name);
+            homes.insert(name.clone(), BTreeSet::from([namespace.clone()]));
+            (name, binding)
+        })
+        .collect();
+    if involving.is_empty() {
+        return;
+    }
     for address in compiled.addresses.values() {
         if let Some(Type::Workload(workload)) = &address.r#type {
             for service in workload.services.keys() {
-                let homes = homes.entry(service.clone()).or_default();
-                homes.insert(workload.namespace.clone());
+                if let Some(homes) = homes.get_mut(service) {
+                    homes.insert(workload.namespace.clone());
+                }
             }
         }
     }
-    let served = scope.services().filter(|service| is_served(scope, service));
-    for service in served {
-        let meta = &service.meta;
-        let name = scope.service_key(&meta.namespace, &meta.name);
-        let Some(binding) = bindings.binding(&(meta.namespace.clone(), meta.name.clone())) else {
-            continue;
-        };
-        let homes = homes.get(&name).into_iter().flatten();
-        let homes: BTreeSet<_> = homes.chain([&meta.namespace]).collect();
+    for (name, binding) in involving {
+        let homes = &homes[&name];
         let trusted = binding.involved.iter().filter(|gateway| {
             let mut homes = homes.iter();
             homes.all(|home| trusts(scope, home, gateway))
@@ -197,6 +247,12 @@ fn load_balancing(scope: Scope<'_>, service: &manifest::Service) -> Option<LoadB
     })
 }
 
+/// What a namespace says of where the traffic of its services stays.
+fn inherited<'a>(scope: Scope<'a>, namespace: &str) -> Option<&'a String> {
+    let namespace = scope.world.namespaces.get(namespace)?;
+    namespace.meta.annotations.get(DISTRIBUTION)
+}
+
 enum Near {
     Any,
     Zone,
@@ -206,16 +262,7 @@ enum Near {
 /// The field, else the service's annotation, else its namespace's.
 fn distribution(scope: Scope<'_>, service: &manifest::Service) -> Near {
     let annotation = |annotations: &Labels| annotations.get(DISTRIBUTION).cloned();
-    let namespace = || {
-        annotation(
-            &scope
-                .world
-                .namespaces
-                .get(&service.meta.namespace)?
-                .meta
-                .annotations,
-        )
-    };
+    let namespace = || inherited(scope, &service.meta.namespace).cloned();
     let field = service.distribution.clone();
     let word = field
         .or_else(|| annotation(&service.meta.annotations))

@@ -53,6 +53,10 @@ struct Found {
 
 /// After the statuses of policies and routes are there, and what waypoints are told.
 pub(super) fn tell(scope: Scope<'_>, bindings: &Bindings, compiled: &mut Compiled) {
+    // A route leads from a service that a waypoint is told of, which is a Gateway's.
+    if compiled.told.is_empty() && bindings.involving().next().is_none() {
+        return;
+    }
     let services = scope.services().map(|service| {
         let key = (service.meta.namespace.clone(), service.meta.name.clone());
         (scope.service_key(&key.0, &key.1), key)

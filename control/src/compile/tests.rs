@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{source::load, world::PodReport};
 
+mod again;
 mod around;
 mod bound;
 mod closed;

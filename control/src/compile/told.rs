@@ -31,6 +31,9 @@ pub(super) fn compile(
     routes: &Routes,
     compiled: &mut Compiled,
 ) {
+    if gateway::ours(scope).next().is_none() {
+        return;
+    }
     let published = Published::new(compiled);
     let before = before(scope, bindings, routes);
     let mut all = BTreeMap::new();

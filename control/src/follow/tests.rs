@@ -222,9 +222,9 @@ fn a_broken_edit_keeps_the_last_good_version_and_is_shown() {
     assert!(after.snapshot.same(&before.snapshot));
     assert_eq!(source.problems(), 1);
     assert!(
-        after.statuses.contains("spec.action") && after.statuses.contains("p.yaml"),
+        after.statuses.page().contains("spec.action") && after.statuses.page().contains("p.yaml"),
         "{}",
-        after.statuses
+        after.statuses.page()
     );
     files.write("p.yaml", &in_namespace(GOOD, "shop"));
     reread(&mut source);
@@ -251,6 +251,7 @@ fn one_that_would_deny_the_whole_mesh_holds_back_the_files_until_it_is_corrected
     assert!(
         mesh(&source)
             .statuses
+            .page()
             .contains("would deny everything in the mesh")
     );
     // Reports count all the while, and the reason stays while nothing changes.
@@ -436,7 +437,8 @@ fn the_statuses_say_why_a_pod_is_not_captured() {
     let files = Files::new(&[("pods.yaml", PODS)]);
     let source = files.open().unwrap();
     let told = |reports: &ByNode| {
-        let page: Value = serde_json::from_str(&mesh_with(&source, reports).statuses).unwrap();
+        let page: Value =
+            serde_json::from_str(&mesh_with(&source, reports).statuses.page()).unwrap();
         page["objects"]["Pod/shop/cart"].clone()
     };
     assert_eq!(told(&reporting("n1", &["cart"])), Value::Null);
@@ -462,7 +464,7 @@ fn a_file_that_cannot_be_looked_at_keeps_all_as_it_was_and_refuses_a_start() {
     std::os::unix::fs::symlink(&path, &path).unwrap();
     reread(&mut source);
     assert_eq!((policies(&source), source.problems()), (before, 1));
-    assert!(mesh(&source).statuses.contains("p.yaml"));
+    assert!(mesh(&source).statuses.page().contains("p.yaml"));
     let refused = files.open().unwrap_err().to_string();
     assert!(refused.contains("p.yaml"), "{refused}");
 }

@@ -5,7 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tokio::{
     sync::{mpsc::Receiver, watch},
@@ -19,10 +18,10 @@ use super::{
     write::{Writes, writes},
 };
 use crate::{
-    compile::{Compiled, Settings, json},
-    follow::{Bindings, assemble, compiled_as_is, due},
+    compile::Settings,
+    follow::{Bindings, Last, assemble, compiled_after, due},
     manifest::{Kind, ObjectRef, mesh},
-    serve::Hub,
+    serve::{Hub, statuses::Statuses},
     world::{Faulty, World},
 };
 
@@ -129,7 +128,7 @@ pub async fn first(changes: &mut Receiver<Change>) -> Objects {
 /// waypoint of another namespace is trusted.
 pub fn publish(
     hub: &Hub,
-    objects: &Objects,
+    (objects, last): &mut (Objects, Last),
     bindings: &mut Bindings,
     replica: &Replica,
     told: &Told,
@@ -143,12 +142,14 @@ pub fn publish(
     let unread = objects.world().faults.get(&config);
     told.log(replica, misfits.as_ref().or(unread));
     let compile = |waypoints: &_| {
-        let mut world = objects.world().clone();
-        if let Some(faulty) = &misfits {
+        let mut unconfigured = misfits.clone().map(|faulty| {
+            let mut world = objects.world().clone();
             world.remove(&config);
-            world.faults.insert(config.clone(), faulty.clone());
-        }
-        compiled_as_is(&mut world, waypoints, &replica.settings)
+            world.faults.insert(config.clone(), faulty);
+            world
+        });
+        let world = unconfigured.as_mut().unwrap_or_else(|| objects.world_mut());
+        compiled_after(last, world, waypoints, &replica.settings)
     };
     let (mut compiled, mut mesh) = assemble(compile, bindings, (&reached, now), &before.snapshot);
     change(
@@ -160,14 +161,11 @@ pub fn publish(
         bindings.recorded(),
         &mut compiled.statuses,
     );
-    mesh.statuses = page(objects, &compiled);
-    let wanted = writes(objects, &compiled.statuses, OffsetDateTime::now_utc());
-    change(&told.statuses, Arc::new(wanted));
-    let faults = objects.world().faults.len() + usize::from(misfits.is_some());
-    let problems = faults + bindings.problems();
-    hub.metrics
-        .problems
-        .set(i64::try_from(problems).unwrap_or(i64::MAX));
+    let statuses = Arc::new(compiled.statuses);
+    mesh.statuses = Statuses::Objects {
+        faults: objects.world().faults.clone(),
+        statuses: Arc::clone(&statuses),
+    };
     let same = mesh.snapshot.same(&before.snapshot)
         && mesh.placements == before.placements
         && mesh.bindings == before.bindings
@@ -175,31 +173,20 @@ pub fn publish(
     if !same {
         hub.mesh.send_replace(Arc::new(mesh));
     }
-}
-
-fn page(objects: &Objects, compiled: &Compiled) -> String {
-    let problems = objects.world().faults.iter().flat_map(|(object, faulty)| {
-        faulty.faults.iter().map(move |fault| {
-            json!({
-                "object": ObjectRef::to_string(object),
-                "field": fault.field,
-                "reason": fault.reason,
-            })
-        })
-    });
-    let all = compiled.statuses.iter();
-    let all = all.map(|(object, status)| (object.to_string(), json::status(status)));
-    let page = json!({
-        "problems": problems.collect::<Vec<Value>>(),
-        "objects": serde_json::Map::from_iter(all),
-    });
-    format!("{page:#}\n")
+    // Who waits for the mesh does not wait for this.
+    let wanted = writes(objects, &statuses, OffsetDateTime::now_utc());
+    change(&told.statuses, Arc::new(wanted));
+    let faults = objects.world().faults.len() + usize::from(misfits.is_some());
+    let problems = faults + bindings.problems();
+    hub.metrics
+        .problems
+        .set(i64::try_from(problems).unwrap_or(i64::MAX));
 }
 
 /// Publishes every change of the objects and of how far bindings have come, until the task ends.
 pub async fn follow(
     hub: Arc<Hub>,
-    objects: Objects,
+    objects: (Objects, Last),
     bindings: Bindings,
     mut changes: Receiver<Change>,
     replica: Replica,
@@ -224,7 +211,7 @@ pub async fn follow(
         let done = tokio::task::spawn_blocking(move || {
             let mut both = both.lock().unwrap_or_else(PoisonError::into_inner);
             let (objects, bindings) = &mut *both;
-            taken.into_iter().for_each(|change| objects.apply(change));
+            taken.into_iter().for_each(|change| objects.0.apply(change));
             publish(&hub, objects, bindings, &replica, &told);
         });
         if let Err(error) = done.await {

@@ -145,6 +145,11 @@ impl Objects {
         &self.world
     }
 
+    /// The same, to be told of what no object says.
+    pub fn world_mut(&mut self) -> &mut World {
+        &mut self.world
+    }
+
     /// Whether all objects of a kind are known.
     pub fn knows(&self, kind: Kind) -> bool {
         self.present.contains_key(&kind)

@@ -74,7 +74,7 @@ fn answer(hub: &Hub, method: &Method, path: &str) -> Response<Full<Bytes>> {
         "/debug/statuses" => page(
             StatusCode::OK,
             "application/json",
-            hub.mesh.borrow().statuses.clone(),
+            hub.mesh.borrow().statuses.page().into_owned(),
         ),
         "/debug/syncz" => page(StatusCode::OK, "application/json", subscribers(hub)),
         _ => page(
