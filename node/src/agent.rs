@@ -376,7 +376,7 @@ impl Agent {
                     warn!(connection = id, why, "a node proxy's connection is closed");
                     self.server.close(id);
                 }
-                Do::Added(uid) => self.added(&uid),
+                Do::Added(uid) => self.added(&uid, now),
                 Do::Refused(uid, text) => self.refused(&uid, text),
                 Do::Removed(uid) => self.removed(&uid),
             }
@@ -410,7 +410,8 @@ impl Agent {
             .find(|(_, tracked)| tracked.pod.uid == uid)
     }
 
-    fn added(&mut self, uid: &str) {
+    fn added(&mut self, uid: &str, now: Instant) {
+        let longest = self.longest;
         let Some((key, tracked)) = self.by_uid(uid) else {
             return;
         };
@@ -419,6 +420,9 @@ impl Agent {
             tracked.stage = Stage::Captured;
             tracked.acknowledged = true;
             tracked.reason.clear();
+            // What is first said of it has the count.
+            let cut = tracked.watch_past(key, longest, now);
+            self.cuts.extend(cut);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    net::IpAddr,
     path::{Path, PathBuf},
     process::{Command, id},
     sync::atomic::{AtomicU32, Ordering},
@@ -149,11 +150,36 @@ impl Cluster {
     /// # Panics
     /// If it does not run here.
     pub fn netns(&self, node: &str) -> Netns {
+        let netns = Netns::open(self.process(node).join("ns/net"));
+        netns.unwrap_or_else(|error| panic!("{node}: {error}"))
+    }
+
+    /// Where a file of a node is seen from here.
+    pub fn file(&self, node: &str, path: &str) -> PathBuf {
+        let inside = path.trim_start_matches('/');
+        self.process(node).join("root").join(inside)
+    }
+
+    /// The network namespace of the pod of a node that has this address, as a file.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn pod_netns(&self, node: &str, address: IpAddr) -> PathBuf {
+        let look = format!(
+            "for it in /run/netns/*; do nsenter --net=$it ip -o addr | grep -q ' {address}/' && echo $it; done; true"
+        );
+        let found = self.node(node, &["sh", "-c", &look]);
+        let found = found.unwrap_or_else(|failed| panic!("{failed}"));
+        assert!(!found.trim().is_empty(), "no pod of {node} has {address}");
+        self.file(node, found.trim())
+    }
+
+    /// What the kernel tells of a node's first process.
+    fn process(&self, node: &str) -> PathBuf {
         let file = self.state.join(node).join("pid");
         let pid = fs::read_to_string(&file).unwrap_or_default();
         let pid = pid.split_whitespace().next().unwrap_or("none");
-        let netns = Netns::open(format!("/proc/{pid}/ns/net"));
-        netns.unwrap_or_else(|error| panic!("{node}: {error}"))
+        Path::new("/proc").join(pid)
     }
 
     /// Gives every node an image of a directory.

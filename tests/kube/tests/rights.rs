@@ -98,18 +98,21 @@ const CONTROL: &str = "ambit-control";
 const NODE: &str = "ambit-node";
 const ZTUNNEL: &str = "ztunnel";
 
-const CONTROL_NEEDS: [&str; 8] = [
+const CONTROL_NEEDS: [&str; 9] = [
     "create authentication.k8s.io:tokenreviews - -",
     "get secrets ambit-system ambit-ca",
     "create secrets ambit-system -",
     "create configmaps shop istio-ca-root-cert",
     "patch configmaps shop istio-ca-root-cert",
     "update coordination.k8s.io:leases ambit-system ambit-control-leader",
+    "patch coordination.k8s.io:leases ambit-system a-replica",
     "create events.k8s.io:events shop -",
     "watch apiextensions.k8s.io:customresourcedefinitions - authorizationpolicies.security.istio.io",
 ];
 
-const NODE_NEEDS: [&str; 5] = [
+const NODE_NEEDS: [&str; 7] = [
+    "watch security.istio.io:authorizationpolicies - -",
+    "list security.istio.io:peerauthentications - -",
     "watch pods - -",
     "watch namespaces - -",
     "patch pods - -",
@@ -118,7 +121,7 @@ const NODE_NEEDS: [&str; 5] = [
 ];
 
 /// What nobody of the mesh may.
-const NOBODY: [&str; 31] = [
+const NOBODY: [&str; 33] = [
     "list secrets - -",
     "list secrets ambit-system -",
     "get secrets shop ambit-ca",
@@ -149,15 +152,18 @@ const NOBODY: [&str; 31] = [
     "list apiextensions.k8s.io:customresourcedefinitions - -",
     "patch admissionregistration.k8s.io:validatingadmissionpolicies - ambit-node",
     "update coordination.k8s.io:leases kube-system kube-scheduler",
+    "update coordination.k8s.io:leases ambit-system a-replica",
+    "delete coordination.k8s.io:leases ambit-system ambit-control-leader",
     "patch apps:daemonsets ambit-system ztunnel",
 ];
 
 /// What of the mesh the control plane alone may.
-const CONTROL_ALONE: [&str; 7] = [
+const CONTROL_ALONE: [&str; 8] = [
     "get secrets ambit-system ambit-ca",
     "create authentication.k8s.io:tokenreviews - -",
     "list services - -",
-    "list security.istio.io:authorizationpolicies - -",
+    "get security.istio.io:authorizationpolicies shop x",
+    "list security.istio.io:requestauthentications - -",
     "patch services/status shop x",
     "get coordination.k8s.io:leases ambit-system ambit-control-leader",
     "create configmaps shop istio-ca-root-cert",
@@ -195,7 +201,11 @@ fn not_needed() -> Vec<Question> {
         let agents = ["patch pods shop x", "patch pods/status shop x"];
         all.extend(agents.map(|what| question(account, what)));
     }
-    let nothing = ["list pods - -", "list namespaces - -"];
+    let nothing = [
+        "list pods - -",
+        "list namespaces - -",
+        "list security.istio.io:authorizationpolicies - -",
+    ];
     all.extend(nothing.map(|what| question(ZTUNNEL, what)));
     all
 }
@@ -252,6 +262,8 @@ const REDIRECTION: &str =
 const CAPTURED: &str =
     r#"{"status":{"conditions":[{"type":"ambit.dev/Captured","status":"True"}]}}"#;
 
+const GONE: &str = r#"{"status":{"conditions":[{"type":"ambit.dev/Captured","$patch":"delete"}]}}"#;
+
 /// What no agent may change of a pod, and what the refusal speaks of.
 const WHOLE: [(&str, &str); 7] = [
     (
@@ -273,7 +285,11 @@ const WHOLE: [(&str, &str); 7] = [
 ];
 
 /// As [`WHOLE`], by way of its status.
-const STATUS: [(&str, &str); 4] = [
+const STATUS: [(&str, &str); 5] = [
+    (
+        r#"{"status":{"conditions":[{"type":"ambit.dev/Other","status":"True"}]}}"#,
+        "ambit.dev/Captured alone",
+    ),
     (r#"{"status":{"podIP":"192.0.2.1"}}"#, "status"),
     (
         r#"{"status":{"conditions":[{"type":"Ready","status":"False"}]}}"#,
@@ -295,6 +311,7 @@ fn agents_write_on_pods_of_their_node_whether_they_are_captured(cluster: &Cluste
     let status = &["--subresource=status"][..];
 
     patch(&bound, "here", status, CAPTURED).unwrap_or_else(|failed| panic!("{failed}"));
+    patch(&bound, "here", status, GONE).unwrap_or_else(|failed| panic!("{failed}"));
     patch(&bound, "here", whole, REDIRECTION).unwrap_or_else(|failed| panic!("{failed}"));
 
     let refused = |token: &str, pod: &str, part: &[&str], change: &str, why: &str| {
