@@ -1,5 +1,6 @@
 //! A Kubernetes API server as the source, and as the only place where anything is kept.
 
+pub mod client;
 pub mod events;
 pub mod follow;
 pub mod leader;

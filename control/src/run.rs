@@ -147,7 +147,7 @@ fn directory(config: &Config, from: &Path, tasks: &mut JoinSet<()>) -> Result<Ar
 async fn cluster(config: &Config, tasks: &mut JoinSet<()>) -> Result<Arc<Hub>, Error> {
     use crate::follow::Last;
     use crate::kubernetes::{
-        events,
+        client, events,
         follow::{self, Replica, Told},
         leader, phases, replicas,
         reviews::Reviews,
@@ -155,7 +155,7 @@ async fn cluster(config: &Config, tasks: &mut JoinSet<()>) -> Result<Arc<Hub>, E
     };
 
     let names = &config.names;
-    let client = kube::Client::try_default()
+    let client = client::client()
         .await
         .map_err(|error| Error::Cluster(error.to_string()))?;
     let now = SystemTime::now();
@@ -189,6 +189,7 @@ async fn cluster(config: &Config, tasks: &mut JoinSet<()>) -> Result<Arc<Hub>, E
         name: config.replica.clone(),
         settings: crate::compile::Settings {
             deploys: false,
+            keys,
             ..names.settings()
         },
     };

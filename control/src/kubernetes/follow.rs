@@ -152,10 +152,6 @@ pub fn publish(
         compiled_after(last, world, waypoints, &replica.settings)
     };
     let (mut compiled, mut mesh) = assemble(compile, bindings, (&reached, now), &before.snapshot);
-    change(
-        &told.warnings,
-        Arc::new(warnings(objects, &compiled.statuses)),
-    );
     phases::add(
         bindings.wanted(),
         bindings.recorded(),
@@ -176,6 +172,7 @@ pub fn publish(
     // Who waits for the mesh does not wait for this.
     let wanted = writes(objects, &statuses, OffsetDateTime::now_utc());
     change(&told.statuses, Arc::new(wanted));
+    change(&told.warnings, Arc::new(warnings(objects, &statuses)));
     let faults = objects.world().faults.len() + usize::from(misfits.is_some());
     let problems = faults + bindings.problems();
     hub.metrics
