@@ -12,6 +12,7 @@ use std::{
     sync::Arc,
 };
 
+use mesh::keys::Keys;
 use proto::{
     security::Authorization,
     waypoint,
@@ -67,6 +68,8 @@ pub struct Settings {
     /// Waypoints are deployed by what we say: the class `istio-waypoint` is ours too, and a Gateway that has no Service gets
     /// one.
     pub deploys: bool,
+    /// What users call what is read here by the names of the ecosystem. Only sentences depend on it.
+    pub keys: Keys,
 }
 
 impl Default for Settings {
@@ -77,6 +80,7 @@ impl Default for Settings {
             cluster_id: "Kubernetes".to_owned(),
             domain: "cluster.local".to_owned(),
             deploys: false,
+            keys: Keys::Shared,
         }
     }
 }
@@ -170,8 +174,10 @@ fn compile_after(last: &mut Compiler, world: &World, settings: &Settings) -> Com
     authorization::compile(scope, &bindings, &mut compiled);
     policy::statuses(scope, &mut compiled);
     peer::compile(scope, &mut compiled);
-    services::compile(scope, &bindings, &mut last.services, &mut compiled);
-    pods::compile(scope, &mut last.pods, &mut compiled);
+    // Nearly in order already: a map is made of all of them faster than it is filled.
+    let services = services::compile(scope, &bindings, &mut last.services);
+    let pods = pods::compile(scope, &mut last.pods);
+    compiled.addresses = services.into_iter().chain(pods).collect();
     endpoints::compile(scope, &mut compiled);
     entry::compile(scope, &mut compiled);
     // Objects speak louder than what was stored ready-made.

@@ -50,6 +50,11 @@ impl Keys {
         self.one(TWINS[0])
     }
 
+    /// The label of a service that names its waypoint.
+    pub fn use_waypoint(self) -> &'static str {
+        self.one(TWINS[1])
+    }
+
     /// The annotation that says that a pod is reached through tunnels.
     pub fn redirection(self) -> &'static str {
         self.one(TWINS[5])

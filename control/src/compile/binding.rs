@@ -251,8 +251,9 @@ fn unlabelled(asked: Asked<'_>, policed: bool) -> Binding {
     let involved = told.clone();
     if policed {
         let message = format!(
-            "a policy that needs a waypoint is attached to it, and no label {USE_WAYPOINT} names one: \
-             everything is refused until there is one or the policy is taken away"
+            "a policy that needs a waypoint is attached to it, and no label {} names one: \
+             everything is refused until there is one or the policy is taken away",
+            asked.scope.settings.keys.use_waypoint()
         );
         return Binding {
             told,

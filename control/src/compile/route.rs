@@ -158,6 +158,7 @@ fn status(
         parents.push(ParentStatus {
             parent: parent.clone(),
             conditions: conditions::conditions(
+                scope.settings.keys,
                 &candidate.converted,
                 outcome,
                 &meta.namespace,

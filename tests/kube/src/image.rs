@@ -54,7 +54,10 @@ fn plugin() -> io::Result<PathBuf> {
     command.args(["rustc", "--release", "--quiet", "--message-format=json"]);
     command.args(["-p", "cni", "--bin", cni::TYPE]);
     // Whatever else is being built is not waited for.
-    command.args(["--target-dir", "target/cni"]);
+    let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    command
+        .arg("--target-dir")
+        .arg(Path::new(&target).join("cni"));
     command.args([
         "--",
         "-C",

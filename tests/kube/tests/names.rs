@@ -190,6 +190,19 @@ fn only_our_label_asks_for_a_waypoint(cluster: &Cluster) {
         said.contains("WaypointBound").then_some(()).ok_or(said)
     });
     assert!(!conditions("theirs").contains("WaypointBound"));
+    cluster.apply(
+        "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: theirs, namespace: ours}
+spec: {targetRefs: [{kind: Service, group: '', name: theirs}], rules: [{}]}
+",
+    );
+    wait("what the policy lacks", SOON, || {
+        let said = conditions("theirs");
+        let names_it = said.contains("no label ambit.dev/use-waypoint names one");
+        names_it.then_some(()).ok_or(said)
+    });
 }
 
 fn theirs_is_as_it_was(cluster: &Cluster) {

@@ -1,5 +1,7 @@
 //! What is said of a route at one of its parents.
 
+use mesh::keys::Keys;
+
 use super::{attach::Outcome, rule::Converted};
 use crate::{status::Condition, world::Key};
 
@@ -11,6 +13,7 @@ const UNSUPPORTED: &str = "UnsupportedValue";
 
 /// In the order of their types. `namespace` is the route's; `has_waypoint` says whether a service is bound to one.
 pub(super) fn conditions(
+    keys: Keys,
     converted: &Converted,
     outcome: Outcome,
     namespace: &str,
@@ -44,8 +47,10 @@ pub(super) fn conditions(
                 WAYPOINTS,
                 "MissingWaypoint",
                 format!(
-                    "Service {}/{} has no waypoint (label istio.io/use-waypoint), so the route changes nothing",
-                    service.0, service.1
+                    "Service {}/{} has no waypoint (label {}), so the route changes nothing",
+                    service.0,
+                    service.1,
+                    keys.use_waypoint()
                 ),
             ),
         });
