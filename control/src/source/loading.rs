@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     Loaded, Problem,
-    guess::{self, Guess, Told},
+    guess::{self, Guess, Told, is_list},
     nameless::{Nameless, Torn, Unclear, unread},
 };
 use crate::{
@@ -77,33 +77,11 @@ impl Loading<'_> {
         (tree, path): (&Value, &str),
         unclear: &mut Unclear,
     ) {
+        let items = tree.get("items");
         let kind = tree.get("kind").and_then(Value::as_str);
-        let nearly = |kind| tree.get("items").is_some() && manifest::near(kind).contains(&LIST);
-        if kind.is_some_and(|kind| guess::is_list(kind) || nearly(kind)) {
-            let begin = if path.is_empty() { "" } else { "." };
-            let field = format!("{path}{begin}items");
-            let items = tree.get("items").and_then(Value::as_array);
-            if let Some(items) = items.filter(|_| kind.is_some_and(guess::is_list)) {
-                for (i, item) in items.iter().enumerate() {
-                    let path = format!("{field}[{i}]");
-                    self.tree((file, document), (item, &path), unclear);
-                }
-                return;
-            }
-            let fault = match items {
-                None => Fault {
-                    field,
-                    reason: "expected a list".to_owned(),
-                },
-                Some(_) => Fault {
-                    field: format!("{path}{begin}kind"),
-                    reason: format!("no such kind: the nearest is {LIST:?}"),
-                },
-            };
-            let nameless = self.broken(file, document, fault);
-            unclear.nameless.extend(nameless);
-            self.unknown(file, document.number);
-            return unclear.kinds.extend(Kind::all());
+        let kind = kind.filter(|kind| is_list(kind) || items.is_some() && is_nearly_list(kind));
+        if let Some(kind) = kind {
+            return self.list((file, document), (kind, items, path), unclear);
         }
         match manifest::manifest(tree, path) {
             Manifest::Object(object) => self.object(file, document.number, *object),
@@ -130,6 +108,34 @@ impl Loading<'_> {
                 let nameless = self.refused(file, document.number, refused);
                 unclear.nameless.extend(nameless);
             }
+        }
+    }
+
+    /// Of a list whose kind is misspelt the items are read as well.
+    fn list(
+        &mut self,
+        (file, document): (&Path, &Document<'_>),
+        (kind, items, path): (&str, Option<&Value>, &str),
+        unclear: &mut Unclear,
+    ) {
+        let begin = if path.is_empty() { "" } else { "." };
+        let field = format!("{path}{begin}items");
+        let Some(items) = items.and_then(Value::as_array) else {
+            let reason = "expected a list".to_owned();
+            let nameless = self.broken(file, document, Fault { field, reason });
+            unclear.nameless.extend(nameless);
+            self.unknown(file, document.number);
+            return unclear.kinds.extend(Kind::all());
+        };
+        if !is_list(kind) {
+            let field = format!("{path}{begin}kind");
+            let reason = format!("{kind:?} is no kind: the nearest is {LIST:?}");
+            self.problem(file, Some(document.number), None, Fault { field, reason });
+            self.unknown(file, document.number);
+        }
+        for (i, item) in items.iter().enumerate() {
+            let path = format!("{field}[{i}]");
+            self.tree((file, document), (item, &path), unclear);
         }
     }
 
@@ -341,6 +347,10 @@ impl Loading<'_> {
 
 /// What holds other objects.
 const LIST: &str = "List";
+
+fn is_nearly_list(kind: &str) -> bool {
+    manifest::near(kind).contains(&LIST)
+}
 
 /// Adds what is not among them yet.
 fn add<T: PartialEq>(all: &mut Vec<T>, more: Vec<T>) {

@@ -40,7 +40,7 @@ fn what_is_missing_stays_as_long_as_something_is_wrong_with_its_file() {
 }
 
 #[test]
-fn a_list_whose_kind_is_misspelt_keeps_all_that_it_held_and_refuses_a_start() {
+fn a_list_whose_kind_is_misspelt_is_read_nevertheless_and_refuses_a_start() {
     let item = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: shop}, spec: {}}";
     let list = |kind: &str, metadata: &str| {
         format!("{{apiVersion: v1, kind: {kind}, {metadata}items: [{item}]}}")
@@ -57,8 +57,17 @@ fn a_list_whose_kind_is_misspelt_keeps_all_that_it_held_and_refuses_a_start() {
             after.world.authorization_policies, before.world.authorization_policies,
             "{text}"
         );
+        assert_eq!(
+            (after.problems.len(), after.world.denials.len()),
+            (1, 0),
+            "{text}"
+        );
         let refusal = check::refusal(&one(&text, None), false, &Settings::default());
-        assert!(refusal.is_some(), "{text}");
+        assert_eq!(
+            refusal,
+            Some(Refusal::Unknown("a.yaml".into(), 1)),
+            "{text}"
+        );
     }
 }
 
