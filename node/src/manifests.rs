@@ -65,6 +65,8 @@ pub struct Pod {
     pub ready: bool,
     /// Where its node asks it how it is. From a directory of manifests: nowhere, as there is no kubelet.
     pub probed: Probed,
+    /// It is probed, and its node cannot tell probes from other plain text: they are treated alike.
+    pub is_probed_as_plain: bool,
     /// Something forbids it to speak in plain text. Not known from a directory of manifests.
     pub is_judged: bool,
 }
@@ -376,6 +378,7 @@ impl Manifest {
                 .map(Place::File),
             ready: !self.ended && !self.unready,
             probed: Probed::new(),
+            is_probed_as_plain: false,
             is_judged: false,
         }
     }

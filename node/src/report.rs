@@ -52,6 +52,8 @@ pub struct Report {
     pub is_hidden: bool,
     /// It is in the mesh, or may be.
     pub is_in: bool,
+    /// Its node cannot tell its probes from other plain text.
+    pub is_probed_as_plain: bool,
     /// Its connections that were open before it was captured, and still are.
     pub past: usize,
 }

@@ -25,7 +25,7 @@ impl Agent {
             return;
         }
         for pod in self.wanted.iter_mut().flat_map(|all| all.values_mut()) {
-            pod.probed.clear();
+            pod.is_probed_as_plain = !std::mem::take(&mut pod.probed).is_empty();
         }
     }
 

@@ -389,6 +389,7 @@ impl Tracked {
             pod,
             is_hidden: self.stage != Stage::Leaving && is_out && self.pod.netns.is_none(),
             is_in: !is_out,
+            is_probed_as_plain: self.pod.is_probed_as_plain,
             past: self.past.filter(|_| captured).unwrap_or(0),
         }
     }

@@ -16,6 +16,9 @@ pub const DAMAGED: &str = "Damaged";
 /// Why it is false.
 pub const NOT_CAPTURED: &str = "NotCaptured";
 
+/// What is said of a pod whose probes nobody can tell.
+const PROBES: &str = "this node cannot tell probes from other plain text: where that is refused, they fail (see the log of its ambit-node)";
+
 /// How long a pod may be on its way before it says that it is not captured.
 pub const GRACE: Duration = Duration::from_secs(5);
 
@@ -41,7 +44,12 @@ pub fn of(report: &Report) -> Option<Condition> {
         (true, false) => (true, DAMAGED),
         (false, _) => (false, NOT_CAPTURED),
     };
-    let message = [said.clone(), past(report.past)];
+    let probes = if report.is_probed_as_plain {
+        PROBES
+    } else {
+        ""
+    };
+    let message = [said.clone(), past(report.past), probes.to_owned()];
     let message: Vec<_> = message.into_iter().filter(|it| !it.is_empty()).collect();
     Some(Condition {
         is_true,
@@ -76,6 +84,7 @@ mod tests {
             pod,
             is_hidden: false,
             is_in: true,
+            is_probed_as_plain: false,
             past,
         }
     }
@@ -104,6 +113,19 @@ mod tests {
                 (is_true, reason, message)
             );
         }
+    }
+
+    #[test]
+    fn probes_that_nobody_can_tell_are_spoken_of() {
+        let plain = Report {
+            is_probed_as_plain: true,
+            ..report(true, "", 0)
+        };
+        let found = of(&plain).unwrap();
+        assert_eq!(
+            (found.reason.as_str(), found.message.as_str()),
+            (CAPTURED, PROBES)
+        );
     }
 
     #[test]

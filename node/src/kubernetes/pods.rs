@@ -316,6 +316,7 @@ impl Pods {
             netns: self.netns.get(&seen.uid).cloned().map(Place::Held),
             ready: seen.ready,
             probed: seen.probed.clone(),
+            is_probed_as_plain: false,
             is_judged: self.policies.any_for(namespace, &seen.labels),
         }
     }

@@ -96,6 +96,7 @@ fn pods_of_this_node_are_found_with_what_their_namespace_asks() {
         netns: Some(Place::File("demo-cart".into())),
         ready: true,
         probed: Probed::new(),
+        is_probed_as_plain: false,
         is_judged: false,
     };
     assert_eq!(pods, BTreeMap::from([(key("cart"), expected)]));

@@ -143,6 +143,7 @@ fn report(captured: bool) -> Report {
         pod: pod(captured),
         is_hidden: false,
         is_in: true,
+        is_probed_as_plain: false,
         past: 0,
     }
 }

@@ -12,7 +12,10 @@ const UID: &str = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9";
 fn pod() -> v1::Pod {
     serde_json::from_value(json!({
         "metadata": {"name": "cart", "namespace": "shop", "uid": UID},
-        "spec": {"containers": [], "serviceAccountName": "keeper"},
+        "spec": {
+            "containers": [{"name": "a", "livenessProbe": {"tcpSocket": {"port": 8080}}}],
+            "serviceAccountName": "keeper",
+        },
     }))
     .unwrap()
 }
@@ -100,10 +103,13 @@ async fn who_starts_a_pod_waits_until_a_proxy_has_it_where_it_runs() {
     assert_eq!(node.agent.told(&second), None);
     node.agent.look(Instant::now());
     assert!(is_add_of(&node.told(&proxy).await, &second.netns));
+    // Where the host does not tell probes, as here, pods take none past the proxy.
     assert_eq!(
         capture::verify(&second.netns, &Probed::new()).unwrap(),
         State::Whole
     );
+    let reports = node.reports.borrow().clone().unwrap();
+    assert!(reports[0].is_probed_as_plain);
     proxy.answer("");
     node.work().await;
     assert_eq!(node.agent.told(&second), Some(Told::Captured));

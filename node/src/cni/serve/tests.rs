@@ -53,6 +53,7 @@ async fn told(script: &[Told], client: Client, host: Host) -> (Answer, usize) {
         },
         is_hidden: false,
         is_in: true,
+        is_probed_as_plain: false,
         past: 0,
     };
     let (_reporter, reports) = watch::channel(Some(vec![report]));

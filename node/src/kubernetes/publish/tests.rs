@@ -22,6 +22,7 @@ fn report(uid: &str, captured: bool) -> Report {
         pod,
         is_hidden: false,
         is_in: true,
+        is_probed_as_plain: false,
         past: 0,
     }
 }
