@@ -6,7 +6,11 @@
 //! a mixture of them, and holds no queue: its memory is names and versions. Which types a stream is served, and whose
 //! resources, depends on its subject alone.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+    sync::{Arc, Weak},
+};
 
 use prost::Message as _;
 use proto::{
@@ -174,8 +178,27 @@ struct Whole {
 
 /// What one audience is told: all nodes, or the waypoint of one gateway. Holds the kinds that it is served; empty before
 /// the first state.
-#[derive(Debug, Default, PartialEq)]
-pub struct Part(BTreeMap<Kind, Arc<Whole>>);
+#[derive(Debug, Default)]
+pub struct Part {
+    wholes: BTreeMap<Kind, Arc<Whole>>,
+    /// The way here from the last parts before this one, the oldest first.
+    steps: VecDeque<Arc<Step>>,
+}
+
+/// From one part to the next.
+#[derive(Debug)]
+struct Step {
+    from: Weak<Part>,
+    /// What is new, another, or gone.
+    changed: Vec<(Kind, Arc<str>)>,
+}
+
+/// Of each kind: names of what may differ, and nothing else does.
+type Changed<'a> = BTreeMap<Kind, BTreeSet<&'a Arc<str>>>;
+
+/// Steps that are kept for subscribers who skip states, and names in all of them. Who has missed more is compared with all.
+const STEPS: usize = 64;
+const CHANGED: usize = 16_384;
 
 /// One state of the mesh.
 #[derive(Debug, Default)]
@@ -187,23 +210,32 @@ pub struct Snapshot {
 
 impl Part {
     fn new(
-        wholes: impl IntoIterator<Item = (Kind, Arc<Whole>)>,
+        wholes: impl IntoIterator<Item = (Kind, (Arc<Whole>, Vec<Arc<str>>))>,
         previous: &Arc<Self>,
     ) -> Arc<Self> {
-        let part = Self(wholes.into_iter().collect());
-        if part.same(previous) {
-            Arc::clone(previous)
-        } else {
-            Arc::new(part)
+        let mut part = Self::default();
+        let mut changed = Vec::new();
+        for (kind, (whole, names)) in wholes {
+            part.wholes.insert(kind, whole);
+            changed.extend(names.into_iter().map(|name| (kind, name)));
         }
+        if part.same(previous) {
+            return Arc::clone(previous);
+        }
+        part.steps.clone_from(&previous.steps);
+        let from = Arc::downgrade(previous);
+        part.steps.push_back(Arc::new(Step { from, changed }));
+        let names = |part: &Self| part.steps.iter().map(|it| it.changed.len()).sum::<usize>();
+        while part.steps.len() > STEPS || names(&part) > CHANGED {
+            part.steps.pop_front();
+        }
+        Arc::new(part)
     }
 
     fn of_nodes(compiled: &Compiled, previous: &Arc<Self>) -> Arc<Self> {
-        let before = |kind| previous.0.get(&kind);
-        let addresses = Whole::new(&compiled.addresses, before(Kind::Address), |it, was| {
-            address(it, was)
-        });
-        let authorizations = &compiled.authorizations;
+        let before = |kind| previous.wholes.get(&kind);
+        let (addresses, authorizations) = (&compiled.addresses, &compiled.authorizations);
+        let addresses = Whole::new(addresses, before(Kind::Address), address);
         let authorizations = Whole::new(authorizations, before(Kind::Authorization), |it, was| {
             kept(authorization_resource(it), was)
         });
@@ -215,7 +247,7 @@ impl Part {
     }
 
     fn of_waypoint(told: &Told, previous: &Arc<Self>) -> Arc<Self> {
-        let before = |kind| previous.0.get(&kind);
+        let before = |kind| previous.wholes.get(&kind);
         let tables = Whole::new(&told.tables, before(Kind::Table), |it, was| {
             kept(plain_resource(it), was)
         });
@@ -237,15 +269,30 @@ impl Part {
         Self::new(all, previous)
     }
 
+    /// What may differ from an earlier part; `None` if that is too long ago, or never was one of these.
+    fn since(self: &Arc<Self>, earlier: &Arc<Self>) -> Option<Changed<'_>> {
+        let mut changed = Changed::new();
+        if Arc::ptr_eq(self, earlier) {
+            return Some(changed);
+        }
+        // What is pointed to by a step is nothing else later.
+        let is_first = |it: &Arc<Step>| it.from.as_ptr() == Arc::as_ptr(earlier);
+        let first = self.steps.iter().position(is_first)?;
+        for (kind, name) in self.steps.iter().skip(first).flat_map(|it| &it.changed) {
+            changed.entry(*kind).or_default().insert(name);
+        }
+        Some(changed)
+    }
+
     /// The resources of a kind.
     pub fn set(&self, kind: Kind) -> &Set {
         static NONE: Set = Set::new();
-        self.0.get(&kind).map_or(&NONE, |whole| &whole.set)
+        self.wholes.get(&kind).map_or(&NONE, |whole| &whole.set)
     }
 
     /// The version of all resources of a kind together; `None` before the first state.
     pub fn version(&self, kind: Kind) -> Option<Version> {
-        self.0.get(&kind).map(|whole| whole.version)
+        self.wholes.get(&kind).map(|whole| whole.version)
     }
 
     fn same(&self, other: &Self) -> bool {
@@ -255,36 +302,46 @@ impl Part {
 }
 
 impl Whole {
-    /// The resources that `make` makes of messages, and of what was there under the same name. If nothing differs, what was
-    /// there as a whole.
+    /// The resources that `make` makes of messages, and of what was there under the same name; and the names of those that
+    /// differ from what was there, or are gone. If there are none, it is what was there.
     fn new<T>(
         messages: &BTreeMap<String, T>,
         previous: Option<&Arc<Self>>,
         make: impl Fn(&T, Option<&Arc<Resource>>) -> Arc<Resource>,
-    ) -> Arc<Self> {
-        let mut before = previous
-            .map(|it| it.set.iter())
-            .into_iter()
-            .flatten()
-            .peekable();
-        let mut same = previous.is_some_and(|it| it.set.len() == messages.len());
+    ) -> (Arc<Self>, Vec<Arc<str>>) {
+        let before = previous.map(|it| it.set.iter());
+        let mut before = before.into_iter().flatten().peekable();
+        let mut changed = Vec::new();
         // Both come in the order of their names.
-        let set = messages.iter().map(|(name, message)| {
-            while before.next_if(|(was, _)| ***was < **name).is_some() {}
-            let was = before.next_if(|(was, _)| ***was == **name);
-            let resource = make(message, was.map(|(_, resource)| resource));
-            same &= was.is_some_and(|(_, was)| Arc::ptr_eq(was, &resource));
-            let name = was.map_or_else(|| Arc::from(name.as_str()), |(name, _)| Arc::clone(name));
-            (name, resource)
+        let set = messages.iter().map(|(text, message)| {
+            while let Some((gone, _)) = before.next_if(|(was, _)| ***was < **text) {
+                changed.push(Arc::clone(gone));
+            }
+            match before.next_if(|(was, _)| ***was == **text) {
+                Some((name, was)) => {
+                    let resource = make(message, Some(was));
+                    if !Arc::ptr_eq(was, &resource) {
+                        changed.push(Arc::clone(name));
+                    }
+                    (Arc::clone(name), resource)
+                }
+                None => {
+                    let name: Arc<str> = Arc::from(text.as_str());
+                    changed.push(Arc::clone(&name));
+                    (name, make(message, None))
+                }
+            }
         });
         let set: Set = set.collect();
-        match previous {
-            Some(previous) if same => Arc::clone(previous),
+        changed.extend(before.map(|(gone, _)| Arc::clone(gone)));
+        let whole = match previous {
+            Some(previous) if changed.is_empty() => Arc::clone(previous),
             _ => Arc::new(Self {
                 version: version_of(&set),
                 set,
             }),
-        }
+        };
+        (whole, changed)
     }
 }
 

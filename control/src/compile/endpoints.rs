@@ -128,6 +128,10 @@ impl<'a> Listed<'a> {
         Self { by_pod }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_pod.is_empty()
+    }
+
     /// The services that list a pod. The uid has to match too: a pod of the same name may have come later.
     pub(super) fn of<'b>(
         &'b self,

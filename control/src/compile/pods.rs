@@ -14,7 +14,7 @@ use std::{
 use proto::workload::{Address, Locality, Port, PortList, Workload, address::Type};
 
 use super::{
-    Compiled, Scope,
+    Scope,
     authorization::{self, Named, Selecting},
     endpoints::Listed,
     entry, gateway, is_same,
@@ -27,7 +27,7 @@ use crate::{
     world::{Key, PodReport},
 };
 
-pub(super) fn compile(scope: Scope<'_>, last: &mut Made, compiled: &mut Compiled) {
+pub(super) fn compile(scope: Scope<'_>, last: &mut Made) -> Vec<(String, Arc<Address>)> {
     let common = Common::new(scope);
     if last.common != common {
         *last = Made {
@@ -39,11 +39,13 @@ pub(super) fn compile(scope: Scope<'_>, last: &mut Made, compiled: &mut Compiled
     let policies = (Selecting::new(scope), Modes::new(scope));
     let making = Making {
         scope,
+        reported: last.common.reported,
         localities: &last.common.localities,
         listed: Listed::new(scope),
         entered: entry::Pods::new(scope),
     };
     let mut homes = BTreeMap::new();
+    let mut all = Vec::with_capacity(scope.world.pods.len());
     let mut pods = scope.world.pods.iter().peekable();
     while let Some(&((namespace, _), _)) = pods.peek() {
         let own = iter::from_fn(|| pods.next_if(|((home, _), _)| home == namespace));
@@ -59,10 +61,11 @@ pub(super) fn compile(scope: Scope<'_>, last: &mut Made, compiled: &mut Compiled
         let home = making.home(own, around, before);
         let made = home.pods.iter().filter_map(|it| it.made.as_ref());
         let made = made.map(|(uid, address)| (uid.clone(), Arc::clone(address)));
-        compiled.addresses.extend(made);
+        all.extend(made);
         homes.insert(namespace.clone(), home);
     }
     last.homes = homes;
+    all
 }
 
 /// By namespace: the services that select pods.
@@ -180,6 +183,8 @@ struct OfPod {
 /// What it takes to make workloads.
 struct Making<'a> {
     scope: Scope<'a>,
+    /// Node agents speak for pods.
+    reported: bool,
     localities: &'a BTreeMap<String, Locality>,
     listed: Listed<'a>,
     entered: entry::Pods,
@@ -192,11 +197,26 @@ impl<'a> Making<'a> {
         around: Around,
         before: Home,
     ) -> Home {
-        let selecting = LazyCell::new(|| BySelector::new(&around.services));
         let same_services = around.services == before.around.services;
         let same_policies = around.policies == before.around.policies;
+        let pods: Vec<_> = pods.collect();
+        let alone = !self.reported && self.listed.is_empty() && self.entered.is_empty();
+        let unlisted = |it: &OfPod| it.listed.is_empty() && it.report.is_none();
+        let same_pods = pods.len() == before.pods.len()
+            && before
+                .pods
+                .iter()
+                .zip(&pods)
+                .all(|(it, (_, pod))| Arc::ptr_eq(&it.pod, pod) && unlisted(it));
+        if alone && same_services && same_policies && same_pods {
+            return Home {
+                around: before.around,
+                pods: before.pods,
+            };
+        }
+        let selecting = LazyCell::new(|| BySelector::new(&around.services));
         let mut before = before.pods.into_iter().peekable();
-        let pods = pods.map(|(key, pod)| {
+        let pods = pods.into_iter().map(|(key, pod)| {
             let was = of_name(&mut before, pod);
             let report = self.scope.report(key, pod);
             let listed = self.listed.of(pod).chain(self.entered.of(pod));

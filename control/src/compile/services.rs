@@ -30,13 +30,13 @@ use crate::{
 const DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
 const INGRESS: &str = "istio.io/ingress-use-waypoint";
 
-/// Adds all services. Those that are no more than themselves, and the same as in `last`, are taken from there.
+/// All services. Those that are no more than themselves, and the same as in `last`, are taken from there.
 pub(super) fn compile(
     scope: Scope<'_>,
     bindings: &Bindings,
     last: &mut Made,
-    compiled: &mut Compiled,
-) {
+) -> Vec<(String, Arc<Address>)> {
+    let mut all = Vec::new();
     let mut before = mem::take(&mut last.0).into_iter().peekable();
     let served = scope.services().filter(|service| is_served(scope, service));
     for service in served {
@@ -58,7 +58,7 @@ pub(super) fn compile(
                 Some(was) => was.made,
                 None => super::service(resource(scope, service)),
             };
-            compiled.addresses.extend([made.clone()]);
+            all.push(made.clone());
             last.0.push(OfService {
                 service: Arc::clone(service),
                 inherited: near,
@@ -77,8 +77,9 @@ pub(super) fn compile(
         if entry.is_some_and(|it| it.lack.is_some()) && resource.waypoint.is_none() {
             continue;
         }
-        compiled.addresses.extend([super::service(resource)]);
+        all.push(super::service(resource));
     }
+    all
 }
 
 /// What was made of services last, in their order.

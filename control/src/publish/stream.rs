@@ -42,6 +42,8 @@ struct Subscription {
     held: BTreeMap<Arc<str>, Held>,
     /// Asked for by name, and already answered that there is no such resource.
     absent: BTreeSet<String>,
+    /// Nothing was asked for since the last push: it holds what it wants of the state that it was brought to.
+    settled: bool,
     /// A response is due even if it is empty.
     owed: bool,
     /// By nonce, the oldest first. The last response of a push stands for the state that it brings the subscriber to.
@@ -157,16 +159,25 @@ impl Stream {
         for (kind, subscription) in &mut self.subscriptions {
             let version = part.version(*kind);
             let number = snapshot.number();
+            subscription.settled = true;
             subscription.brought_to(version.map(|version| State { version, number }), before);
         }
         self.last = part;
         responses
     }
 
-    fn steps(&self, part: &Part) -> Vec<(Kind, Change)> {
+    fn steps(&self, part: &Arc<Part>) -> Vec<(Kind, Change)> {
+        let changed = part.since(&self.last);
         let change = |kind| {
-            let subscription = self.subscriptions.get(&kind);
-            subscription.map_or_else(Change::default, |it| it.change(part.set(kind)))
+            let Some(subscription) = self.subscriptions.get(&kind) else {
+                return Change::default();
+            };
+            match &changed {
+                Some(changed) if subscription.settled => {
+                    subscription.change_of(part.set(kind), changed.get(&kind))
+                }
+                _ => subscription.change(part.set(kind)),
+            }
         };
         let holds = |kind, name: &str| {
             let subscription = self.subscriptions.get(&kind);
@@ -303,6 +314,7 @@ impl Subscription {
     fn subscribe(&mut self, names: Vec<String>) {
         for name in names {
             self.owed = true;
+            self.settled = false;
             if name == "*" {
                 self.wildcard = true;
             } else {
@@ -316,6 +328,7 @@ impl Subscription {
 
     fn unsubscribe(&mut self, names: &[String]) {
         for name in names {
+            self.settled = false;
             if name == "*" {
                 self.wildcard = false;
                 self.held.retain(|name, _| self.names.contains(&**name));
@@ -355,6 +368,28 @@ impl Subscription {
                 Some(complaint)
             }
         }
+    }
+
+    /// The same as [`change`](Self::change) for who is settled, where nothing but these has changed. What it costs does not
+    /// grow with the mesh.
+    fn change_of(&self, set: &Set, names: Option<&BTreeSet<&Arc<str>>>) -> Change {
+        let mut change = Change::default();
+        for &name in names.into_iter().flatten() {
+            let by_name = self.names.contains(&**name);
+            let held = self.held.get(name);
+            match set.get(name) {
+                Some(resource) => {
+                    let wanted = self.wildcard || by_name;
+                    if wanted && held != Some(&Some(resource.version)) {
+                        let upsert = (Arc::clone(name), Arc::clone(resource));
+                        change.upserts.push(upsert);
+                    }
+                }
+                None if held.is_some() => change.removed.push(Arc::clone(name)),
+                None => {}
+            }
+        }
+        change
     }
 
     /// The difference between what the subscriber holds and what it is to hold.
@@ -449,6 +484,12 @@ impl std::error::Error for Malformed {}
 
 #[cfg(test)]
 impl Stream {
+    /// The next push compares all that there is.
+    pub(super) fn unsettle(&mut self) {
+        let all = self.subscriptions.values_mut();
+        all.for_each(|it| it.settled = false);
+    }
+
     /// How many responses of a kind wait for an answer.
     pub(super) fn unanswered(&self, kind: Kind) -> usize {
         self.subscriptions[&kind].unanswered.len()

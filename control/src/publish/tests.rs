@@ -1,5 +1,6 @@
 //! Facts about what a subscriber is sent, and in which order.
 
+use proptest::{collection::vec, prelude::*};
 use proto::{
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
     rpc, security,
@@ -525,4 +526,97 @@ fn unchanged_resources_are_shared_between_states() {
         Version::parse(&first.nodes().version(Kind::Address).unwrap().to_string()),
         first.nodes().version(Kind::Address)
     );
+}
+
+/// What goes on at a subscriber and around it.
+#[derive(Clone, Debug)]
+enum Event {
+    /// A state: of each resource, which version there is.
+    State(Vec<(usize, u8)>),
+    /// The subscriber is brought to what is there.
+    Push,
+    Ask {
+        kind: Kind,
+        more: Vec<usize>,
+        less: Vec<usize>,
+    },
+    /// What was is forgotten, as by another control plane.
+    Forget,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let names = || vec(0..7_usize, 0..3);
+    let kind = prop_oneof![Just(Kind::Address), Just(Kind::Authorization)];
+    prop_oneof![
+        6 => vec((0..12_usize, 0..3_u8), 0..4).prop_map(Event::State),
+        6 => Just(Event::Push),
+        2 => (kind, names(), names()).prop_map(|(kind, more, less)| Event::Ask { kind, more, less }),
+        1 => Just(Event::Forget),
+    ]
+}
+
+fn asked_name(i: usize) -> String {
+    match i {
+        6 => "*".to_owned(),
+        i => format!("r{i}"),
+    }
+}
+
+/// Of resources with names `r0` to `r5` in both kinds: the version of each, 0 where it is not there.
+fn state(versions: &[u8; 12]) -> Compiled {
+    let there = |i: usize| versions.iter().enumerate().skip(i).take(6);
+    let there = |i| there(i).filter(|(_, version)| **version > 0);
+    let addresses = there(0).map(|(i, version)| {
+        let policies: &[&str] = if *version == 1 {
+            &["r0"]
+        } else {
+            &["r1", "r2"]
+        };
+        (format!("r{i}"), workload(&format!("r{i}"), policies).1)
+    });
+    let policies = there(6).map(|(i, version)| {
+        let scope = match *version {
+            1 => security::Scope::WorkloadSelector,
+            _ => security::Scope::Namespace,
+        };
+        let (_, policy) = policy("p", scope, security::Action::Deny);
+        (format!("r{}", i - 6), policy)
+    });
+    compiled(addresses.collect(), policies.collect())
+}
+
+proptest! {
+    #[test]
+    fn who_is_told_what_has_changed_is_told_the_same_as_who_is_compared_with_all(events in vec(event(), 0..40)) {
+        let mut versions = [0; 12];
+        let mut snapshot = Snapshot::default();
+        let mut streams = [(); 2].map(|()| Stream::new(Subject::Node("n1".to_owned())));
+        for event in events {
+            match event {
+                Event::State(changes) => {
+                    for (i, version) in changes {
+                        versions[i] = version;
+                    }
+                    snapshot = Snapshot::new(&state(&versions), &snapshot);
+                }
+                Event::Forget => snapshot = Snapshot::new(&state(&versions), &Snapshot::default()),
+                Event::Push => {
+                    streams[1].unsettle();
+                    let [one, other] = &mut streams;
+                    prop_assert_eq!(one.push(&snapshot), other.push(&snapshot));
+                }
+                Event::Ask { kind, more, less } => {
+                    let request = DeltaDiscoveryRequest {
+                        type_url: kind.type_url().to_owned(),
+                        resource_names_subscribe: more.into_iter().map(asked_name).collect(),
+                        resource_names_unsubscribe: less.into_iter().map(asked_name).collect(),
+                        ..DeltaDiscoveryRequest::default()
+                    };
+                    for stream in &mut streams {
+                        stream.request(request.clone()).unwrap();
+                    }
+                }
+            }
+        }
+    }
 }

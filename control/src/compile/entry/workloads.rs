@@ -277,6 +277,10 @@ impl Pods {
         Self { by_pod }
     }
 
+    pub(in crate::compile) fn is_empty(&self) -> bool {
+        self.by_pod.is_empty()
+    }
+
     /// The services that list a pod.
     pub(in crate::compile) fn of<'b>(
         &'b self,
