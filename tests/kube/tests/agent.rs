@@ -55,7 +55,7 @@ fn answered(cluster: &Cluster, url: &str, client: &str) {
         counts
             .all_answered()
             .then_some(())
-            .ok_or(format!("{counts:?}"))
+            .ok_or_else(|| format!("{counts:?}"))
     });
 }
 

@@ -122,7 +122,7 @@ fn strict(cluster: &Cluster, address: IpAddr) {
         counts
             .none_answered()
             .then_some(())
-            .ok_or(format!("{counts:?}"))
+            .ok_or_else(|| format!("{counts:?}"))
     });
     let counts = Load::fresh(&url).run(cluster, "shop", "client").unwrap();
     assert!(counts.all_answered(), "{counts:?}");

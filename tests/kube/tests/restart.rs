@@ -53,7 +53,7 @@ fn started() -> Option<Cluster> {
         counts
             .all_answered()
             .then_some(())
-            .ok_or(format!("{counts:?}"))
+            .ok_or_else(|| format!("{counts:?}"))
     });
     Some(cluster)
 }
