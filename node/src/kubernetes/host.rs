@@ -32,8 +32,6 @@ pub struct Host {
     pods: Group,
     /// What was put in place last.
     targets: Option<BTreeSet<Target>>,
-    /// Its bridges have rules too.
-    bridges: bool,
 }
 
 impl Host {
@@ -65,7 +63,6 @@ impl Host {
             namespace,
             pods: Group { level, id },
             targets: None,
-            bridges: false,
         })
     }
 
@@ -82,13 +79,11 @@ impl Host {
         if !verify && self.targets.as_ref() == Some(targets) {
             return Ok(());
         }
-        let bridged = self.netns.within(put_bridges)?;
-        if !bridged && (self.bridges || self.targets.is_none()) {
-            tracing::warn!(
-                "the kernel takes no rules for bridges: pods on one bridge that may forge addresses can pass for the node's probes"
-            );
+        if !self.netns.within(put_bridges)? && has_bridges() {
+            return Err(io::Error::other(
+                "the node has bridges, and its kernel no rules for them (CONFIG_NF_TABLES_BRIDGE): pods on one could forge probes",
+            ));
         }
-        self.bridges = bridged;
         let table = probes::table(self.pods, targets);
         let (netns, namespace) = (&self.netns, &self.namespace);
         let stands = netns.within(|| nft::list_table(Family::Inet, TABLE))?;
@@ -123,6 +118,15 @@ fn put_bridges() -> io::Result<bool> {
         return Ok(true);
     }
     Ok(nft::replace(&table).is_ok())
+}
+
+/// Whether the host may have bridges.
+fn has_bridges() -> bool {
+    let links = std::fs::read_dir(Path::new(PROC).join("1/root/sys/class/net"));
+    let is_bridge = |path: PathBuf| path.join("bridge").exists();
+    links.map_or(true, |mut links| {
+        links.any(|link| link.map_or(true, |link| is_bridge(link.path())))
+    })
 }
 
 /// The control group of all pods, above that of one pod, and how far below the root it is.
