@@ -13,7 +13,7 @@ use net::{
 use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use sys::netns::Netns;
 use tests_kube::{
-    Cluster, Pod,
+    Cluster, Pod, gateway,
     mesh::{NAMESPACE, install, load},
     pod,
     program::wait,
