@@ -241,6 +241,8 @@ mod tests {
     fn one_that_is_nested_without_end_is_told_and_spoils_no_other() {
         let (deep, good) = (object(&nested(5000)), object("{}"));
         let list = format!(r#"{{"kind": "List", "metadata": {{}}, "items": [{deep}, {good}]}}"#);
+        let by_others = serde_json::from_str::<ObjectList<DynamicObject>>(&list);
+        assert!(by_others.is_err(), "it would be all or nothing");
         let list: ObjectList<Object> = serde_json::from_str(&list).unwrap();
         let faults: Vec<_> = list.items.into_iter().map(|it| it.into_parts().1).collect();
         let [Some(fault), None] = &faults[..] else {

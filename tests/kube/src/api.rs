@@ -45,30 +45,18 @@ pub fn start(cluster: &Cluster) {
     });
 }
 
-/// Cuts a pod off from it, or lets it through again. What it sends is refused.
+/// Cuts a pod off from it, or lets it through again. Neither end is told.
 ///
 /// # Panics
 /// If its node does not do that.
 pub fn cut(cluster: &Cluster, node: &str, pod: &str, is_cut: bool) {
     let verb = if is_cut { "-I" } else { "-D" };
-    let rule = [
-        "iptables",
-        "-w",
-        verb,
-        "FORWARD",
-        "-s",
-        pod,
-        "-p",
-        "tcp",
-        "--dport",
-        "6443",
-        "-j",
-        "REJECT",
-        "--reject-with",
-        "tcp-reset",
-    ];
-    let done = cluster.node(node, &rule);
-    done.unwrap_or_else(|failed| panic!("{failed}"));
+    for (end, port) in [("-s", "--dport"), ("-d", "--sport")] {
+        let which = [end, pod, "-p", "tcp", port, "6443", "-j", "DROP"];
+        let rule = [&["iptables", "-w", verb, "FORWARD"], &which[..]].concat();
+        let done = cluster.node(node, &rule);
+        done.unwrap_or_else(|failed| panic!("{failed}"));
+    }
 }
 
 fn shell(cluster: &Cluster, script: &str) {
