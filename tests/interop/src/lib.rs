@@ -7,6 +7,7 @@
 
 pub mod control;
 pub mod grpc;
+pub mod mesh;
 pub mod proxy;
 pub mod tunnel;
 pub mod zds;

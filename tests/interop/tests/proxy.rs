@@ -20,6 +20,7 @@ use tests::{
 };
 use tests_interop::{
     grpc::Client,
+    mesh::Mesh,
     place,
     proxy::{Stream, certificate, node},
     tunnel::{self, Credential, echoes, through},
@@ -27,89 +28,50 @@ use tests_interop::{
 };
 
 /// Our control plane, our agents, and our proxy on the second node alone.
-struct Mesh(World);
+fn mesh(name: &str, pods: &[Pod]) -> Mesh {
+    let mesh = Mesh::new(place!(), name, pods);
+    mesh.start_ours(Node::Two);
+    mesh
+}
 
-impl Mesh {
-    fn new(name: &str, pods: &[Pod]) -> Self {
-        let mesh = Self(World::new(place!(), name, pods));
-        for pod in pods {
-            mesh.put(&format!("pod-{}", pod.name), &pod.manifest());
-        }
-        let world = &mesh.0;
-        let mut control = world.command("control");
-        control.args(["--from", "manifests", "--state-dir", "state"]);
-        control.args(["--listen", &format!("{CONTROL}:{PORT}")]);
-        control.args(["--node", "n1", "--node", "n2"]);
-        world.start("control", world.lab.control(), control);
-        for node in Node::ALL {
-            let name = node.name();
-            let token = world.path("state/tokens").join(name);
-            world.until("there is a token", || token.exists());
-            let mut agent = world.command("node");
-            agent.args(["--node", name, "--manifests", "manifests"]);
-            agent.args(["--netns-dir", "netns"]);
-            agent.args(["--zds-socket", &format!("zds/{name}")]);
-            agent.args(["--control", &format!("{CONTROL}:{PORT}")]);
-            agent.args(["--control-root", "state/root-cert.pem"]);
-            agent.args(["--control-token", &format!("state/tokens/{name}")]);
-            world.start(&format!("node-{name}"), world.lab.node(node), agent);
-        }
-        world.start_ztunnel(Node::Two, PORT, PORT, &[]);
-        mesh
-    }
+/// Our foreign proxy's connection to the control plane.
+async fn client_of(mesh: &Mesh) -> Client {
+    let to = SocketAddr::from((CONTROL, PORT));
+    let one = mesh.lab.node(Node::One);
+    let stream = mesh.lab.connect(one, to, PATIENCE).unwrap();
+    let read = |path: &str| fs::read_to_string(mesh.path(path)).unwrap();
+    let token = read("state/tokens/n1");
+    let roots = read("state/root-cert.pem");
+    let client = Client::over(stream, &roots, CONTROL.into(), token.trim());
+    client.await.unwrap()
+}
 
-    fn put(&self, name: &str, text: &str) {
-        let path = self.0.path("manifests").join(format!("{name}.yaml"));
-        let new = path.with_extension("new");
-        fs::write(&new, text)
-            .and_then(|()| fs::rename(&new, &path))
-            .unwrap();
-    }
+/// Takes a pod that the agent offers: the name by which the agent knows it.
+fn taken(mesh: &Mesh, proxy: &Proxy, pod: &str) -> String {
+    let packet = proxy.next();
+    let uid = offered(mesh, &packet, pod);
+    proxy.done();
+    uid
+}
 
-    fn take(&self, name: &str) {
-        let path = self.0.path("manifests").join(format!("{name}.yaml"));
-        fs::remove_file(path).unwrap();
-    }
-
-    /// Our foreign proxy's connection to the control plane.
-    async fn client(&self) -> Client {
-        let to = SocketAddr::from((CONTROL, PORT));
-        let one = self.0.lab.node(Node::One);
-        let stream = self.0.lab.connect(one, to, PATIENCE).unwrap();
-        let read = |path: &str| fs::read_to_string(self.0.path(path)).unwrap();
-        let token = read("state/tokens/n1");
-        let roots = read("state/root-cert.pem");
-        let client = Client::over(stream, &roots, CONTROL.into(), token.trim());
-        client.await.unwrap()
-    }
-
-    /// Takes a pod that the agent offers: the name by which the agent knows it.
-    fn taken(&self, proxy: &Proxy, pod: &str) -> String {
-        let packet = proxy.next();
-        let uid = self.offered(&packet, pod);
-        proxy.done();
-        uid
-    }
-
-    /// That a packet offers this pod, in these bytes, with its namespace.
-    fn offered(&self, packet: &zds::Packet, pod: &str) -> String {
-        use proto::workload::zds::workload_request::Payload;
-        let read = WorkloadRequest::decode(packet.bytes.as_slice()).unwrap();
-        let Some(Payload::Add(add)) = read.payload else {
-            panic!("{packet:?}");
-        };
-        let (uid, account) = (add.uid, pod);
-        assert_eq!(packet.bytes, zds::add(&uid, pod, "shop", account));
-        let netns = packet
-            .fd
-            .as_ref()
-            .expect("a namespace")
-            .try_clone()
-            .unwrap();
-        let netns = Netns::from_fd(netns).unwrap();
-        assert_eq!(netns.id().unwrap(), self.0.netns(pod).id().unwrap());
-        uid
-    }
+/// That a packet offers this pod, in these bytes, with its namespace.
+fn offered(mesh: &Mesh, packet: &zds::Packet, pod: &str) -> String {
+    use proto::workload::zds::workload_request::Payload;
+    let read = WorkloadRequest::decode(packet.bytes.as_slice()).unwrap();
+    let Some(Payload::Add(add)) = read.payload else {
+        panic!("{packet:?}");
+    };
+    let (uid, account) = (add.uid, pod);
+    assert_eq!(packet.bytes, zds::add(&uid, pod, "shop", account));
+    let netns = packet
+        .fd
+        .as_ref()
+        .expect("a namespace")
+        .try_clone()
+        .unwrap();
+    let netns = Netns::from_fd(netns).unwrap();
+    assert_eq!(netns.id().unwrap(), mesh.netns(pod).id().unwrap());
+    uid
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -145,27 +107,25 @@ fn our_agent_hands_its_pods_to_a_foreign_proxy() {
         Pod::new("web", Node::One, 10),
         Pod::new("late", Node::One, 11),
     ];
-    let mesh = Mesh::new("foreign-zds", &pods[..1]);
-    let world = &mesh.0;
-    let socket = world.path("zds/n1");
+    let mut mesh = mesh("foreign-zds", &pods[..1]);
+    let socket = mesh.path("zds/n1");
     let proxy = Proxy::greeting(&socket);
-    let web = mesh.taken(&proxy, "web");
+    let web = taken(&mesh, &proxy, "web");
     assert_eq!(proxy.next().bytes, SNAPSHOT_SENT);
     proxy.done();
 
     // A second generation is told of all; what comes then goes to it alone, and what goes, to both.
     let next = Proxy::greeting(&socket);
-    assert_eq!(mesh.taken(&next, "web"), web);
+    assert_eq!(taken(&mesh, &next, "web"), web);
     assert_eq!(next.next().bytes, SNAPSHOT_SENT);
     next.done();
-    let mut mesh = mesh;
-    mesh.0.add_pod(pods[1].clone());
+    mesh.add_pod(pods[1].clone());
     mesh.put("pod-late", &pods[1].manifest());
     let packet = next.next();
-    let late = mesh.offered(&packet, "late");
+    let late = offered(&mesh, &packet, "late");
     next.refuses("not now");
     // It is offered again.
-    assert_eq!(mesh.taken(&next, "late"), late);
+    assert_eq!(taken(&mesh, &next, "late"), late);
     assert!(proxy.is_told_nothing());
     mesh.take("pod-web");
     for each in [&proxy, &next] {
@@ -185,13 +145,13 @@ fn our_control_plane_and_our_proxy_serve_a_foreign_one() {
         Pod::new("web", Node::One, 10),
         Pod::new("cart", Node::Two, 10),
     ];
-    let mesh = Mesh::new("foreign-proxy", &pods);
-    let proxy = Proxy::greeting(&mesh.0.path("zds/n1"));
-    mesh.taken(&proxy, "web");
+    let mesh = mesh("foreign-proxy", &pods);
+    let proxy = Proxy::greeting(&mesh.path("zds/n1"));
+    taken(&mesh, &proxy, "web");
     assert_eq!(proxy.next().bytes, SNAPSHOT_SENT);
     proxy.done();
     runtime().block_on(async {
-        let client = mesh.client().await;
+        let client = client_of(&mesh).await;
         let held = is_told_of_the_mesh(&mesh, &client).await;
         is_told_only_what_changed(&client, &held).await;
         let own = gets_certificates_of_its_node_alone(&mesh, &client).await;
@@ -300,7 +260,7 @@ async fn gets_certificates_of_its_node_alone(mesh: &Mesh, client: &Client) -> Cr
         &tunnel::certificate(&chain[0]),
         &identity("web")
     ));
-    let published = fs::read_to_string(mesh.0.path("state/root-cert.pem")).unwrap();
+    let published = fs::read_to_string(mesh.path("state/root-cert.pem")).unwrap();
     assert_eq!(root.trim(), published.trim());
     let foreign = "spiffe://other.example/ns/shop/sa/web".to_owned();
     for refused in [identity("cart"), identity("nobody"), foreign] {
@@ -314,7 +274,7 @@ async fn gets_certificates_of_its_node_alone(mesh: &Mesh, client: &Client) -> Cr
 
 /// Tunnels between the foreign proxy and ours, in both directions.
 async fn carries(mesh: &Mesh, own: &Credential) {
-    let world = &mesh.0;
+    let world: &World = mesh;
     let (web, cart) = (world.ip("web"), world.ip("cart"));
     let netns = world.netns("web");
     let to = SocketAddr::new(cart, ECHO);
