@@ -60,7 +60,7 @@ impl Cluster {
 
     /// An answer; `None` if there is no such thing.
     pub(crate) fn get(&self, path: &str) -> Result<Option<Value>, Failure> {
-        self.send(Request::get(path), Vec::new())
+        self.send(|| Request::get(path), &[])
     }
 
     /// All objects of a list, page by page, of each what `keep` leaves; none if the kind is not served.
@@ -85,25 +85,38 @@ impl Cluster {
     /// Server-side apply, by `ambit`.
     pub(crate) fn apply(&self, path: &str, object: &Value) -> Result<(), Failure> {
         let path = format!("{path}?fieldManager=ambit&force=true");
-        let request = Request::patch(path).header("content-type", "application/apply-patch+yaml");
-        self.send(request, object.to_string().into_bytes())
-            .map(drop)
+        let kind = "application/apply-patch+yaml";
+        let request = || Request::patch(&path).header("content-type", kind);
+        self.send(request, object.to_string().as_bytes()).map(drop)
     }
 
     /// Deletes an object; whether there was one.
     pub(crate) fn delete(&self, path: &str) -> Result<bool, Failure> {
-        let request = Request::delete(path).header("content-type", "application/json");
-        Ok(self.send(request, b"{}".to_vec())?.is_some())
+        let request = || Request::delete(path).header("content-type", "application/json");
+        Ok(self.send(request, b"{}")?.is_some())
     }
 
     fn send(
         &self,
-        request: hyper::http::request::Builder,
-        body: Vec<u8>,
+        request: impl Fn() -> hyper::http::request::Builder,
+        body: &[u8],
     ) -> Result<Option<Value>, Failure> {
-        let request = request.body(body).map_err(|error| self.failed(&error))?;
-        let what = format!("{} {}", request.method(), request.uri().path());
-        match self.runtime.block_on(self.client.request::<Value>(request)) {
+        let request = || {
+            let request = request().body(body.to_vec());
+            request.map_err(|error| self.failed(&error))
+        };
+        let first = request()?;
+        let what = format!("{} {}", first.method(), first.uri().path());
+        let mut answer = self.runtime.block_on(self.client.request::<Value>(first));
+        if matches!(
+            answer,
+            Err(kube::Error::HyperError(_) | kube::Error::Service(_))
+        ) {
+            // A connection that nobody looked after while helm ran has timed out by now. Every request here may be made twice.
+            let again = self.client.request::<Value>(request()?);
+            answer = self.runtime.block_on(again);
+        }
+        match answer {
             Ok(answer) => Ok(Some(answer)),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
             Err(kube::Error::Api(status)) => Err(Failure::Failed(format!(
