@@ -28,14 +28,14 @@ const PAGES: [(&str, u16); 3] = [
     ("READINESS_ADDRESS", 15121),
 ];
 
-/// Starts a second proxy of the second node, and waits until it is ready.
-fn succeeded(world: &mut Driven) {
+/// Starts a second proxy of the second node, which asks for the state at this port, and hands the node's pod to it.
+fn succeeded(world: &mut Driven, xds: u16) {
     let name = Node::Two.name();
     let mut command = world.command("ztunnel");
     command.env("NODE_NAME", name).env("LOG_FORMAT", "json");
     command.env("INPOD_UDS", format!("zds/{name}"));
     command.env("AUTH_TOKEN", format!("state/tokens/{name}"));
-    for (kind, port) in [("XDS", XDS), ("CA", CA)] {
+    for (kind, port) in [("XDS", xds), ("CA", CA)] {
         let address = format!("https://{CONTROL}:{port}");
         command.env(format!("{kind}_ADDRESS"), address);
         command.env(format!("{kind}_ROOT_CA"), "state/root-cert.pem");
@@ -52,13 +52,43 @@ fn succeeded(world: &mut Driven) {
     let fd = std::os::fd::AsFd::as_fd(&netns);
     assert_eq!(agent.say(&packet, Some(fd)), "");
     assert_eq!(agent.say(&snapshot(), None), "");
-    world.until("the successor is ready", || {
-        let to = SocketAddr::from(([127, 0, 0, 1], PAGES[2].1));
-        let page = world.lab.connect(world.lab.node(Node::Two), to, PATIENCE);
-        let answer = page.and_then(|page| {
-            cli::http::Connection::over(page, "localhost").send("GET", "/healthz/ready", b"")
-        });
-        answer.is_ok_and(|answer| answer.status == 200)
+}
+
+/// What the successor says of whether it is ready: status and text.
+fn readiness(world: &Driven) -> io::Result<(u16, String)> {
+    let to = SocketAddr::from(([127, 0, 0, 1], PAGES[2].1));
+    let page = world.lab.connect(world.lab.node(Node::Two), to, PATIENCE)?;
+    let mut page = cli::http::Connection::over(page, "localhost");
+    let answer = page.send("GET", "/healthz/ready", b"")?;
+    Ok((
+        answer.status,
+        String::from_utf8_lossy(&answer.body).into_owned(),
+    ))
+}
+
+#[test]
+fn a_successor_that_knows_nothing_takes_nothing_and_says_what_it_waits_for() {
+    if !privileged("a_successor_that_knows_nothing_takes_nothing_and_says_what_it_waits_for") {
+        return;
+    }
+    let pods = [
+        Pod::new("legacy", Node::One, 11).outside(),
+        Pod::new("cart", Node::Two, 10),
+    ];
+    let mut world = Driven::new(tests::place!(), "handover-early", &pods, &[]);
+    let cart = world.ip("cart");
+    world.until("pods talk", || world.open("legacy", cart).is_ok());
+    // Nobody is there.
+    succeeded(&mut world, 9);
+    let why = "waiting for: state of the control plane";
+    let (status, said) = readiness(&world).unwrap();
+    assert!(status == 500 && said.contains(why), "{status} {said}");
+    // Half of them would be the successor's, which could only let them wait.
+    for _ in 0..50 {
+        world.open("legacy", cart).unwrap();
+    }
+    world.until("its log says so too", || {
+        world.processes.log("successor").tail(20).contains(why)
     });
 }
 
@@ -87,7 +117,10 @@ fn what_begins_while_a_proxy_makes_way_for_another_is_carried() {
         let to = world.ip(to);
         world.until("pods talk", || world.open(from, to).is_ok());
     }
-    succeeded(&mut world);
+    succeeded(&mut world, XDS);
+    world.until("the successor is ready", || {
+        readiness(&world).is_ok_and(|(status, _)| status == 200)
+    });
     let (stop, carried) = (AtomicBool::new(false), AtomicUsize::new(0));
     let old = world.processes.id(&ztunnel(Node::Two)).unwrap();
     thread::scope(|scope| {
