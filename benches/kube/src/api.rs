@@ -124,12 +124,15 @@ impl Api {
         let mut tasks = JoinSet::new();
         for (kind, object) in objects {
             if tasks.len() == self.at_once {
-                tasks.join_next().await;
+                let done = tasks.join_next().await;
+                done.expect("one is under way").expect("it is created");
             }
             let client = self.client.clone();
             tasks.spawn(async move { create(&client, kind, &object).await });
         }
-        while tasks.join_next().await.is_some() {}
+        while let Some(done) = tasks.join_next().await {
+            done.expect("it is created");
+        }
     }
 
     /// Creates an object.
@@ -145,6 +148,11 @@ impl Api {
 
 /// Creates an object, and then its status, if it has one.
 async fn create(client: &Client, kind: Kind, object: &Value) {
+    let mut object = object.clone();
+    if let Some(spec) = object["spec"].as_object_mut() {
+        // The cluster gives addresses of its own.
+        spec.remove("clusterIP");
+    }
     let read: DynamicObject = serde_json::from_value(object.clone()).expect("it is an object");
     let name = read.metadata.name.clone().unwrap_or_default();
     let api: kube::Api<DynamicObject> = match &read.metadata.namespace {
