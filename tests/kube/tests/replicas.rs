@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     time::{Duration, Instant},
 };
@@ -77,10 +78,12 @@ fn replicas_serve_the_same_whoever_is_lost() {
     both_serve_the_same_bytes(&cluster);
     both_serve_the_same_while_a_binding_is_under_way(&cluster);
     a_step_takes_no_longer_than_its_answers(&cluster);
+    one_that_says_nothing_is_waited_for_until_its_lease_is_over(&cluster);
     a_binding_goes_on_without_its_leader(&cluster);
     one_that_is_started_again_serves_the_same(&cluster);
     statuses_go_on_without_their_leader(&cluster);
     owners_are_warned_once(&cluster);
+    a_faulty_configuration_is_told_once(&cluster);
 }
 
 fn shop() -> String {
@@ -120,7 +123,7 @@ fn told(cluster: &Cluster) -> Vec<(String, State)> {
 
 /// What differs, in words.
 fn difference(one: &State, other: &State) -> Vec<String> {
-    let names: std::collections::BTreeSet<_> = one.keys().chain(other.keys()).collect();
+    let names: BTreeSet<_> = one.keys().chain(other.keys()).collect();
     let differ = names
         .into_iter()
         .filter(|name| one.get(*name) != other.get(*name));
@@ -231,17 +234,47 @@ fn both_serve_the_same_while_a_binding_is_under_way(cluster: &Cluster) {
     same(cluster, "the same of both once it is bound");
 }
 
-fn a_step_takes_no_longer_than_its_answers(cluster: &Cluster) {
+fn unbind(cluster: &Cluster) {
     label(cluster, "istio.io/use-waypoint-");
     reaches(cluster, None);
+}
+
+/// How long a binding takes from its wish to its end.
+fn bind(cluster: &Cluster) -> Duration {
     let _waypoints = waypoints(cluster);
     let begun = Instant::now();
     label(cluster, "istio.io/use-waypoint=wp");
     reaches(cluster, Some("enforced"));
-    // Were nothing told of one of them, each of its steps took as long as one that nobody answers.
     let took = begun.elapsed();
     println!("bound within {took:?}");
+    took
+}
+
+fn a_step_takes_no_longer_than_its_answers(cluster: &Cluster) {
+    unbind(cluster);
+    let took = bind(cluster);
     assert!(took < PATIENCE, "{took:?}");
+}
+
+fn one_that_says_nothing_is_waited_for_until_its_lease_is_over(cluster: &Cluster) {
+    let lease = json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": "silent", "namespace": NAMESPACE, "labels": {"app": "ambit-control"}},
+        "spec": {"holderIdentity": "silent", "renewTime": "2020-01-01T00:00:00.000000Z"},
+    });
+    unbind(cluster);
+    cluster.apply(&lease.to_string());
+    let took = bind(cluster);
+    assert!(took >= PATIENCE, "{took:?}");
+    // Its clock is not ours: it is over as long after it was seen as it lasts.
+    wait("nobody to wait for it", SOON, || {
+        unbind(cluster);
+        let took = bind(cluster);
+        (took < PATIENCE)
+            .then_some(())
+            .ok_or_else(|| format!("{took:?}"))
+    });
+    cluster.does(&["-n", NAMESPACE, "delete", "lease", "silent"]);
 }
 
 fn leader(cluster: &Cluster) -> Replica {
@@ -251,8 +284,7 @@ fn leader(cluster: &Cluster) -> Replica {
 }
 
 fn a_binding_goes_on_without_its_leader(cluster: &Cluster) {
-    label(cluster, "istio.io/use-waypoint-");
-    reaches(cluster, None);
+    unbind(cluster);
     let _waypoints = waypoints(cluster);
     let silent = subscriber::node_token(cluster);
     let silent = leader(cluster).subscribe(cluster, &silent, NODE, Answers::Silent);
@@ -274,7 +306,7 @@ fn policies(count: usize) -> Vec<Value> {
             "metadata": {"name": format!("p{number}"), "namespace": "shop"},
             // Every third has a slip.
             "spec": {"action": "DENY", "rules": [{"from": [{"source":
-                if number % 3 == 0 { json!({"namespacez": ["a"]}) } else { json!({"namespaces": ["a"]}) }
+                if number.is_multiple_of(3) { json!({"namespacez": ["a"]}) } else { json!({"namespaces": ["a"]}) }
             }]}]},
         })
     };
@@ -283,26 +315,24 @@ fn policies(count: usize) -> Vec<Value> {
 
 const OURS: &str = "ZtunnelAccepted";
 
+/// What is said of each policy.
+fn conditions(cluster: &Cluster) -> BTreeMap<String, Vec<Value>> {
+    let all = cluster.get(&["-n", "shop", "authorizationpolicies"]);
+    let all = all["items"].as_array().into_iter().flatten().map(|it| {
+        let name = it["metadata"]["name"].as_str().unwrap_or_default();
+        let conditions = it["status"]["conditions"].as_array();
+        (name.to_owned(), conditions.cloned().unwrap_or_default())
+    });
+    all.collect()
+}
+
 fn statuses_go_on_without_their_leader(cluster: &Cluster) {
     const MANY: usize = 300;
     let list = json!({"apiVersion": "v1", "kind": "List", "items": policies(MANY)});
     let theirs =
         json!({"type": "example.com/Seen", "status": "True", "reason": "Yes", "message": ""});
     let patch = json!({"status": {"conditions": [theirs]}}).to_string();
-    let get = || {
-        let all = cluster.get(&["-n", "shop", "authorizationpolicies"]);
-        let all = all["items"].as_array().unwrap().iter().map(|it| {
-            let name = it["metadata"]["name"].as_str().unwrap_or_default();
-            (
-                name.to_owned(),
-                it["status"]["conditions"]
-                    .as_array()
-                    .cloned()
-                    .unwrap_or_default(),
-            )
-        });
-        all.collect::<std::collections::BTreeMap<_, _>>()
-    };
+    let get = || conditions(cluster);
     let first = leader(cluster);
     std::thread::scope(|scope| {
         scope.spawn(|| cluster.apply(&list.to_string()));
@@ -337,7 +367,11 @@ fn statuses_go_on_without_their_leader(cluster: &Cluster) {
         let wrong = (0..MANY).filter_map(|number| {
             let conditions = &all[&format!("p{number}")];
             let ours: Vec<_> = conditions.iter().filter(|it| it["type"] == OURS).collect();
-            let expected = if number % 3 == 0 { "False" } else { "True" };
+            let expected = if number.is_multiple_of(3) {
+                "False"
+            } else {
+                "True"
+            };
             let is = ours.len() == 1 && ours[0]["status"] == expected;
             let is_alone = conditions.len() == if number == 0 { 2 } else { 1 };
             (!is || !is_alone).then(|| format!("p{number}: {conditions:?}"))
@@ -354,17 +388,20 @@ fn statuses_go_on_without_their_leader(cluster: &Cluster) {
     same(cluster, "the same of both with many policies");
 }
 
+/// The Events that warn of an object.
+fn warned(cluster: &Cluster, (namespace, kind): (&str, &str), name: &str) -> Vec<Value> {
+    let field = format!("involvedObject.kind={kind},involvedObject.name={name},type=Warning");
+    let events = cluster.get(&["-n", namespace, "events", "--field-selector", &field]);
+    events["items"].as_array().cloned().unwrap_or_default()
+}
+
+const POLICY: (&str, &str) = ("shop", "AuthorizationPolicy");
+
 /// Also with a third leader, each object that is refused has one.
 fn owners_are_warned_once(cluster: &Cluster) {
-    let warned = |name: &str| {
-        let kind = "involvedObject.kind=AuthorizationPolicy";
-        let field = format!("{kind},involvedObject.name={name},type=Warning");
-        let events = cluster.get(&["-n", "shop", "events", "--field-selector", &field]);
-        events["items"].as_array().unwrap().clone()
-    };
     for name in ["slip", "p0", "p3", "p297"] {
         let events = wait(name, SOON, || {
-            let events = warned(name);
+            let events = warned(cluster, POLICY, name);
             (!events.is_empty())
                 .then_some(events)
                 .ok_or_else(String::new)
@@ -374,22 +411,21 @@ fn owners_are_warned_once(cluster: &Cluster) {
         let message = events[0]["message"].as_str().unwrap();
         assert!(message.contains("namespacez"), "{message}");
     }
-    assert_eq!(warned("p1"), Vec::<Value>::new());
+    assert_eq!(warned(cluster, POLICY, "p1"), Vec::<Value>::new());
     cluster.apply(&INVALID.replace("namespacez", "namezpaces"));
     wait("what is wrong in another way", SOON, || {
-        let events = warned("slip");
+        let events = warned(cluster, POLICY, "slip");
         (events.len() == 2)
             .then_some(())
             .ok_or_else(|| format!("{events:?}"))
     });
+}
+
+fn a_faulty_configuration_is_told_once(cluster: &Cluster) {
     let mesh = "rootNamespace: elsewhere";
     let patch = json!({"data": {"mesh": mesh}}).to_string();
     cluster.does(&["-n", NAMESPACE, "patch", "configmap", "ambit", "-p", &patch]);
-    let of_mesh = || {
-        let field = "involvedObject.kind=ConfigMap,involvedObject.name=ambit,type=Warning";
-        let events = cluster.get(&["-n", NAMESPACE, "events", "--field-selector", field]);
-        events["items"].as_array().unwrap().len()
-    };
+    let of_mesh = || warned(cluster, (NAMESPACE, "ConfigMap"), "ambit").len();
     wait("a warning of the configuration", SOON, || {
         (of_mesh() == 1)
             .then_some(())
@@ -398,7 +434,7 @@ fn owners_are_warned_once(cluster: &Cluster) {
     // What follows is compiled with the same configuration.
     cluster.apply(&INVALID.replace("namespacez", "namespazes"));
     wait("a third way", SOON, || {
-        (warned("slip").len() == 3)
+        (warned(cluster, POLICY, "slip").len() == 3)
             .then_some(())
             .ok_or_else(String::new)
     });
