@@ -49,6 +49,9 @@ const SECURITY: &str = "security.istio.io";
 const NETWORKING: &str = "networking.istio.io";
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
+/// The other group that has a kind called like a policy.
+const LINKERD: &str = "policy.linkerd.io";
+
 /// The kinds that are compiled, or known not to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -197,8 +200,7 @@ impl Kind {
             ""
         };
         let security = group == SECURITY;
-        let close = security || group.is_empty() || group.ends_with(".istio.io");
-        let mut policies = Self::all().filter(|kind| close && kind.is_policy());
+        let mut policies = Self::all().filter(|kind| group != LINKERD && kind.is_policy());
         let named = policies.find(|kind| kind.is_called(name));
         named.or_else(|| security.then(|| Self::nearest_policy(name)))
     }
@@ -459,9 +461,16 @@ pub fn manifest(tree: &Value, path: &str) -> Manifest {
     }
 }
 
-/// What a manifest of a kind that is not used would be if it were of the group of that kind which is.
+/// What a manifest of a group that nobody knows would be if it were of the group of its kind that is served.
 pub fn alike(tree: &Value) -> Vec<ObjectRef> {
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+    if tree
+        .get("apiVersion")
+        .and_then(Value::as_str)
+        .is_none_or(known::is_known)
+    {
+        return Vec::new();
+    }
     let metadata = tree.get("metadata");
     let name = text(metadata.and_then(|it| it.get("name")));
     let (Some(kind), Some(name)) = (text(tree.get("kind")), name) else {

@@ -40,10 +40,12 @@ pub struct Loaded {
     pub unused: BTreeSet<String>,
     /// Files without any document that held nothing before.
     pub empty: BTreeSet<PathBuf>,
-    /// What no document of these files has any more, and stays as long as something is wrong with them.
+    /// What no document of these files has any more, and stays as long as nobody can say what all of these hold.
     pub kept: BTreeMap<PathBuf, BTreeSet<ObjectRef>>,
     /// Documents of which nobody can say which object they hold, with their files.
     pub unknown: BTreeSet<(PathBuf, usize)>,
+    /// What is of a group that nobody knows, by file: what it would be in the group that is served.
+    foreign: BTreeSet<(PathBuf, ObjectRef)>,
     /// Where each object, or denial, came from.
     origins: BTreeMap<ObjectRef, PathBuf>,
     /// What is defined more than once, and not alike.
@@ -215,6 +217,7 @@ pub fn load(files: &BTreeMap<PathBuf, String>, previous: Option<&Loaded>) -> Loa
         read: BTreeSet::new(),
         unclear: Vec::new(),
         foreign: Vec::new(),
+        unsure: BTreeSet::new(),
     };
     let (empty, full): (Vec<_>, Vec<_>) =
         files.iter().partition(|(_, text)| loading::is_empty(text));

@@ -96,7 +96,7 @@ pub fn group(version: &str) -> &str {
 /// Whether this begins like a version, such as `v1beta1`, or `v1.0`, which is none.
 fn is_version(text: &str) -> bool {
     let number = text.trim_start_matches(['v', 'V']);
-    number.starts_with(|c: char| c.is_ascii_digit())
+    number.starts_with(|c: char| c.is_ascii_digit() || c == '.')
 }
 
 /// Whether a group is, or may have been meant to be, one of the APIs that a mesh is described by.
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(group("v1"), "");
         assert_eq!(group("apps/v1"), "apps");
         assert_eq!(group("security.istio.io"), "security.istio.io");
-        for version in ["v1.0", "V1.", "1.0", "v2.beta"] {
+        for version in ["v1.0", "v.1", "V1.", "1.0", "v2.beta"] {
             assert_eq!(group(version), "", "{version}");
         }
     }

@@ -70,6 +70,12 @@ pub(super) fn meaning(version: &str, name: &str) -> Meaning {
     }
 }
 
+/// Whether a group is one of which it is known what kinds it has.
+pub(super) fn is_known(version: &str) -> bool {
+    let group = group(version);
+    OTHERS.iter().any(|(known, _)| *known == group) || is_family(group) || !group.contains('.')
+}
+
 /// The group of an `apiVersion` in lower case: one that is known, if a slip or two lead to it.
 pub(super) fn meant_group(version: &str) -> &str {
     let group = group(version);

@@ -216,6 +216,10 @@ fn other_kinds_are_told_apart_from_mistakes() {
         Manifest::Object(_)
     ));
     assert!(matches!(
+        unused("policy.linkerd.io/v1alpha1", "AuthorizationPolicy"),
+        Manifest::Unused(_)
+    ));
+    assert!(!matches!(
         unused("policy.example/v1", "AuthorizationPolicy"),
         Manifest::Unused(_)
     ));

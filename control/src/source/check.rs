@@ -199,7 +199,7 @@ pub fn kept(files: &BTreeMap<PathBuf, BTreeSet<ObjectRef>>) -> Vec<String> {
     let told = files.iter().flat_map(|(file, kept)| {
         kept.iter().map(|it| {
             let file = file.display();
-            format!("{file}: {it} is not there any more; it stays as long as something is wrong with this file")
+            format!("{file}: {it} is not there any more; it stays as long as nobody can say what all of this file holds")
         })
     });
     told.collect()
@@ -210,6 +210,9 @@ pub fn foreign(unused: &BTreeSet<String>) -> Vec<String> {
     let alike = unused.iter().filter_map(|it| {
         let (version, name) = it.rsplit_once('/')?;
         let kind = Kind::all().find(|kind| kind.as_str() == name)?;
+        if version == kind.api_version() {
+            return None;
+        }
         Some(format!(
             "{name} of {version} is not used: that of {} is",
             kind.api_version()

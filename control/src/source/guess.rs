@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::manifest::{self, Kind, RouteKind, UnservedKind};
+use crate::manifest::{self, Kind, ObjectRef, RouteKind, UnservedKind};
 
 /// An object, as far as it can be seen.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,21 +15,16 @@ pub(super) struct Guess {
     /// `default` if none is to be seen; empty for kinds without namespaces.
     pub(super) namespace: String,
     pub(super) name: Option<String>,
-    pub(super) told: Told,
+    /// Its kind and namespace are those of one object, and not put together from what several say, or from nothing.
+    pub(super) sure: bool,
 }
 
-/// What of a guess is to be seen, and not only likely.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Told {
-    pub(super) kind: bool,
-    pub(super) namespace: bool,
-}
-
-impl Told {
-    pub(super) const ALL: Self = Self {
-        kind: true,
-        namespace: true,
-    };
+impl Guess {
+    /// Which object it is, if it has a name.
+    pub(super) fn reference(&self) -> Option<ObjectRef> {
+        let name = self.name.as_ref()?;
+        Some(ObjectRef::new(self.kind, &self.namespace, name))
+    }
 }
 
 /// Kinds that are told from any place in a text: nothing else names them.
@@ -125,9 +120,9 @@ fn object(text: &str) -> Option<Guess> {
     let first = words(text, "kind").find(|word| !is_list(word));
     let called = first.unwrap_or_default();
     let mut groups = words(text, "apiVersion");
-    let told = TELLING
-        .into_iter()
-        .find(|kind| words(text, "kind").any(|word| is_meant(*kind, word)));
+    let telling = |word| TELLING.into_iter().find(|kind| is_meant(*kind, word));
+    let mut told = words(text, "kind").filter_map(telling);
+    let (told, others) = (told.next(), told.count());
     let kind = told
         // What else has a kind is below a policy, if the policy's own is not to be seen.
         .or_else(|| groups.find_map(|group| Kind::policy(group, called)))
@@ -146,10 +141,7 @@ fn object(text: &str) -> Option<Guess> {
             .unwrap_or(fallback)
             .to_owned(),
         name: words(text, "name").next().map(str::to_owned),
-        told: Told {
-            kind: told.is_some() || !kind.is_policy(),
-            namespace: namespace.is_some() || !kind.namespaced(),
-        },
+        sure: told.is_some() && others == 0 && namespace.is_some(),
     })
 }
 
@@ -395,7 +387,6 @@ mod tests {
                 "apiVersion: security.istio.io/v1\n{kind}metadata: {{name: p, namespace: shop}}\nspec: {{targetRefs: [{{kind: Service, name: cart}}]}}"
             );
             let found = object(&text).unwrap();
-            assert!(!found.told.kind && found.told.namespace, "{text}");
             assert_eq!(
                 all(found),
                 (
@@ -405,7 +396,5 @@ mod tests {
                 )
             );
         }
-        let cut = object("kind: PeerAuthentication\nmetadata: {name: p").unwrap();
-        assert!(cut.told.kind && !cut.told.namespace);
     }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     Loaded, Problem,
-    guess::{self, Guess, Told, is_list},
+    guess::{self, Guess, is_list},
     nameless::{Nameless, Torn, Unclear, unread},
 };
 use crate::{
@@ -31,6 +31,8 @@ pub(super) struct Loading<'a> {
     pub(super) unclear: Vec<Unclear>,
     /// What is of a group that is not served, by file and document: what it would be in the group that is.
     pub(super) foreign: Vec<(PathBuf, usize, ObjectRef)>,
+    /// Files that may have held more than can be seen.
+    pub(super) unsure: BTreeSet<PathBuf>,
 }
 
 impl Loading<'_> {
@@ -65,6 +67,12 @@ impl Loading<'_> {
                 }
             }
         }
+        // A file that is cut ends in a document that may be YAML, and is faulty.
+        let last = documents.last().map(|it| it.number);
+        let mut problems = self.loaded.problems.iter().rev();
+        if problems.any(|it| it.file == file && it.document == last) {
+            self.unsure.insert(file.to_owned());
+        }
         if !unclear.is_empty() {
             self.unclear.push(unclear);
         }
@@ -77,11 +85,9 @@ impl Loading<'_> {
         (tree, path): (&Value, &str),
         unclear: &mut Unclear,
     ) {
-        let items = tree.get("items");
         let kind = tree.get("kind").and_then(Value::as_str);
-        let kind = kind.filter(|kind| is_list(kind) || items.is_some() && is_nearly_list(kind));
-        if let Some(kind) = kind {
-            return self.list((file, document), (kind, items, path), unclear);
+        if kind.is_some_and(is_list) {
+            return self.list((file, document), (tree, path), unclear);
         }
         match manifest::manifest(tree, path) {
             Manifest::Object(object) => self.object(file, document.number, *object),
@@ -91,16 +97,25 @@ impl Loading<'_> {
                 let alike = alike.map(|it| (file.to_owned(), document.number, it));
                 self.foreign.extend(alike);
             }
+            Manifest::Alien(_) | Manifest::Vague(_) if items(tree).is_some() => {
+                let reason = format!("it has items, and is no {LIST}");
+                let field = path.to_owned();
+                self.problem(file, Some(document.number), None, Fault { field, reason });
+                self.unknown(file, document.number);
+                self.list((file, document), (tree, path), unclear);
+            }
             Manifest::Alien(fault) => {
                 let nameless = self.broken(file, document, fault);
                 unclear.nameless.extend(nameless);
-                let kinds = alien(tree);
-                if !kinds.is_empty() {
+                unclear.kinds.extend(Kind::all());
+                self.unknown(file, document.number);
+            }
+            Manifest::Vague(vague) => {
+                if vague.refused.name.is_none() {
                     self.unknown(file, document.number);
                 }
-                unclear.kinds.extend(kinds);
+                self.vague((file, document.number), vague, unclear);
             }
-            Manifest::Vague(vague) => self.vague((file, document.number), vague, unclear),
             Manifest::Refused(refused) => {
                 if refused.name.is_none() {
                     unclear.kinds.insert(refused.kind);
@@ -111,28 +126,24 @@ impl Loading<'_> {
         }
     }
 
-    /// Of a list whose kind is misspelt the items are read as well.
     fn list(
         &mut self,
         (file, document): (&Path, &Document<'_>),
-        (kind, items, path): (&str, Option<&Value>, &str),
+        (tree, path): (&Value, &str),
         unclear: &mut Unclear,
     ) {
         let begin = if path.is_empty() { "" } else { "." };
-        let field = format!("{path}{begin}items");
-        let Some(items) = items.and_then(Value::as_array) else {
+        let field = match tree {
+            Value::Array(_) => path.to_owned(),
+            _ => format!("{path}{begin}items"),
+        };
+        let Some(items) = items(tree) else {
             let reason = "expected a list".to_owned();
             let nameless = self.broken(file, document, Fault { field, reason });
             unclear.nameless.extend(nameless);
             self.unknown(file, document.number);
             return unclear.kinds.extend(Kind::all());
         };
-        if !is_list(kind) {
-            let field = format!("{path}{begin}kind");
-            let reason = format!("{kind:?} is no kind: the nearest is {LIST:?}");
-            self.problem(file, Some(document.number), None, Fault { field, reason });
-            self.unknown(file, document.number);
-        }
         for (i, item) in items.iter().enumerate() {
             let path = format!("{field}[{i}]");
             self.tree((file, document), (item, &path), unclear);
@@ -257,7 +268,7 @@ impl Loading<'_> {
                 kind,
                 namespace,
                 name: None,
-                told: Told::ALL,
+                sure: true,
             };
             return counts.then_some(Nameless {
                 document,
@@ -348,8 +359,9 @@ impl Loading<'_> {
 /// What holds other objects.
 const LIST: &str = "List";
 
-fn is_nearly_list(kind: &str) -> bool {
-    manifest::near(kind).contains(&LIST)
+/// What a list holds, or what seems to be one.
+fn items(tree: &Value) -> Option<&Vec<Value>> {
+    tree.get("items").unwrap_or(tree).as_array()
 }
 
 /// Adds what is not among them yet.
@@ -358,16 +370,6 @@ fn add<T: PartialEq>(all: &mut Vec<T>, more: Vec<T>) {
         if !all.contains(&one) {
             all.push(one);
         }
-    }
-}
-
-/// The kinds of which this, which is not a manifest, may be an object.
-fn alien(tree: &Value) -> Vec<Kind> {
-    let has = |key: &str| tree.get(key).is_some_and(|it| !it.is_null());
-    match tree.get("kind").and_then(Value::as_str) {
-        Some(name) => Kind::all().filter(|it| it.is_called(name)).collect(),
-        None if has("kind") || has("metadata") => Kind::all().collect(),
-        None => Vec::new(),
     }
 }
 

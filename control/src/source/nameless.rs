@@ -1,7 +1,7 @@
 //! What of the files has no name, so that it may be anything that was there before and nobody has now.
 //!
-//! Only once all files are read it is known what is missing. What a file held stays as long as anything is wrong with it: it
-//! may be what is wrong, or come after it. So does what another file held, if it may have been moved into what cannot be read.
+//! Only once all files are read it is known what is missing. What a file held stays as long as nobody can say what all
+//! of it is, or its end is wrong, where more may have been. So does what another file held, if it may have been moved into what cannot be read.
 
 use std::{
     collections::BTreeSet,
@@ -75,9 +75,9 @@ impl Loading<'_> {
     pub(super) fn missing(&mut self, empty: &[&PathBuf]) {
         let all = mem::take(&mut self.unclear);
         self.foreign();
-        let problems = self.loaded.problems.iter();
-        let faulty: BTreeSet<_> = problems.map(|it| it.file.clone()).collect();
-        for file in &faulty {
+        let mut unsure = mem::take(&mut self.unsure);
+        unsure.extend(all.iter().map(|it| it.file.clone()));
+        for file in &unsure {
             let mut kept = self.keep(file);
             kept.retain(|it| self.previous.world.object(it).is_some());
             self.loaded.kept.insert(file.clone(), kept);
@@ -129,7 +129,7 @@ impl Loading<'_> {
     }
 
     /// What a nameless document held is among the objects of its file that are missing now: all of those stay. It denies
-    /// if it seems to be a policy and none that it may be was missing: a denial that stays is some other document's.
+    /// if it seems to be a policy and none is left that it may be: each is one document's, of its own name if there is one.
     fn nameless(
         &mut self,
         file: &Path,
@@ -137,6 +137,10 @@ impl Loading<'_> {
         kept: &BTreeSet<ObjectRef>,
         done: &mut BTreeSet<ObjectRef>,
     ) {
+        let mut missing = kept.clone();
+        for named in all.iter().filter_map(|it| it.guess.reference()) {
+            missing.remove(&named);
+        }
         for Nameless {
             document,
             guess,
@@ -145,30 +149,27 @@ impl Loading<'_> {
             faulty,
         } in all
         {
+            // What has its name is another one.
+            let named = guess.reference().filter(|it| !self.read.contains(it));
+            done.extend(named.clone());
             let Guess {
                 kind,
                 namespace,
-                name,
-                told,
+                sure,
+                ..
             } = guess;
-            let named = name.map(|name| ObjectRef {
-                kind,
-                namespace: namespace.clone(),
-                name,
-            });
-            // What has its name is another one.
-            let named = named.filter(|reference| !self.read.contains(reference));
-            done.extend(named.clone());
-            let may_be = |it: &&ObjectRef| {
-                let of_kind = it.kind == kind || !told.kind && it.kind.is_policy();
-                let here = !told.namespace || it.namespace == namespace;
-                of_kind && here && named.as_ref().is_none_or(|named| it.name == named.name)
+            let may_be = |it: &&ObjectRef| match sure || !kind.is_policy() {
+                true => it.kind == kind && named.is_none(),
+                false => it.kind.is_policy(),
             };
-            let mut missing = kept.iter().filter(may_be);
-            let stays = named
-                .as_ref()
-                .is_some_and(|it| self.loaded.origins.contains_key(it))
-                || missing.next().is_some();
+            let stays = match &named {
+                Some(named) if self.loaded.origins.contains_key(named) => true,
+                _ => missing
+                    .iter()
+                    .find(may_be)
+                    .cloned()
+                    .is_some_and(|it| missing.remove(&it)),
+            };
             if !stays {
                 // It has to be called something; no object can be called what is made up here.
                 let reference = named.unwrap_or_else(|| ObjectRef {
@@ -186,16 +187,26 @@ impl Loading<'_> {
         }
     }
 
-    /// What is of a group that is not served, while an object of its name is missing that was in its file: the group is a slip.
+    /// What is of a group that nobody knows, while an object of its name is missing that was in its file: the group is a slip,
+    /// unless it was there beside that.
     fn foreign(&mut self) {
         for (file, document, was) in mem::take(&mut self.foreign) {
             let previous = self.previous;
             let is_gone = previous.origins.get(&was) == Some(&file) && !self.read.contains(&was);
-            if is_gone && previous.world.object(&was).is_some() {
-                let field = "apiVersion".to_owned();
-                let reason = format!("not of {}, as it was", was.kind.api_version());
-                self.problem(&file, Some(document), Some(was), Fault { field, reason });
+            let place = (file, was);
+            let was_beside = previous.foreign.contains(&place);
+            if !is_gone || was_beside || previous.world.object(&place.1).is_none() {
+                self.loaded.foreign.insert(place);
+                continue;
             }
+            let (file, was) = place;
+            let field = "apiVersion".to_owned();
+            let version = was.kind.api_version();
+            let reason = format!(
+                "not of {version}, as it was; to remove that, remove this too, and save it again later"
+            );
+            self.problem(&file, Some(document), Some(was), Fault { field, reason });
+            self.unsure.insert(file);
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    guess::{self, Guess, Told},
+    guess::{self, Guess},
     loading::Loading,
     nameless::{Nameless, Unclear},
 };
@@ -132,10 +132,7 @@ impl Loading<'_> {
                 kind,
                 namespace: home,
                 name: None,
-                told: Told {
-                    kind: true,
-                    namespace: !vague.anywhere,
-                },
+                sure: !vague.anywhere,
             };
             Nameless {
                 document,

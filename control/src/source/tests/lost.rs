@@ -191,7 +191,6 @@ fn what_was_moved_to_where_it_cannot_be_read_stays_until_it_can() {
         }
         for other in [
             "---\nkind: Deployment\nmetadata: {name: web, namespace: shop\n",
-            "---\nreplicas: 3\nimage: {name: web}\n",
             "---\n{apiVersion: v1, kind: Node, metadata: {labels: {}}}\n",
         ] {
             let after = load(&files(&[("b.yaml", other)]), Some(&before));
