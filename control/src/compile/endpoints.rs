@@ -6,7 +6,7 @@
 
 use std::{
     cell::LazyCell,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
 };
 
@@ -24,7 +24,7 @@ use crate::{
 };
 
 pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
-    let pods = LazyCell::new(|| workloads::by_address(scope));
+    let pods = LazyCell::new(|| listed_pods(scope));
     for (slice, service) in slices(scope) {
         let key = scope.service_key(&service.meta.namespace, &service.meta.name);
         let ports = ports(slice, service);
@@ -51,7 +51,7 @@ pub(super) fn compile(scope: Scope<'_>, compiled: &mut Compiled) {
 /// Says of services which of their endpoints are none, because they belong to another namespace.
 pub(super) fn statuses(scope: Scope<'_>, compiled: &mut Compiled) {
     let mut foreign: BTreeMap<Key, BTreeSet<String>> = BTreeMap::new();
-    let by_address = LazyCell::new(|| workloads::by_address(scope));
+    let by_address = LazyCell::new(|| listed_pods(scope));
     for (slice, service) in slices(scope) {
         let pods = slice.endpoints.iter().filter_map(|endpoint| {
             let named = endpoint.pod.as_ref();
@@ -88,7 +88,7 @@ pub(super) struct Listed<'a> {
 
 impl<'a> Listed<'a> {
     pub(super) fn new(scope: Scope<'a>) -> Self {
-        let known = LazyCell::new(|| workloads::by_address(scope));
+        let known = LazyCell::new(|| listed_pods(scope));
         let mut by_pod: HashMap<_, Memberships> = HashMap::new();
         for (slice, service) in slices(scope) {
             let key = scope.service_key(&service.meta.namespace, &service.meta.name);
@@ -147,6 +147,14 @@ impl<'a> Listed<'a> {
         });
         own.flatten().into_iter().flatten()
     }
+}
+
+/// The pods that have an address which somebody lists without a pod.
+fn listed_pods(scope: Scope<'_>) -> HashMap<IpAddr, &Pod> {
+    let endpoints = slices(scope).flat_map(|(slice, _)| &slice.endpoints);
+    let alone = endpoints.filter(|endpoint| endpoint.pod.is_none());
+    let listed: HashSet<_> = alone.flat_map(|endpoint| &endpoint.addresses).collect();
+    workloads::having(scope, |address| listed.contains(address))
 }
 
 /// The pod that an endpoint is by one of its addresses.

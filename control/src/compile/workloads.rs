@@ -41,14 +41,26 @@ const REVISION: [&str; 3] = [
 
 /// The pods by the addresses that are theirs alone, whether they are in the mesh already or not.
 pub(super) fn by_address(scope: Scope<'_>) -> HashMap<IpAddr, &Pod> {
-    let pods = scope.world.pods.values();
-    let own = pods.filter(|pod| !pod.over && !pod.host_network && scope.sees(&pod.meta.namespace));
-    own.flat_map(|pod| {
-        let key = (pod.meta.namespace.clone(), pod.meta.name.clone());
-        let addresses = Facts::of(scope, pod, scope.report(&key, pod)).addresses;
-        addresses.into_iter().map(move |address| (address, &**pod))
-    })
-    .collect()
+    having(scope, |_| true)
+}
+
+/// The same, as far as somebody asks for an address.
+pub(super) fn having(scope: Scope<'_>, asked: impl Fn(&IpAddr) -> bool) -> HashMap<IpAddr, &Pod> {
+    let mut pods = HashMap::new();
+    for (key, pod) in &scope.world.pods {
+        let reported = scope.report(key, pod).map(|report| &report.addresses);
+        let reported = reported.filter(|addresses| !addresses.is_empty());
+        let mut addresses = reported.unwrap_or(&pod.addresses).iter();
+        if pod.over || pod.host_network || !addresses.any(&asked) {
+            continue;
+        }
+        if scope.sees(&pod.meta.namespace) {
+            let addresses = reported.unwrap_or(&pod.addresses).iter();
+            let asked = addresses.filter(|it| asked(it));
+            pods.extend(asked.map(|address| (*address, &**pod)));
+        }
+    }
+    pods
 }
 
 /// What a workload was made of.
