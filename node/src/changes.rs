@@ -9,7 +9,6 @@ use crate::watch::Watch;
 #[cfg(feature = "kubernetes")]
 mod cluster {
     use k8s_openapi as _;
-    use kube::Client;
     use tokio::sync::{mpsc, watch};
 
     use cni::host::Host;
@@ -19,6 +18,7 @@ mod cluster {
         agent::Source,
         cni::{self as plugin, serve::Desk},
         kubernetes::{
+            client,
             news::News,
             pods::{Ask, Change, Excluded, Pods},
             publish::{self, Published},
@@ -50,7 +50,7 @@ mod cluster {
         config: &Config,
         reports: watch::Receiver<Reports>,
     ) -> Result<Started, Error> {
-        let client = Client::try_default()
+        let client = client()
             .await
             .map_err(|error| Error::Cluster(error.to_string()))?;
         let (sender, changes) = mpsc::channel(AT_ONCE);

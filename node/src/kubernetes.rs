@@ -3,6 +3,7 @@
 //! Only this node's pods are watched. What a pod is, is decided by the same rules as for a directory of manifests
 //! ([`mesh::enrol`]); its network namespace is found by its processes.
 
+mod client;
 pub mod condition;
 pub mod host;
 pub mod netns;
@@ -13,3 +14,5 @@ pub mod probes;
 pub mod publish;
 pub mod uninstall;
 pub mod watch;
+
+pub use client::client;

@@ -38,7 +38,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// # Errors
 /// If it cannot be.
 pub async fn run(config: &Config, extent: Extent) -> Result<(), Error> {
-    let client = Client::try_default().await.map_err(cluster)?;
+    let client = super::client().await.map_err(cluster)?;
     match extent {
         Extent::Everywhere => everywhere(&client, &config.own_namespace).await,
         Extent::Node => {
