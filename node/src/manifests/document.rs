@@ -1,7 +1,7 @@
 //! From the text of a file to the namespaces and pods in it, each read well or with what is wrong with it.
 //!
-//! As strict as the control plane: text is text, a flag is a flag, and what is no kind or field of metadata is a slip. Which of several versions counts is not decided
-//! here but in [`rule`](super::rule).
+//! As strict as the control plane: text is text, a flag is a flag, and what is no kind or field of metadata is a slip. Which
+//! of several versions counts is not decided here but in [`rule`](super::rule).
 
 use std::{collections::BTreeMap, fmt};
 
@@ -136,24 +136,31 @@ fn object(tree: &Value, contents: &mut Contents, faults: &mut Vec<String>) {
     let version = tree.get("apiVersion").and_then(Value::as_str);
     let group = version.map(group).unwrap_or_default();
     let grouped = !group.is_empty();
-    let kind = match tree.get("kind") {
-        None | Some(Value::Null) => {
-            let ours = tree.get("metadata").is_some() && !grouped;
-            let gap = if ours { Gap::Any } else { Gap::Own };
+    let items = tree.get("items").unwrap_or(tree).as_array();
+    let kind = match (tree.get("kind"), items) {
+        // What has items is read as a list, whatever it is called.
+        (None | Some(Value::Null), Some(items)) => {
+            missing(Gap::Any, "it has items, and is no List".to_owned());
+            return items.iter().for_each(|item| object(item, contents, faults));
+        }
+        (None | Some(Value::Null), None) => {
+            let gap = if grouped { Gap::Own } else { Gap::Any };
             return missing(gap, "it has no kind".to_owned());
         }
-        Some(Value::String(kind)) => kind.as_str(),
-        Some(_) => return missing(Gap::Any, expected("kind", "text")),
+        (Some(Value::String(kind)), _) => kind.as_str(),
+        (Some(_), _) => return missing(Gap::Any, expected("kind", "text")),
     };
     let mut kinds = KINDS.into_iter();
     let Some(meant) = kinds.find(|known| is_called(known, kind)) else {
         if may_count(group, kind) {
             missing(Gap::Any, strange(version, kind));
+            let items = items.into_iter().flatten();
+            items.for_each(|item| object(item, contents, faults));
         }
         return;
     };
     if meant == "List" {
-        let Some(items) = tree.get("items").and_then(Value::as_array) else {
+        let Some(items) = items else {
             return missing(Gap::Any, expected("items", "a list"));
         };
         return items.iter().for_each(|item| object(item, contents, faults));

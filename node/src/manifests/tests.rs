@@ -439,8 +439,9 @@ fn pods_may_be_hidden_until_all_is_read_once() {
     for (text, hides) in [
         (POD.to_owned(), false),
         (String::new(), false),
-        ("values: 1\n".to_owned(), false),
-        ("%YAML 1.2\n---\nvalues: 1\n".to_owned(), false),
+        ("values: 1\n".to_owned(), true),
+        ("%YAML 1.2\n---\nvalues: 1\n".to_owned(), true),
+        ("apiVersion: apps/v1\nkind: Deployment\n".to_owned(), false),
         ("apiVersion: v1\nkind: Service\nspec: [\n".to_owned(), false),
         (faulty(("v1", "operators.example/v1")), false),
         (faulty(("apiVersion: v1", "apiVersion: 1")), false),
@@ -474,5 +475,32 @@ fn pods_may_be_hidden_until_all_is_read_once() {
         directory.write("a.yaml", &text);
         manifests.look(&directory.0, later()).unwrap();
         assert!(!manifests.hides("n1"), "its last good version is known");
+    }
+}
+
+/// As a tool writes what it was asked for.
+#[test]
+fn what_is_wrapped_otherwise_is_read_or_kept() {
+    let item: String = POD.replace("---\n", "");
+    let indented = item.trim().replace('\n', "\n  ");
+    for text in [
+        format!("- {indented}\n"),
+        format!("items:\n- {indented}\n"),
+        format!("apiVersion: v1\nkind: Bundle\nitems:\n- {indented}\n"),
+        format!("resources:\n- {indented}\n"),
+    ] {
+        let directory = Directory::new("wrapped");
+        directory.write("a.yaml", POD);
+        let mut manifests = Manifests::default();
+        manifests.look(&directory.0, later()).unwrap();
+        let before = manifests.pods("n1");
+        assert_eq!(before.len(), 1);
+        fs::remove_file(directory.0.join("a.yaml")).unwrap();
+        directory.write("b.json", &text);
+        for seconds in [0, 9] {
+            let now = later() + Duration::from_secs(seconds);
+            manifests.look(&directory.0, now).unwrap();
+        }
+        assert_eq!(manifests.pods("n1"), before, "{text}");
     }
 }

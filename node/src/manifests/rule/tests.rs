@@ -98,6 +98,11 @@ metadata: {name: cart, namespace: shop}
 const TORN: &str = "
 kind: [
 ---";
+const WORKLOAD: &str = "
+apiVersion: apps/v1
+kind: Deployment
+";
+
 const ALIEN: &str = "
 values: 1
 ---";
@@ -411,11 +416,19 @@ fn only_what_is_in_none_of_the_files_goes() {
             ],
         ),
         (
-            "a file of another kind altogether",
+            "another file of no kind, which may have taken it in",
             &[
                 good,
                 (1, &[("a", &[NAMESPACE]), ("c", &[ALIEN])], In),
-                (1001, &[("a", &[NAMESPACE]), ("c", &[ALIEN])], Gone),
+                (9000, &[("a", &[NAMESPACE]), ("c", &[ALIEN])], In),
+            ],
+        ),
+        (
+            "a file of another kind altogether",
+            &[
+                good,
+                (1, &[("a", &[NAMESPACE]), ("c", &[WORKLOAD])], In),
+                (1001, &[("a", &[NAMESPACE]), ("c", &[WORKLOAD])], Gone),
             ],
         ),
     ]);
