@@ -171,6 +171,16 @@ fn object(tree: &Value, contents: &mut Contents, faults: &mut Vec<String>) {
         }
         return;
     }
+    whole(tree, (version, kind, meant), contents, faults);
+}
+
+/// Takes in an object of a kind that counts here.
+fn whole(
+    tree: &Value,
+    (version, kind, meant): (Option<&str>, &str, &str),
+    contents: &mut Contents,
+    faults: &mut Vec<String>,
+) {
     let mut unnamed = Vec::new();
     let metadata = section(tree, "metadata", &mut unnamed);
     let named = name(metadata, "name", &mut unnamed).unwrap_or_default();
@@ -188,7 +198,8 @@ fn object(tree: &Value, contents: &mut Contents, faults: &mut Vec<String>) {
         Key::Namespace(named)
     };
     if !unnamed.is_empty() || key.is_incomplete() {
-        return missing(Gap::Any, format!("nobody can say which {meant} this is"));
+        contents.gap = Gap::Any;
+        return faults.push(format!("nobody can say which {meant} this is"));
     }
     if version != Some("v1") {
         wrong.push(expected("apiVersion", "v1"));

@@ -416,14 +416,6 @@ fn only_what_is_in_none_of_the_files_goes() {
             ],
         ),
         (
-            "another file of no kind, which may have taken it in",
-            &[
-                good,
-                (1, &[("a", &[NAMESPACE]), ("c", &[ALIEN])], In),
-                (9000, &[("a", &[NAMESPACE]), ("c", &[ALIEN])], In),
-            ],
-        ),
-        (
             "a file of another kind altogether",
             &[
                 good,
