@@ -222,6 +222,14 @@ fn holds_after(shell: &Shell<'_>, title: &str, command: &str, said: &str) {
             let captured = said.matches("\"captured\": true").count();
             (captured == 3).then_some(()).ok_or(said)
         });
+    } else if command.contains("-n shop rollout status") {
+        // What is rolled out is not yet known to every node's proxy of services, with a mesh or without.
+        wait("the server's service to be known", SOON, || {
+            let asks = "ambit load http://server/ --fresh --duration=200ms";
+            let said = shell.says(&format!("kubectl -n shop exec deployment/client -- {asks}"));
+            let said = said.map_err(|failed| failed.to_string())?;
+            said.contains("\"failed\":0,").then_some(()).ok_or(said)
+        });
     } else if command == "ambit status" {
         has("shop");
         has_not("WHY");
