@@ -10,7 +10,7 @@ use kube::{
     },
 };
 use tokio::sync::mpsc::Sender;
-use tokio_stream::StreamExt;
+use tokio_stream::{Stream, StreamExt};
 use tracing::warn;
 
 use super::{
@@ -31,110 +31,107 @@ pub async fn watch(client: Client, node: String, changes: Sender<Change>) {
     );
 }
 
+/// What a watch tells, of objects as they are read here.
+enum Seen<T> {
+    /// All that there are.
+    All(Vec<T>),
+    /// One that is new, or has changed.
+    One(T),
+    /// One that is gone, by namespace and name.
+    Gone((String, String)),
+}
+
 async fn policies(client: Client, kind: Kind, changes: &Sender<Change>) {
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(GROUP, "v1", kind.name()));
     let api = Api::<DynamicObject>::all_with(client, &resource);
     let events = watcher(api, watcher::Config::default()).default_backoff();
-    tokio::pin!(events);
-    let key = |it: &DynamicObject| (it.namespace().unwrap_or_default(), it.name_any());
-    let read = |it: &DynamicObject| {
-        let namespace = it.namespace().unwrap_or_default();
-        policies::policy(kind, &namespace, it.annotations(), &it.data["spec"])
+    // Where there is no such kind, it is tried again.
+    let events = events.filter(|event| match event {
+        Err(watcher::Error::InitialListFailed(kube::Error::Api(status))) => status.code != 404,
+        _ => true,
+    });
+    let read = |it: DynamicObject| {
+        let key = key(&it);
+        let policy = policies::policy(kind, &key.0, it.annotations(), &it.data["spec"]);
+        (key, policy)
     };
-    let mut all = std::collections::BTreeMap::new();
-    while let Some(event) = events.next().await {
-        let change = match event {
-            Ok(Event::Init) => {
-                all.clear();
-                continue;
-            }
-            Ok(Event::InitApply(it)) => {
-                all.extend(read(&it).map(|policy| (key(&it), policy)));
-                continue;
-            }
-            Ok(Event::InitDone) => Change::Policies(kind, std::mem::take(&mut all)),
-            Ok(Event::Apply(it)) => Change::Policy(kind, key(&it), read(&it)),
-            Ok(Event::Delete(it)) => Change::Policy(kind, key(&it), None),
-            // There is no such kind: it is tried again.
-            Err(watcher::Error::InitialListFailed(kube::Error::Api(status)))
-                if status.code == 404 =>
-            {
-                continue;
-            }
-            Err(error) => {
-                warn!(%error, kind = kind.name(), "policies cannot be watched: what is known of them stays");
-                continue;
-            }
-        };
-        if changes.send(change).await.is_err() {
-            return;
+    let change = |seen| match seen {
+        Seen::All(all) => {
+            let all = all.into_iter();
+            let all = all.filter_map(|(key, policy)| Some((key, policy?)));
+            Change::Policies(kind, all.collect())
         }
-    }
+        Seen::One((key, policy)) => Change::Policy(kind, key, policy),
+        Seen::Gone(key) => Change::Policy(kind, key, None),
+    };
+    follow(kind.name(), events, read, change, changes).await;
 }
 
 async fn pods(client: Client, node: &str, changes: &Sender<Change>) {
     let own = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
     let events = watcher(Api::<v1::Pod>::all(client), own).default_backoff();
-    tokio::pin!(events);
-    let mut all = Vec::new();
-    while let Some(event) = events.next().await {
-        let change = match event {
-            Ok(Event::Init) => {
-                all.clear();
-                continue;
-            }
-            Ok(Event::InitApply(pod)) => {
-                all.push(pod);
-                continue;
-            }
-            Ok(Event::InitDone) => Change::Pods(std::mem::take(&mut all)),
-            Ok(Event::Apply(pod)) => Change::Pod(Box::new(pod)),
-            Ok(Event::Delete(pod)) => {
-                Change::PodGone((pod.namespace().unwrap_or_default(), pod.name_any()))
-            }
-            Err(error) => {
-                warn!(%error, "pods cannot be watched: what is known of them stays");
-                continue;
-            }
-        };
-        if changes.send(change).await.is_err() {
-            return;
-        }
-    }
+    let change = |seen| match seen {
+        Seen::All(all) => Change::Pods(all),
+        Seen::One(pod) => Change::Pod(Box::new(pod)),
+        Seen::Gone(key) => Change::PodGone(key),
+    };
+    follow("Pod", events, |pod| pod, change, changes).await;
 }
 
 async fn namespaces(client: Client, changes: &Sender<Change>) {
-    let events = watcher(
-        Api::<v1::Namespace>::all(client),
-        watcher::Config::default(),
-    )
-    .default_backoff();
-    tokio::pin!(events);
-    let seen = |it: &v1::Namespace| Namespace {
-        labels: it.metadata.labels.clone().unwrap_or_default(),
-        starts_plain: it.annotations().get(START).map(String::as_str) == Some(PLAIN),
+    let api = Api::<v1::Namespace>::all(client);
+    let events = watcher(api, watcher::Config::default()).default_backoff();
+    let read = |it: v1::Namespace| {
+        let starts_plain = it.annotations().get(START).map(String::as_str) == Some(PLAIN);
+        let labels = it.metadata.labels.clone().unwrap_or_default();
+        let namespace = Namespace {
+            labels,
+            starts_plain,
+        };
+        (it.name_any(), namespace)
     };
-    let mut all = std::collections::BTreeMap::new();
+    let change = |seen| match seen {
+        Seen::All(all) => Change::Namespaces(all.into_iter().collect()),
+        Seen::One((name, namespace)) => Change::Namespace(name, namespace),
+        Seen::Gone((_, name)) => Change::NamespaceGone(name),
+    };
+    follow("Namespace", events, read, change, changes).await;
+}
+
+/// Tells what is watched of a kind; of a list that is under way each object is read as it comes.
+async fn follow<K: ResourceExt, T>(
+    kind: &str,
+    events: impl Stream<Item = watcher::Result<Event<K>>>,
+    read: impl Fn(K) -> T,
+    change: impl Fn(Seen<T>) -> Change,
+    changes: &Sender<Change>,
+) {
+    tokio::pin!(events);
+    let mut all = Vec::new();
     while let Some(event) = events.next().await {
-        let change = match event {
+        let seen = match event {
             Ok(Event::Init) => {
                 all.clear();
                 continue;
             }
             Ok(Event::InitApply(it)) => {
-                all.insert(it.name_any(), seen(&it));
+                all.push(read(it));
                 continue;
             }
-            Ok(Event::InitDone) => Change::Namespaces(std::mem::take(&mut all)),
-            Ok(Event::Apply(it)) => Change::Namespace(it.name_any(), seen(&it)),
-            Ok(Event::Delete(it)) => Change::NamespaceGone(it.name_any()),
+            Ok(Event::InitDone) => Seen::All(std::mem::take(&mut all)),
+            Ok(Event::Apply(it)) => Seen::One(read(it)),
+            Ok(Event::Delete(it)) => Seen::Gone(key(&it)),
             Err(error) => {
-                warn!(%error, "namespaces cannot be watched: what is known of them stays");
+                warn!(%error, kind, "cannot be watched: what is known of these objects stays");
                 continue;
             }
         };
-        if changes.send(change).await.is_err() {
+        if changes.send(change(seen)).await.is_err() {
             return;
         }
     }
+}
+
+fn key(it: &impl ResourceExt) -> (String, String) {
+    (it.namespace().unwrap_or_default(), it.name_any())
 }
