@@ -2,19 +2,24 @@
 //!
 //! Nothing is random: the same numbers give the same objects, in every run.
 
+use clap::Args;
 use control::manifest::Kind;
 use serde_json::{Value, json};
 
 /// How much there is of everything.
-#[derive(Clone, Copy, Debug)]
+#[derive(Args, Clone, Copy, Debug)]
 pub struct Size {
     /// Namespaces that hold the rest, in equal shares.
+    #[arg(long, default_value_t = 20)]
     pub namespaces: usize,
     /// Services, each with an EndpointSlice.
+    #[arg(long, default_value_t = 1000)]
     pub services: usize,
     /// Pods, in equal shares of the services.
+    #[arg(long, default_value_t = 5000)]
     pub pods: usize,
     /// AuthorizationPolicies: every second is for the pods of one service, the others are for a namespace.
+    #[arg(long, default_value_t = 100)]
     pub policies: usize,
 }
 

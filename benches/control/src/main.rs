@@ -13,21 +13,8 @@ use crate::cost::Control;
 /// Measures what one changed object costs the control plane.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Namespaces.
-    #[arg(long, default_value_t = 20)]
-    namespaces: usize,
-
-    /// Services.
-    #[arg(long, default_value_t = 1000)]
-    services: usize,
-
-    /// Pods.
-    #[arg(long, default_value_t = 5000)]
-    pods: usize,
-
-    /// Policies.
-    #[arg(long, default_value_t = 100)]
-    policies: usize,
+    #[command(flatten)]
+    size: Size,
 
     /// Changes of each kind; the best of each step is shown.
     #[arg(long, default_value_t = 10)]
@@ -65,12 +52,7 @@ const CHANGES: [(&str, Change); 5] = [
 
 fn main() {
     let arguments = Arguments::parse();
-    let size = Size {
-        namespaces: arguments.namespaces,
-        services: arguments.services,
-        pods: arguments.pods,
-        policies: arguments.policies,
-    };
+    let size = arguments.size;
     println!(
         "{} services, {} pods, {} policies in {} namespaces; CPU time in ms",
         size.services, size.pods, size.policies, size.namespaces

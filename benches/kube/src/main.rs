@@ -33,21 +33,8 @@ const QUIET: Duration = Duration::from_secs(5);
 /// Measures the control plane on a real Kubernetes cluster.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Namespaces.
-    #[arg(long, default_value_t = 20)]
-    namespaces: usize,
-
-    /// Services.
-    #[arg(long, default_value_t = 1000)]
-    services: usize,
-
-    /// Pods.
-    #[arg(long, default_value_t = 5000)]
-    pods: usize,
-
-    /// Policies that are there before one is measured.
-    #[arg(long, default_value_t = 100)]
-    policies: usize,
+    #[command(flatten)]
+    size: Size,
 
     /// Policies that are measured.
     #[arg(long, default_value_t = 50)]
@@ -86,12 +73,7 @@ fn main() -> ExitCode {
 
 /// Whether what must hold does.
 async fn measure(cluster: &Cluster, arguments: &Arguments) -> bool {
-    let size = Size {
-        namespaces: arguments.namespaces,
-        services: arguments.services,
-        pods: arguments.pods,
-        policies: arguments.policies,
-    };
+    let size = arguments.size;
     let api = Api::new(cluster, arguments.at_once).await;
     api.prepare(cluster, size).await;
     let control = Control::start(cluster, &arguments.control);
