@@ -9,6 +9,21 @@ pub fn api() -> String {
     .concat()
 }
 
+/// The manifests of our class and of a Gateway `wp` of it in the namespace `shop`.
+pub const WAYPOINT: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: ambit-waypoint}
+spec: {controllerName: ambit.dev/waypoint}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: wp, namespace: shop}
+spec:
+  gatewayClassName: ambit-waypoint
+  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+";
+
 fn kind(kind: &str, plural: &str, scope: &str) -> String {
     let singular = kind.to_ascii_lowercase();
     format!(

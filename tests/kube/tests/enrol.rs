@@ -4,62 +4,29 @@ use std::{path::Path, time::Duration};
 
 use cli::lab::sniffer::Sniffer;
 use tests_kube::{
-    Cluster,
-    mesh::{self, IMAGE},
-    program::wait,
+    Cluster, Load, Pod,
+    load::Counts,
+    mesh, pod,
+    program::{Failed, wait},
 };
 
 const SOON: Duration = Duration::from_secs(30);
 const CANARY: &str = "said-in-the-clear";
 
 fn pods() -> String {
-    let pod = |name: &str, node: &str| {
-        format!(
-            "
-apiVersion: v1
-kind: Pod
-metadata: {{name: {name}, namespace: shop, labels: {{app: {name}}}}}
-spec:
-  nodeName: {node}
-  terminationGracePeriodSeconds: 1
-  containers: [{{name: echo, image: \"{IMAGE}\", imagePullPolicy: Never, args: [echo, --name, {CANARY}]}}]
----"
-        )
-    };
-    format!(
-        "{}{}
-apiVersion: v1
-kind: Service
-metadata: {{name: server, namespace: shop}}
-spec: {{selector: {{app: server}}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}
-",
-        pod("client", "kn1"),
-        pod("server", "kn2")
-    )
+    let canary = |name, node| Pod::running("shop", name, &["echo", "--name", CANARY]).on(node);
+    [
+        canary("client", "kn1").to_string(),
+        canary("server", "kn2").to_string(),
+        pod::service("shop", "server"),
+    ]
+    .concat()
 }
 
-/// What a request of the client's is answered, on a connection of its own.
-fn ask(cluster: &Cluster) -> Result<String, String> {
-    let service = cluster.get(&["-n", "shop", "service", "server"]);
-    let address = service["spec"]["clusterIP"].as_str().unwrap_or_default();
-    let url = format!("http://{address}/");
-    let load = [
-        "/usr/bin/ambit",
-        "load",
-        &url,
-        "--fresh",
-        "--rate",
-        "10",
-        "--duration",
-        "1s",
-    ];
-    let said = cluster.exec("shop", "client", &load);
-    said.map_err(|failed| failed.to_string())
-}
-
-fn is_captured(cluster: &Cluster, pod: &str) -> bool {
-    let pod = cluster.get(&["-n", "shop", "pod", pod]);
-    pod["metadata"]["annotations"]["ambient.istio.io/redirection"] == "enabled"
+/// What becomes of requests of the client's, each on a connection of its own.
+fn ask(cluster: &Cluster) -> Result<Counts, Failed> {
+    let address = pod::service_address(cluster, "shop", "server");
+    Load::fresh(&format!("http://{address}/")).run(cluster, "shop", "client")
 }
 
 #[test]
@@ -71,15 +38,7 @@ fn a_label_takes_running_pods_into_the_mesh_and_its_removal_takes_them_out() {
     mesh::install(&cluster, &["control.replicas=1"]);
     cluster.does(&["create", "namespace", "shop"]);
     cluster.apply(&pods());
-    cluster.does(&[
-        "-n",
-        "shop",
-        "wait",
-        "pod",
-        "--all",
-        "--for=condition=Ready",
-        "--timeout=60s",
-    ]);
+    pod::ready(&cluster, "shop");
     let restarts = || {
         let pod = cluster.get(&["-n", "shop", "pod", "server"]);
         (
@@ -90,9 +49,9 @@ fn a_label_takes_running_pods_into_the_mesh_and_its_removal_takes_them_out() {
     let before = restarts();
     // Ready says that its process runs, not that it listens, nor that the node knows the service.
     wait("the server", SOON, || {
-        let said = ask(&cluster)?;
-        let all = said.contains("\"failed\":0");
-        all.then_some(()).ok_or(said)
+        let counts = ask(&cluster).map_err(|failed| failed.to_string())?;
+        let all = counts.failed == 0;
+        all.then_some(()).ok_or_else(|| format!("{counts:?}"))
     });
 
     let (plain, _) = seen(&cluster);
@@ -109,7 +68,7 @@ fn a_label_takes_running_pods_into_the_mesh_and_its_removal_takes_them_out() {
     ]);
     captured(&cluster, true);
     let (hidden, answers) = seen(&cluster);
-    assert_eq!(hidden.canaries, 0, "{answers}\n{hidden:?}");
+    assert_eq!(hidden.canaries, 0, "{answers:?}\n{hidden:?}");
     let to = |port: u16| {
         hidden
             .flows
@@ -127,21 +86,18 @@ fn a_label_takes_running_pods_into_the_mesh_and_its_removal_takes_them_out() {
 }
 
 fn captured(cluster: &Cluster, wanted: bool) {
-    wait("both pods to say so", SOON, || {
-        let is = ["client", "server"].map(|pod| is_captured(cluster, pod));
-        (is == [wanted; 2])
-            .then_some(())
-            .ok_or_else(|| format!("{is:?}"))
-    });
+    for pod in ["client", "server"] {
+        pod::captured(cluster, "shop", pod, wanted);
+    }
 }
 
 /// What goes over the link of the server's node while the client asks, and what it is answered.
-fn seen(cluster: &Cluster) -> (cli::lab::sniffer::Seen, String) {
+fn seen(cluster: &Cluster) -> (cli::lab::sniffer::Seen, Counts) {
     let node = cluster.netns("kn2");
     let sniffer = Sniffer::start(&node, "eth0", CANARY.as_bytes());
     let sniffer = sniffer.expect("root may look at any link");
     let answers = ask(cluster).unwrap_or_else(|failed| panic!("{failed}"));
-    assert!(answers.contains("\"failed\":0"), "{answers}");
+    assert_eq!(answers.failed, 0, "{answers:?}");
     let seen = sniffer.finish().expect("the link is there");
     (seen, answers)
 }

@@ -20,20 +20,6 @@ use tests_kube::{
 
 const SOON: Duration = Duration::from_secs(60);
 
-const GATEWAY: &str = "
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: ambit-waypoint}
-spec: {controllerName: ambit.dev/waypoint}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: wp, namespace: shop}
-spec:
-  gatewayClassName: ambit-waypoint
-  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
-";
-
 /// Nobody can say whom it denies.
 const INVALID: &str = "
 apiVersion: security.istio.io/v1
@@ -68,7 +54,7 @@ fn replicas_serve_the_same_whoever_is_lost() {
     cluster.does(&["-n", "shop", "label", "pod", "wp", own]);
     // The kinds of Gateways may not be served yet.
     wait("the Gateway", SOON, || {
-        let applied = cluster.kubectl_with(&["apply", "-f", "-"], GATEWAY);
+        let applied = cluster.kubectl_with(&["apply", "-f", "-"], gateway::WAYPOINT);
         applied.map_err(|failed| failed.to_string())
     });
     cluster.apply(INVALID);

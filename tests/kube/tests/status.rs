@@ -7,8 +7,9 @@ use std::{fs, path::Path, process::Command, time::Duration};
 use control::manifest::{Manifest, manifest};
 use serde_json::{Value, json};
 use tests_kube::{
-    Cluster,
-    mesh::{self, IMAGE, NAMESPACE},
+    Cluster, Load, Pod,
+    mesh::{self, NAMESPACE},
+    pod,
     program::{run, wait},
 };
 
@@ -257,46 +258,21 @@ fn a_status_is_written_once_beside_those_of_others(cluster: &Cluster) {
 }
 
 fn shop() -> String {
-    let pod = |name: &str, node: &str| {
-        format!(
-            "
-apiVersion: v1
-kind: Pod
-metadata: {{name: {name}, namespace: shop, labels: {{app: {name}}}}}
-spec:
-  nodeName: {node}
-  terminationGracePeriodSeconds: 1
-  containers: [{{name: echo, image: \"{IMAGE}\", imagePullPolicy: Never, args: [echo]}}]
----"
-        )
-    };
+    let echo = |name, node| Pod::running("shop", name, &["echo"]).on(node).to_string();
     [
-        pod("client", "kn1"),
-        pod("server", "kn2"),
-        pod("other", "kn2"),
+        echo("client", "kn1"),
+        echo("server", "kn2"),
+        echo("other", "kn2"),
     ]
     .concat()
 }
 
 /// Whether requests of the client are answered.
 fn reaches(cluster: &Cluster, pod: &str) -> bool {
-    let pod = cluster.get(&["-n", "shop", "pod", pod]);
-    let url = format!(
-        "http://{}:8080/",
-        pod["status"]["podIP"].as_str().unwrap_or_default()
-    );
-    let load = [
-        "/usr/bin/ambit",
-        "load",
-        &url,
-        "--fresh",
-        "--rate",
-        "5",
-        "--duration",
-        "1s",
-    ];
-    let said = cluster.exec("shop", "client", &load);
-    said.is_ok_and(|said| said.contains("\"failed\":0"))
+    let address = pod::address(cluster, "shop", pod);
+    let url = format!("http://{address}:{}/", pod::HTTP);
+    let counts = Load::fresh(&url).rate(5).run(cluster, "shop", "client");
+    counts.is_ok_and(|counts| counts.failed == 0)
 }
 
 fn an_invalid_policy_denies_for_its_scope_and_says_so(cluster: &Cluster) {
@@ -304,14 +280,7 @@ fn an_invalid_policy_denies_for_its_scope_and_says_so(cluster: &Cluster) {
         cluster.does(&["-n", "shop", "delete", "authorizationpolicy", name]);
     }
     cluster.apply(&shop());
-    let ready = [
-        "wait",
-        "pod",
-        "--all",
-        "--for=condition=Ready",
-        "--timeout=60s",
-    ];
-    cluster.does(&[&["-n", "shop"], &ready[..]].concat());
+    pod::ready(cluster, "shop");
     let all = |wanted: [bool; 2]| {
         wait(&format!("the client to reach {wanted:?}"), SOON, || {
             let is = ["server", "other"].map(|pod| reaches(cluster, pod));

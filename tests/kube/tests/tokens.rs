@@ -140,20 +140,6 @@ fn shop() -> String {
     .concat()
 }
 
-const WAYPOINT: &str = "
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: ambit-waypoint}
-spec: {controllerName: ambit.dev/waypoint}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: wp, namespace: shop}
-spec:
-  gatewayClassName: ambit-waypoint
-  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
-";
-
 fn spiffe(namespace: &str, account: &str) -> String {
     format!("spiffe://cluster.local/ns/{namespace}/sa/{account}")
 }
@@ -262,7 +248,7 @@ fn a_waypoint(cluster: &Cluster, control: &Control) {
     );
     wait("the waypoint to be served", SOON, || {
         // The kind may not be served yet.
-        let applied = cluster.kubectl_with(&["apply", "-f", "-"], WAYPOINT);
+        let applied = cluster.kubectl_with(&["apply", "-f", "-"], gateway::WAYPOINT);
         applied.map_err(|failed| failed.to_string())?;
         let told = control.discovery(Some(&token), proto::TABLE_TYPE);
         told.map_err(|refused| format!("{refused:?}"))
